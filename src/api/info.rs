@@ -1,0 +1,216 @@
+//! What a runner tells GitLab about itself: name, version, platform and features.
+//!
+//! It is part of register, verify and every job request, and must be the *same* in all three: GitLab stores the features
+//! of a runner manager at its first contact and refreshes them only every 40 to 55 minutes. A first contact without
+//! `cancel_gracefully` makes GitLab cancel that manager's jobs hard for as long.
+
+use std::collections::BTreeMap;
+
+use http::HeaderValue;
+use serde::Serialize;
+
+/// The `info` object of register, verify and job request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Info {
+    name: String,
+    version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    architecture: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executor: Option<String>,
+    features: Features,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+}
+
+impl Info {
+    /// A runner program of this name and version, with the features of [`Features::default`].
+    #[must_use]
+    pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            version: version.into(),
+            revision: None,
+            platform: None,
+            architecture: None,
+            executor: None,
+            features: Features::default(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// The commit the program was built from.
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = Some(revision.into());
+        self
+    }
+
+    /// Operating system and processor, in the spelling of the official runner: `linux`, `amd64`.
+    #[must_use]
+    pub fn platform(mut self, platform: impl Into<String>, architecture: impl Into<String>) -> Self {
+        self.platform = Some(platform.into());
+        self.architecture = Some(architecture.into());
+        self
+    }
+
+    /// What runs the jobs, such as `shell` or `slurm`.
+    #[must_use]
+    pub fn executor(mut self, executor: impl Into<String>) -> Self {
+        self.executor = Some(executor.into());
+        self
+    }
+
+    /// What the runner promises.
+    #[must_use]
+    pub fn features(mut self, features: Features) -> Self {
+        self.features = features;
+        self
+    }
+
+    /// A label of this runner manager; newer servers show it.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// The promises made.
+    #[must_use]
+    pub fn promised(&self) -> &Features {
+        &self.features
+    }
+
+    /// `name version (platform/architecture)`, without what a header cannot hold.
+    pub(crate) fn user_agent(&self) -> HeaderValue {
+        let mut text = format!("{} {}", self.name, self.version);
+        if let (Some(platform), Some(architecture)) = (&self.platform, &self.architecture) {
+            text = format!("{text} ({platform}/{architecture})");
+        }
+        text.retain(|c| c == ' ' || c.is_ascii_graphic());
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("gitlab-runner-api"))
+    }
+}
+
+macro_rules! features {
+    ($($(#[$doc:meta])* $flag:ident = $default:literal,)+) => {
+        /// The promises a runner makes to GitLab. Each flag is a builder method that takes yes or no.
+        ///
+        /// The default is what this library itself keeps. Claim the others only if your executor keeps them: GitLab
+        /// **fails** a job that needs a feature its runner did not announce, and trusts the ones it did.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+        pub struct Features {
+            $($flag: bool,)+
+        }
+
+        impl Default for Features {
+            fn default() -> Self {
+                Self { $($flag: $default,)+ }
+            }
+        }
+
+        impl Features {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $flag(mut self, promised: bool) -> Self {
+                    self.$flag = promised;
+                    self
+                }
+            )+
+        }
+    };
+}
+
+features! {
+    /// Job variables reach the job's environment.
+    variables = false,
+    /// The job runs in its `image`.
+    image = false,
+    /// The job's `services` are started.
+    services = false,
+    /// Artifacts are uploaded, and those of earlier jobs downloaded.
+    artifacts = false,
+    /// Caches are restored and saved.
+    cache = false,
+    /// A cache falls back to its further keys. Needed by jobs that have such keys.
+    fallback_cache_keys = false,
+    /// Jobs share the environment they run in.
+    shared = false,
+    /// Each entry of `artifacts` is uploaded on its own. Needed by jobs with reports.
+    upload_multiple_artifacts = false,
+    /// Artifacts of format `raw` are uploaded unpacked.
+    upload_raw_artifacts = false,
+    /// A session server is offered.
+    session = false,
+    /// A web terminal is offered over the session server.
+    terminal = false,
+    /// Exactly the payload's refspecs are fetched. Needed by merge request pipelines.
+    refspecs = false,
+    /// Masked variables do not show in the log.
+    masking = false,
+    /// Services are proxied to the web terminal.
+    proxy = false,
+    /// Variables marked `raw` are not expanded.
+    raw_variables = false,
+    /// `artifacts:exclude` is applied. Needed by jobs that have it.
+    artifacts_exclude = false,
+    /// All entries of `steps` are run, not just `script` and `after_script`. Needed by jobs with `release`.
+    multi_build_steps = false,
+    /// The log can be sent again from its start. Kept by this library.
+    trace_reset = true,
+    /// The final report has the log's checksum. Kept by this library.
+    trace_checksum = true,
+    /// The final report has the log's size. Kept by this library.
+    trace_size = true,
+    /// `secrets` are fetched. Needed by jobs that have them.
+    vault_secrets = false,
+    /// A cancelled job is noticed. Kept by this library, if its events are obeyed.
+    cancelable = true,
+    /// A cancelled job's script is stopped gracefully, and its `after_script` runs. Without it, GitLab ends the job at
+    /// once and takes no further log.
+    cancel_gracefully = false,
+    /// The exit code is reported. Kept by this library, if results are given with theirs.
+    return_exit_code = true,
+    /// The variables of a service reach that service alone.
+    service_variables = false,
+    /// A service may have several names.
+    service_multiple_aliases = false,
+    /// `image.executor_opts` is honoured.
+    image_executor_opts = false,
+    /// `services[].executor_opts` is honoured.
+    service_executor_opts = false,
+    /// `run` is executed natively.
+    native_steps_integration = false,
+    /// A job is accepted by a call of its own before it is run. Kept by this library.
+    two_phase_job_commit = true,
+    /// `inputs` are understood.
+    job_inputs = false,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_default_only_what_the_library_keeps_is_promised() {
+        let json = serde_json::to_value(Features::default()).unwrap();
+        let promised: Vec<_> =
+            json.as_object().unwrap().iter().filter(|(_, on)| **on == true).map(|(name, _)| name.as_str()).collect();
+        let mut kept =
+            ["trace_reset", "trace_checksum", "trace_size", "cancelable", "return_exit_code", "two_phase_job_commit"];
+        kept.sort_unstable();
+        assert_eq!(promised, kept);
+        assert_eq!(json.as_object().unwrap().len(), 31);
+    }
+
+    #[test]
+    fn a_user_agent_never_breaks_a_header() {
+        let agent = Info::new("run\r\nner\u{e9}", "1").platform("linux", "amd64").user_agent();
+        assert_eq!(agent, "runner 1 (linux/amd64)");
+    }
+}

@@ -1,0 +1,385 @@
+//! The job payload: the body of a 201 to `POST /jobs/request`.
+//!
+//! Decoding is tolerant: of all members only `id` and `token` must be there. A member that is missing or null reads as
+//! its default, an unknown one is left alone, an unknown word of an enumeration is kept. Nothing is lost by that: the
+//! JSON itself stays with the [`Assignment`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use super::or_default;
+use crate::error::ProtocolError;
+use crate::secret::{JobToken, Secret};
+use crate::status::{FailureReason, open_enum};
+
+/// A job that was handed out to us: its payload, decoded and as it came.
+///
+/// It holds the job's token and secrets. Persist [`Assignment::as_json`] before anything else: until then, a crash loses
+/// the job. `Debug` shows no secret. Cloning shares the payload.
+#[derive(Clone)]
+pub struct Assignment {
+    spec: Arc<JobSpec>,
+    json: Bytes,
+}
+
+impl Assignment {
+    /// Reads a payload, or what [`Assignment::as_json`] gave earlier.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::Unreadable`] says where the JSON is wrong, and never quotes it.
+    pub fn from_json(json: impl Into<Bytes>) -> Result<Self, ProtocolError> {
+        let json = json.into();
+        let spec = serde_json::from_slice(&json).map_err(|error| ProtocolError::json(&error))?;
+        Ok(Self { spec: Arc::new(spec), json })
+    }
+
+    /// What can be saved of a payload that cannot be read: if its id and token can be found, even in JSON that is cut
+    /// off, an otherwise empty job by which to report the failure.
+    #[must_use]
+    pub fn salvage(json: impl Into<Bytes>) -> Option<Self> {
+        let mut found = Salvage::default();
+        // The error is why we are here; what was found before it counts.
+        let _ = (&mut found).deserialize(&mut serde_json::Deserializer::from_slice(&json.into()));
+        let (id, token) = (found.id?, found.token?);
+        let rest = serde_json::json!({ "id": id, "token": token.expose() });
+        Self::from_json(rest.to_string()).ok()
+    }
+
+    /// The decoded payload.
+    #[must_use]
+    pub fn spec(&self) -> &JobSpec {
+        &self.spec
+    }
+
+    /// The payload as it came. **Secret**: it holds the job's token and its variables.
+    #[must_use]
+    pub fn as_json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// The job's id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.spec.id
+    }
+}
+
+impl fmt::Debug for Assignment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assignment").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+/// Takes `id` and `token` out of an object and keeps them even if a later member breaks the JSON.
+#[derive(Default)]
+struct Salvage {
+    id: Option<u64>,
+    token: Option<JobToken>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Salvage {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Salvage {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a job payload")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "id" => self.id = Some(map.next_value()?),
+                "token" => self.token = Some(map.next_value()?),
+                _ => _ = map.next_value::<IgnoredAny>()?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The payload, decoded.
+#[derive(Clone, Debug, Deserialize)]
+#[non_exhaustive]
+pub struct JobSpec {
+    /// The job's id, unique on its instance.
+    pub id: u64,
+    /// The token for all calls about this job.
+    pub token: JobToken,
+    /// Whether an existing clone may be fetched into; if not, clone afresh.
+    #[serde(default, deserialize_with = "or_default")]
+    pub allow_git_fetch: bool,
+    /// What the job is part of.
+    #[serde(default, deserialize_with = "or_default")]
+    pub job_info: JobInfo,
+    /// What to check out.
+    #[serde(default, deserialize_with = "or_default")]
+    pub git_info: GitInfo,
+    /// What GitLab says about the runner.
+    #[serde(default, deserialize_with = "or_default")]
+    pub runner_info: RunnerInfo,
+    /// The job's variables, in order; of several with one key the last counts.
+    #[serde(default, deserialize_with = "or_default")]
+    pub variables: Vec<Variable>,
+    /// What to run, in order.
+    #[serde(default, deserialize_with = "or_default")]
+    pub steps: Vec<Step>,
+    /// What the server knows and wants.
+    #[serde(default, deserialize_with = "or_default")]
+    pub features: JobFeatures,
+}
+
+impl JobSpec {
+    /// The value of a variable, not expanded. Of several with one key the last counts.
+    #[must_use]
+    pub fn variable(&self, key: &str) -> Option<&str> {
+        self.variables.iter().rev().find(|variable| variable.key == key).map(Variable::value)
+    }
+
+    /// The step of this name.
+    #[must_use]
+    pub fn step(&self, name: &str) -> Option<&Step> {
+        self.steps.iter().find(|step| step.name == name)
+    }
+
+    /// How long the job may run, if GitLab names a limit.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.runner_info.timeout.filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
+
+    /// Whether a debug variable makes the log one that GitLab shows to fewer people (`debug_trace` of a log patch).
+    pub(crate) fn is_debug_trace(&self) -> bool {
+        ["CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"].iter().any(|key| self.variable(key).is_some_and(is_true))
+    }
+}
+
+/// What GitLab's runner takes for true: `true` and `t` in any case, and every spelling of 1.
+fn is_true(value: &str) -> bool {
+    value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("t") || value.parse() == Ok(1u64)
+}
+
+/// `job_info`: what the job is part of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct JobInfo {
+    /// The job's name.
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+    /// The stage it is in.
+    #[serde(default, deserialize_with = "or_default")]
+    pub stage: String,
+    /// Its project's id.
+    #[serde(default, deserialize_with = "or_default")]
+    pub project_id: Option<u64>,
+    /// Its project's name.
+    #[serde(default, deserialize_with = "or_default")]
+    pub project_name: String,
+    /// Its project's path with all groups; newer servers.
+    #[serde(default, deserialize_with = "or_default")]
+    pub project_full_path: Option<String>,
+    /// Its pipeline's id; newer servers.
+    #[serde(default, deserialize_with = "or_default")]
+    pub pipeline_id: Option<u64>,
+}
+
+open_enum! {
+    /// What kind of ref a job was started for.
+    RefType {
+        /// A branch, or a merge request.
+        Branch = "branch",
+        /// A tag.
+        Tag = "tag",
+    }
+}
+
+/// `git_info`: what to check out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[non_exhaustive]
+pub struct GitInfo {
+    /// Where to clone from. A secret, because the job's token is part of it.
+    #[serde(default, deserialize_with = "or_default")]
+    pub repo_url: Option<Secret>,
+    /// The branch or tag, or a `refs/merge-requests/` ref.
+    #[serde(default, rename = "ref", deserialize_with = "or_default")]
+    pub git_ref: String,
+    /// The commit.
+    #[serde(default, deserialize_with = "or_default")]
+    pub sha: String,
+    /// The commit before the push; zeros if there is none.
+    #[serde(default, deserialize_with = "or_default")]
+    pub before_sha: String,
+    /// What kind of ref it is.
+    #[serde(default, deserialize_with = "or_default")]
+    pub ref_type: Option<RefType>,
+    /// What to fetch.
+    #[serde(default, deserialize_with = "or_default")]
+    pub refspecs: Vec<String>,
+    /// How many commits to fetch; 0 means all.
+    #[serde(default, deserialize_with = "or_default")]
+    pub depth: u64,
+}
+
+/// `runner_info`: what GitLab says about the runner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct RunnerInfo {
+    /// The job's timeout in seconds: the smallest of the job's, the project's and the runner's.
+    #[serde(default, deserialize_with = "or_default")]
+    pub timeout: Option<u64>,
+}
+
+/// A job variable. `Debug` shows its key and flags, never its value.
+#[derive(Clone, Deserialize)]
+#[non_exhaustive]
+pub struct Variable {
+    /// The name.
+    #[serde(default, deserialize_with = "or_default")]
+    pub key: String,
+    #[serde(default, deserialize_with = "or_default")]
+    value: Option<Secret>,
+    /// Anybody who sees the job may see the value.
+    #[serde(default, deserialize_with = "or_default")]
+    pub public: bool,
+    /// The value must not show in the log.
+    #[serde(default, deserialize_with = "or_default")]
+    pub masked: bool,
+    /// The value goes into a file, and the variable names the file.
+    #[serde(default, deserialize_with = "or_default")]
+    pub file: bool,
+    /// References in the value are not expanded.
+    #[serde(default, deserialize_with = "or_default")]
+    pub raw: bool,
+}
+
+impl Variable {
+    /// The value, empty if GitLab gave none.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        self.value.as_ref().map_or("", Secret::expose)
+    }
+}
+
+impl fmt::Debug for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, public, masked, file, raw, value: _ } = self;
+        f.debug_struct("Variable")
+            .field("key", key)
+            .field("public", public)
+            .field("masked", masked)
+            .field("file", file)
+            .field("raw", raw)
+            .finish_non_exhaustive()
+    }
+}
+
+open_enum! {
+    /// When a step runs.
+    StepCondition {
+        /// If all before it ended well.
+        OnSuccess = "on_success",
+        /// If one before it failed.
+        OnFailure = "on_failure",
+        /// In any case.
+        Always = "always",
+    }
+}
+
+/// One entry of `steps`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Step {
+    /// `script`, `after_script`, `release`, or what else newer servers send.
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+    /// The commands, one an entry.
+    #[serde(default, deserialize_with = "or_default")]
+    pub script: Vec<String>,
+    /// The step's own timeout in seconds.
+    #[serde(default, deserialize_with = "or_default")]
+    pub timeout: Option<u64>,
+    /// When it runs.
+    #[serde(default, deserialize_with = "or_default")]
+    pub when: Option<StepCondition>,
+    /// Its failure does not fail the job.
+    #[serde(default, deserialize_with = "or_default")]
+    pub allow_failure: bool,
+}
+
+/// `features`: what the server knows and wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[non_exhaustive]
+pub struct JobFeatures {
+    /// Section markers in the log are understood.
+    #[serde(default, deserialize_with = "or_default")]
+    pub trace_sections: bool,
+    /// The failure reasons the server knows.
+    #[serde(default, deserialize_with = "or_default")]
+    pub failure_reasons: Vec<FailureReason>,
+    /// Prefixes of tokens that must not show in the log, beside the usual ones.
+    #[serde(default, deserialize_with = "or_default")]
+    pub token_mask_prefixes: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_members_make_a_job() {
+        let assignment =
+            Assignment::from_json(r#"{"id":9000000001,"token":"t","steps":null,"moon":{"phase":3}}"#).unwrap();
+        assert_eq!(assignment.id(), 9_000_000_001);
+        assert!(assignment.spec().steps.is_empty() && assignment.as_json().ends_with(b"}}"));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let json = r#"{"id":1,"token":"canary1","git_info":{"repo_url":"https://u:canary2@h/x.git"},
+            "variables":[{"key":"KEY","value":"canary3","masked":true}]}"#;
+        let shown = format!("{:?}", Assignment::from_json(json).unwrap());
+        assert!(shown.contains("KEY") && !shown.contains("canary"), "{shown}");
+    }
+
+    #[test]
+    fn the_last_variable_of_a_name_counts() {
+        let json = r#"{"id":1,"token":"t","variables":[{"key":"A","value":"1"},{"key":"A","value":"2"},{"key":"N","value":null}]}"#;
+        let assignment = Assignment::from_json(json).unwrap();
+        assert_eq!(assignment.spec().variable("A"), Some("2"));
+        assert_eq!(assignment.spec().variable("N"), Some(""));
+        assert_eq!(assignment.spec().variable("B"), None);
+    }
+
+    #[test]
+    fn id_and_token_are_salvaged_from_what_cannot_be_read() {
+        let rows = [
+            (r#"{"id":5,"token":"t","steps":7}"#, true),
+            (r#"{"id":5,"token":"t","steps":[{"name":"scr"#, true),
+            (r#"{"steps":[{}],"token":"t","id":5"#, true),
+            (r#"{"id":5,"tok"#, false),
+            (r#"{"id":"5","token":"t"}"#, false),
+            (r#"[5,"t"]"#, false),
+            ("<html>", false),
+        ];
+        for (json, found) in rows {
+            let salvaged = Assignment::salvage(json);
+            assert_eq!(
+                salvaged.map(|a| (a.id(), a.spec().token.expose().to_owned())),
+                found.then(|| (5, "t".to_owned())),
+                "{json}"
+            );
+        }
+    }
+}

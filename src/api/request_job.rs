@@ -1,0 +1,132 @@
+//! `POST /jobs/request`: asks for a job.
+//!
+//! **Not idempotent**: a job that is handed out is handed out once. If the answer is lost, so is the job, until GitLab's
+//! timeouts find it (servers with two-phase commit put it back after two minutes).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+
+use super::info::Info;
+use super::job_spec::Assignment;
+use super::{CorrelationId, Endpoint, JSON, accepting_json, request};
+use crate::body::Body;
+use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::config::{RunnerConfig, Server, SystemId};
+use crate::error::CallError;
+use crate::headers::{self, RUNNER_TOKEN};
+use crate::output::sealed::Sealed;
+use crate::secret::RunnerToken;
+
+/// The call.
+#[derive(Clone, Debug)]
+pub struct RequestJob {
+    token: RunnerToken,
+    info: Info,
+    system_id: Option<SystemId>,
+    last_update: Option<String>,
+    deadline: Duration,
+    payload_limit: u64,
+}
+
+impl RequestJob {
+    /// Asks for a job as the runner of this configuration.
+    #[must_use]
+    pub fn new(token: RunnerToken, config: &RunnerConfig) -> Self {
+        Self {
+            token,
+            info: config.info.clone(),
+            system_id: config.system_id.clone(),
+            last_update: None,
+            deadline: config.job_request_deadline,
+            payload_limit: config.payload_limit,
+        }
+    }
+
+    /// The last `X-GitLab-Last-Update` seen. With it GitLab may hold the request until there is something new (long
+    /// polling); without it the answer comes at once.
+    #[must_use]
+    pub fn last_update(mut self, value: Option<String>) -> Self {
+        self.last_update = value;
+        self
+    }
+
+    pub(crate) fn token(&self) -> &RunnerToken {
+        &self.token
+    }
+
+    pub(crate) fn set_last_update(&mut self, value: &str) {
+        if self.last_update.as_deref() != Some(value) {
+            self.last_update = Some(value.to_owned());
+        }
+    }
+}
+
+/// What came of asking.
+#[derive(Debug)]
+#[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "moved once, to its handler")]
+pub enum JobRequestAnswer {
+    /// 201: a job.
+    Job(Assignment),
+    /// 204: none at the moment; and the value to ask with next time, if the server said one. Keep the old one if not.
+    #[non_exhaustive]
+    None {
+        /// The header `X-GitLab-Last-Update`.
+        last_update: Option<String>,
+    },
+    /// 409: another runner was faster. Ask again soon.
+    Conflict,
+}
+
+impl Sealed for RequestJob {}
+
+impl Endpoint for RequestJob {
+    type Response = JobRequestAnswer;
+
+    fn request(&self, server: &Server, id: CorrelationId) -> Request<Body> {
+        #[derive(Serialize)]
+        struct Form<'a> {
+            token: &'a str,
+            info: &'a Info,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            system_id: Option<&'a SystemId>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            last_update: Option<&'a str>,
+        }
+        let form = Form {
+            token: self.token.expose(),
+            info: &self.info,
+            system_id: self.system_id.as_ref(),
+            last_update: self.last_update.as_deref(),
+        };
+        let uri = server.api(format_args!("jobs/request"));
+        accepting_json(request(Method::POST, &uri, id, (RUNNER_TOKEN, self.token.secret()), JSON, Body::json(&form)))
+    }
+
+    /// A 201 whose payload cannot be decoded is a [`crate::ProtocolError::Unreadable`]. The job exists all the same: see
+    /// [`Assignment::salvage`].
+    fn decode(&self, response: &Response<Bytes>) -> Result<JobRequestAnswer, CallError> {
+        match response.status() {
+            StatusCode::CREATED => Ok(JobRequestAnswer::Job(Assignment::from_json(response.body().clone())?)),
+            StatusCode::NO_CONTENT => {
+                let last_update = headers::last_update(response.headers()).map(str::to_owned);
+                Ok(JobRequestAnswer::None { last_update })
+            }
+            StatusCode::CONFLICT => Ok(JobRequestAnswer::Conflict),
+            _ => Err(CallError::from_response(response, self.token.secret())),
+        }
+    }
+
+    fn hints(&self) -> Hints {
+        Hints {
+            kind: CallKind::RequestJob,
+            deadline: self.deadline,
+            replay: Replay::Never,
+            response: ResponseBody::Collect { limit: self.payload_limit },
+            priority: Priority::RequestJob,
+        }
+    }
+}

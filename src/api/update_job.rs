@@ -1,0 +1,167 @@
+//! `PUT /jobs/:id`: accepts a job, keeps it alive, and reports how it ended.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+
+use super::{CorrelationId, Endpoint, JSON, request};
+use crate::body::Body;
+use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::config::Server;
+use crate::error::CallError;
+use crate::headers::{self, JOB_TOKEN};
+use crate::output::sealed::Sealed;
+use crate::secret::JobToken;
+use crate::status::{FailureReason, JobState, JobStatus};
+
+/// The checksum and size of a log, as GitLab compares them with what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogDigest {
+    /// CRC-32 (IEEE) of all bytes.
+    pub crc32: u32,
+    /// How many bytes.
+    pub bytesize: u64,
+}
+
+impl LogDigest {
+    /// The digest of a log with this checksum and size.
+    #[must_use]
+    pub const fn new(crc32: u32, bytesize: u64) -> Self {
+        Self { crc32, bytesize }
+    }
+}
+
+/// The call.
+#[derive(Clone, Debug)]
+pub struct UpdateJob {
+    job: u64,
+    token: JobToken,
+    report: Report,
+}
+
+#[derive(Clone, Debug)]
+enum Report {
+    Running,
+    Final { state: JobState, failure_reason: Option<FailureReason>, exit_code: Option<i32>, digest: Option<LogDigest> },
+}
+
+impl UpdateJob {
+    /// `state=running`: accepts the job, or keeps it alive; the answer tells whether it is cancelled.
+    #[must_use]
+    pub fn running(job: u64, token: JobToken) -> Self {
+        Self { job, token, report: Report::Running }
+    }
+
+    /// `state=success`.
+    #[must_use]
+    pub fn success(job: u64, token: JobToken) -> Self {
+        let report = Report::Final { state: JobState::Success, failure_reason: None, exit_code: None, digest: None };
+        Self { job, token, report }
+    }
+
+    /// `state=failed`. An exit code of 0 is not sent.
+    #[must_use]
+    pub fn failed(job: u64, token: JobToken, reason: FailureReason, exit_code: Option<i32>) -> Self {
+        let exit_code = exit_code.filter(|code| *code != 0);
+        let report = Report::Final { state: JobState::Failed, failure_reason: Some(reason), exit_code, digest: None };
+        Self { job, token, report }
+    }
+
+    /// The log's checksum and size; no part of `state=running`. Without them GitLab ends the job at once and compares
+    /// nothing.
+    #[must_use]
+    pub fn digest(mut self, of_log: LogDigest) -> Self {
+        if let Report::Final { digest, .. } = &mut self.report {
+            *digest = Some(of_log);
+        }
+        self
+    }
+}
+
+/// GitLab took the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Updated {
+    /// Whether that is all (200). If not (202), the log is not archived yet: send the same call again after the
+    /// interval.
+    pub completed: bool,
+    /// The job's status *after* the call. Servers of 13 do not say.
+    pub status: Option<JobStatus>,
+    /// How long to wait before the next call.
+    pub interval: Option<Duration>,
+}
+
+impl Sealed for UpdateJob {}
+
+impl Endpoint for UpdateJob {
+    type Response = Updated;
+
+    fn request(&self, server: &Server, id: CorrelationId) -> Request<Body> {
+        #[derive(Serialize)]
+        struct Form<'a> {
+            token: &'a str,
+            state: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            failure_reason: Option<&'a FailureReason>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            exit_code: Option<i32>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            checksum: Option<String>,
+            output: Output,
+        }
+        #[derive(Default, Serialize)]
+        struct Output {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            checksum: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            bytesize: Option<u64>,
+        }
+        let token = self.token.expose();
+        let form = match &self.report {
+            Report::Running => Form {
+                token,
+                state: "running",
+                failure_reason: None,
+                exit_code: None,
+                checksum: None,
+                output: Output::default(),
+            },
+            Report::Final { state, failure_reason, exit_code, digest } => {
+                let checksum = digest.map(|digest| format!("crc32:{:08x}", digest.crc32));
+                let output = Output { checksum: checksum.clone(), bytesize: digest.map(|digest| digest.bytesize) };
+                let (failure_reason, exit_code) = (failure_reason.as_ref(), *exit_code);
+                Form { token, state: state.as_str(), failure_reason, exit_code, checksum, output }
+            }
+        };
+        let uri = server.api(format_args!("jobs/{}", self.job));
+        request(Method::PUT, &uri, id, (JOB_TOKEN, self.token.secret()), JSON, Body::json(&form))
+    }
+
+    fn decode(&self, response: &Response<Bytes>) -> Result<Updated, CallError> {
+        let completed = match response.status() {
+            StatusCode::OK => true,
+            StatusCode::ACCEPTED => false,
+            _ => return Err(CallError::from_response(response, self.token.secret())),
+        };
+        let headers = response.headers();
+        let (status, interval) = (headers::job_status(headers), headers::update_interval(headers));
+        Ok(Updated { completed, status, interval })
+    }
+
+    fn hints(&self) -> Hints {
+        let priority = match self.report {
+            Report::Running => Priority::KeepAlive,
+            Report::Final { .. } => Priority::FinalUpdate,
+        };
+        Hints {
+            kind: CallKind::UpdateJob,
+            deadline: Duration::from_secs(60),
+            replay: Replay::Safe,
+            response: ResponseBody::Discard,
+            priority,
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `POST /runners/verify`: does this token still belong to a runner?
+//!
+//! Only 403 means that it does not; a broken server or network says nothing about the token. The call also makes the
+//! runner manager of the given system ID known, with its features.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::info::Info;
+use super::{CorrelationId, Endpoint, JSON, accepting_json, or_default, request};
+use crate::body::Body;
+use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::config::{Server, SystemId};
+use crate::error::{CallError, ProtocolError, claims_json};
+use crate::headers::RUNNER_TOKEN;
+use crate::output::sealed::Sealed;
+use crate::secret::RunnerToken;
+
+/// The call.
+#[derive(Clone, Debug)]
+pub struct Verify {
+    token: RunnerToken,
+    info: Info,
+    system_id: Option<SystemId>,
+}
+
+impl Verify {
+    /// Verifies a runner's authentication token.
+    #[must_use]
+    pub fn new(token: RunnerToken, info: &Info) -> Self {
+        Self { token, info: info.clone(), system_id: None }
+    }
+
+    /// The machine that asks.
+    #[must_use]
+    pub fn system_id(mut self, id: SystemId) -> Self {
+        self.system_id = Some(id);
+        self
+    }
+}
+
+/// The token is valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Verified {
+    /// The runner's id. Servers before 14 or so do not tell.
+    #[serde(default, deserialize_with = "or_default")]
+    pub id: Option<u64>,
+    /// When the token stops working, in ISO 8601; none if never.
+    #[serde(default, deserialize_with = "or_default")]
+    pub token_expires_at: Option<String>,
+}
+
+impl Sealed for Verify {}
+
+impl Endpoint for Verify {
+    type Response = Verified;
+
+    fn request(&self, server: &Server, id: CorrelationId) -> Request<Body> {
+        #[derive(Serialize)]
+        struct Form<'a> {
+            token: &'a str,
+            info: &'a Info,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            system_id: Option<&'a SystemId>,
+        }
+        let form = Form { token: self.token.expose(), info: &self.info, system_id: self.system_id.as_ref() };
+        let uri = server.api(format_args!("runners/verify"));
+        accepting_json(request(Method::POST, &uri, id, (RUNNER_TOKEN, self.token.secret()), JSON, Body::json(&form)))
+    }
+
+    fn decode(&self, response: &Response<Bytes>) -> Result<Verified, CallError> {
+        if response.status() != StatusCode::OK {
+            return Err(CallError::from_response(response, self.token.secret()));
+        }
+        let body = response.body().trim_ascii();
+        match serde_json::from_slice(body) {
+            Ok(verified) => Ok(verified),
+            // GitLab 13 answers with the plain text `200`. A page of some portal is not an answer.
+            Err(_) if !claims_json(response.headers()) && !body.starts_with(b"<") => Ok(Verified::default()),
+            Err(_) if body == b"200" || body == b"null" => Ok(Verified::default()),
+            Err(error) => Err(ProtocolError::json(&error).into()),
+        }
+    }
+
+    fn hints(&self) -> Hints {
+        Hints {
+            kind: CallKind::Verify,
+            deadline: Duration::from_secs(30),
+            replay: Replay::Safe,
+            response: ResponseBody::Collect { limit: 1 << 20 },
+            priority: Priority::Other,
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! A call: one request, and the ticket that brings its answer home.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::body::Body;
+
+/// Which API call a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum CallKind {
+    /// `POST /runners`.
+    Register,
+    /// `POST /runners/verify`.
+    Verify,
+    /// `POST /jobs/request`.
+    RequestJob,
+    /// `PUT /jobs/:id`.
+    UpdateJob,
+    /// `PATCH /jobs/:id/trace`.
+    PatchTrace,
+}
+
+impl CallKind {
+    /// Method and path, with placeholders: safe to print.
+    #[must_use]
+    pub const fn route(self) -> &'static str {
+        match self {
+            Self::Register => "POST /runners",
+            Self::Verify => "POST /runners/verify",
+            Self::RequestJob => "POST /jobs/request",
+            Self::UpdateJob => "PUT /jobs/:id",
+            Self::PatchTrace => "PATCH /jobs/:id/trace",
+        }
+    }
+}
+
+/// Whether sending a request twice is harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Replay {
+    /// The second one changes nothing.
+    Safe,
+    /// The second one does the thing a second time. Only a request that certainly never left may be sent again.
+    Never,
+}
+
+/// What to do with the body of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResponseBody {
+    /// Collect all of it; fail with [`crate::Failure::TooLarge`] if it is larger than `limit` bytes.
+    #[non_exhaustive]
+    Collect {
+        /// The largest body, in bytes.
+        limit: u64,
+    },
+    /// The body of a 2xx answer says nothing: read it away, or hand it in, as is easier.
+    Discard,
+}
+
+/// The largest body of an answer that is not 2xx. What is longer is cut off there, and is no failure.
+pub const ERROR_BODY_LIMIT: u64 = 64 * 1024;
+
+/// Which calls go first when more are ready than may be on the wire. Earlier variants go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Priority {
+    /// The report that ends a job.
+    FinalUpdate,
+    /// Keeps a job alive, or accepts it.
+    KeepAlive,
+    /// A piece of a log.
+    Trace,
+    /// Asks for work.
+    RequestJob,
+    /// Whatever a person waits for at a terminal.
+    Other,
+}
+
+/// What the transport has to know about a call beside the request itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Hints {
+    /// Which call it is.
+    pub kind: CallKind,
+    /// From the first byte sent to the last byte received. Report its passing as [`crate::Failure::TimedOut`].
+    pub deadline: Duration,
+    /// Whether an HTTP stack below may repeat the request on its own.
+    pub replay: Replay,
+    /// What to do with the answer's body.
+    pub response: ResponseBody,
+    /// Its place in the queue.
+    pub priority: Priority,
+}
+
+/// Which token and which kind of call an answer speaks about. GitLab's rate limits count per token and kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope {
+    pub(crate) owner: Owner,
+    pub(crate) kind: CallKind,
+}
+
+/// The machine a ticket belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Owner {
+    Job(u64),
+    Runner(u64),
+    Exchange(u64),
+}
+
+/// One HTTP exchange that a machine wants done.
+///
+/// Perform [`Call::split`]'s request and bring the ticket back with the answer or the failure. `Debug` prints the kind
+/// of call and the hints, never a URI, a header or a body: it is what a driver may log.
+#[must_use = "a call must be performed, and its ticket handed back"]
+pub struct Call {
+    pub(crate) request: http::Request<Body>,
+    pub(crate) ticket: Ticket,
+}
+
+impl Call {
+    /// The request to send as it is, and the ticket to hand back with the outcome.
+    #[must_use]
+    pub fn split(self) -> (http::Request<Body>, Ticket) {
+        (self.request, self.ticket)
+    }
+
+    /// The request with its [`Hints`] among its extensions, for stacks that pass nothing but requests around.
+    #[must_use]
+    pub fn into_request_with_extensions(self) -> (http::Request<Body>, Ticket) {
+        let (mut request, ticket) = self.split();
+        request.extensions_mut().insert(ticket.hints.clone());
+        (request, ticket)
+    }
+
+    /// What the transport has to know.
+    #[must_use]
+    pub fn hints(&self) -> &Hints {
+        &self.ticket.hints
+    }
+
+    /// Which rate limits the call counts against, for [`crate::Throttle`].
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        self.ticket.scope()
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("route", &self.ticket.hints.kind.route())
+            .field("host", &self.request.uri().host().unwrap_or_default())
+            .field("body", self.request.body())
+            .field("ticket", &self.ticket)
+            .finish()
+    }
+}
+
+/// The right to answer one call, once. Move-only; it goes back to the machine that made the call.
+#[must_use = "hand the ticket back with the answer or the failure, or the machine waits until its deadline has passed"]
+pub struct Ticket {
+    pub(crate) owner: Owner,
+    pub(crate) sequence: u64,
+    pub(crate) hints: Hints,
+}
+
+impl Ticket {
+    /// What the transport has to know.
+    #[must_use]
+    pub fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
+    /// Which rate limits the call counts against, for [`crate::Throttle`].
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        Scope { owner: self.owner, kind: self.hints.kind }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Hints { kind, deadline, replay, response, priority } = &self.hints;
+        f.debug_struct("Ticket")
+            .field("owner", &self.owner)
+            .field("sequence", &self.sequence)
+            .field("kind", kind)
+            .field("deadline", deadline)
+            .field("replay", replay)
+            .field("response", response)
+            .field("priority", priority)
+            .finish()
+    }
+}
+
+/// The calls of one machine: numbers them, remembers the one on the wire, and gives it up when it is overdue.
+#[derive(Debug)]
+pub(crate) struct Wire<I> {
+    owner: Owner,
+    sequence: u64,
+    open: Option<Open<I>>,
+}
+
+#[derive(Debug)]
+struct Open<I> {
+    sequence: u64,
+    intent: I,
+    overdue_at: crate::Timestamp,
+}
+
+/// How long past its deadline a call is still waited for. Only a broken driver lets it come to that.
+const GRACE: Duration = Duration::from_secs(30);
+
+impl<I> Wire<I> {
+    /// `sequence` is the number of the last call ever made, so that tickets of an earlier life are stale in this one.
+    pub(crate) const fn new(owner: Owner, sequence: u64) -> Self {
+        Self { owner, sequence, open: None }
+    }
+
+    pub(crate) const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    pub(crate) const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    pub(crate) fn intent(&self) -> Option<&I> {
+        self.open.as_ref().map(|open| &open.intent)
+    }
+
+    pub(crate) fn overdue_at(&self) -> Option<crate::Timestamp> {
+        self.open.as_ref().map(|open| open.overdue_at)
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        intent: I,
+        request: http::Request<Body>,
+        hints: Hints,
+        now: crate::Timestamp,
+    ) -> Call {
+        debug_assert!(self.open.is_none(), "one call on the wire per machine");
+        self.sequence += 1;
+        let overdue_at = now.saturating_add(hints.deadline.saturating_add(GRACE));
+        self.open = Some(Open { sequence: self.sequence, intent, overdue_at });
+        Call { request, ticket: Ticket { owner: self.owner, sequence: self.sequence, hints } }
+    }
+
+    /// Takes the call that `ticket` answers.
+    pub(crate) fn take(&mut self, ticket: &Ticket) -> Result<I, crate::Misuse> {
+        if ticket.owner != self.owner {
+            return Err(crate::Misuse::WrongMachine);
+        }
+        match self.open.take_if(|open| open.sequence == ticket.sequence) {
+            Some(open) => Ok(open.intent),
+            None => Err(crate::Misuse::Stale),
+        }
+    }
+
+    /// Takes the call that should have been answered by `now`.
+    pub(crate) fn take_overdue(&mut self, now: crate::Timestamp) -> Option<I> {
+        self.open.take_if(|open| open.overdue_at <= now).map(|open| open.intent)
+    }
+
+    /// Forgets the call on the wire: its answer will be stale.
+    pub(crate) fn forget(&mut self) {
+        self.open = None;
+    }
+}

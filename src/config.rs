@@ -1,0 +1,303 @@
+//! What a runner is and how it behaves: one value, shared by all its machines.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::HeaderValue;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::api::info::Info;
+use crate::error::ConfigError;
+
+/// The address of a GitLab instance, checked and brought into one form.
+///
+/// Trailing slashes and one trailing `/ci` (very old documentation) are dropped, a relative URL root is kept, and
+/// `/api/v4/` is what calls go to.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Server {
+    url: String,
+}
+
+impl Server {
+    /// Reads an address such as `https://gitlab.example.com` or `https://example.com/gitlab/`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if it is not an `http` or `https` URL, or has a user name, password, query or fragment.
+    pub fn parse(address: &str) -> Result<Self, ConfigError> {
+        let url = Url::parse(address.trim())?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+            return Err(ConfigError::Scheme);
+        }
+        let plain = url.username().is_empty() && url.password().is_none();
+        if !plain || url.query().is_some() || url.fragment().is_some() {
+            return Err(ConfigError::UrlParts);
+        }
+        let root = url.as_str().trim_end_matches('/');
+        let root = root.strip_suffix("/ci").unwrap_or(root).trim_end_matches('/');
+        Ok(Self { url: root.to_owned() })
+    }
+
+    /// The address in its one form, without a trailing slash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.url
+    }
+
+    /// The URI of an API call, `path` being what follows `/api/v4/`.
+    pub(crate) fn api(&self, path: fmt::Arguments<'_>) -> String {
+        format!("{}/api/v4/{path}", self.url)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Server({})", self.url)
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+/// The name of one machine among those that share a runner token; GitLab's *runner manager* is found by it.
+///
+/// The official runner's form is `s_` or `r_` and twelve letters or digits; GitLab takes up to 64 characters. Make it
+/// once per machine and keep it: a new one is a new runner manager in GitLab's list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SystemId(String);
+
+impl SystemId {
+    /// Checks a system ID.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::SystemId`] unless it has 1 to 64 printable ASCII characters.
+    pub fn new(id: impl Into<String>) -> Result<Self, ConfigError> {
+        let id = id.into();
+        let fits = (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
+        if fits { Ok(Self(id)) } else { Err(ConfigError::SystemId) }
+    }
+
+    /// The ID as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for SystemId {
+    type Error = ConfigError;
+
+    fn try_from(id: String) -> Result<Self, ConfigError> {
+        Self::new(id)
+    }
+}
+
+impl From<SystemId> for String {
+    fn from(id: SystemId) -> Self {
+        id.0
+    }
+}
+
+/// How much of a job's log the core keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retain {
+    /// All of it, so that it can be sent again whatever happens.
+    All,
+    /// What GitLab has not acknowledged. If GitLab loses what it had, or after a resume, the application is asked for
+    /// the rest by [`crate::JobEvent::TraceNeeded`].
+    Unacknowledged,
+}
+
+/// Everything the machines of a runner share. Cheap to share in an `Arc`; holds no token.
+#[derive(Clone, Debug)]
+pub struct RunnerConfig {
+    pub(crate) server: Server,
+    pub(crate) system_id: Option<SystemId>,
+    pub(crate) info: Info,
+    pub(crate) user_agent: HeaderValue,
+    pub(crate) jitter_seed: u64,
+    pub(crate) check_interval: Duration,
+    pub(crate) job_request_deadline: Duration,
+    pub(crate) payload_limit: u64,
+    pub(crate) update_interval: Duration,
+    pub(crate) keep_alive: Duration,
+    pub(crate) patch_limit: u64,
+    pub(crate) default_timeout: Duration,
+    pub(crate) not_found_patience: Duration,
+    pub(crate) retain: Retain,
+    pub(crate) durable: bool,
+}
+
+impl RunnerConfig {
+    /// The defaults of the official runner for a runner at `server`.
+    #[must_use]
+    pub fn new(server: Server, info: Info) -> Self {
+        Self {
+            user_agent: info.user_agent(),
+            server,
+            system_id: None,
+            info,
+            jitter_seed: 0,
+            check_interval: Duration::from_secs(3),
+            job_request_deadline: Duration::from_secs(600),
+            payload_limit: 64 << 20,
+            update_interval: Duration::from_secs(3),
+            keep_alive: Duration::from_secs(30),
+            patch_limit: 1 << 20,
+            default_timeout: Duration::from_secs(7200),
+            not_found_patience: Duration::from_secs(3600),
+            retain: Retain::All,
+            durable: false,
+        }
+    }
+
+    /// The instance this is a runner of.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// What the runner tells GitLab about itself.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// The name of this machine among those that share the token.
+    #[must_use]
+    pub fn with_system_id(mut self, id: SystemId) -> Self {
+        self.system_id = Some(id);
+        self
+    }
+
+    /// Seeds jitter and correlation ids. Draw it from the operating system; in tests, from the case number: the same
+    /// seed and the same inputs give the same requests, byte for byte. Default 0.
+    #[must_use]
+    pub fn with_jitter_seed(mut self, seed: u64) -> Self {
+        self.jitter_seed = seed;
+        self
+    }
+
+    /// The pause after an answer that had no job. Default 3 s; on servers with long polling the wait is in the answer.
+    #[must_use]
+    pub fn with_check_interval(mut self, interval: Duration) -> Self {
+        self.check_interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long a job request may take. Default 10 minutes.
+    ///
+    /// It must be longer than the wait the administrator configured for long polling (usually 50 s): a request cut
+    /// short can lose the job that was about to be its answer.
+    #[must_use]
+    pub fn with_job_request_deadline(mut self, deadline: Duration) -> Self {
+        self.job_request_deadline = deadline;
+        self
+    }
+
+    /// The shortest time between two pieces of log while GitLab has not said otherwise. Default 3 s.
+    #[must_use]
+    pub fn with_update_interval(mut self, interval: Duration) -> Self {
+        self.update_interval = interval;
+        self
+    }
+
+    /// After how long a silence GitLab is told that the job lives, and asked whether it is cancelled. Default 30 s, at
+    /// most 10 minutes: GitLab may call a job stuck that was silent for 15.
+    #[must_use]
+    pub fn with_keep_alive(mut self, silence: Duration) -> Self {
+        self.keep_alive = silence.clamp(Duration::from_millis(1), Duration::from_secs(600));
+        self
+    }
+
+    /// The largest piece of log sent at once, in bytes, at least 1. Default 1 MiB.
+    #[must_use]
+    pub fn with_patch_limit(mut self, bytes: u64) -> Self {
+        self.patch_limit = bytes.max(1);
+        self
+    }
+
+    /// A job's timeout if GitLab names none. Default two hours.
+    #[must_use]
+    pub fn with_default_timeout(mut self, timeout: Duration) -> Self {
+        self.default_timeout = timeout;
+        self
+    }
+
+    /// For how long a job is held on to while all that comes back is 404. Default one hour.
+    ///
+    /// GitLab itself never answers a job call with 404, but a box on the way may.
+    #[must_use]
+    pub fn with_not_found_patience(mut self, patience: Duration) -> Self {
+        self.not_found_patience = patience;
+        self
+    }
+
+    /// How much of a log is kept in memory. Default [`Retain::All`].
+    #[must_use]
+    pub fn with_retain(mut self, retain: Retain) -> Self {
+        self.retain = retain;
+        self
+    }
+
+    /// Whether the application saves jobs. Default no.
+    ///
+    /// If so, jobs say [`crate::JobEvent::Save`] when something must be saved, and send nothing that is not: see
+    /// [`crate::manual::durability`].
+    #[must_use]
+    pub fn with_durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_into_one_form() {
+        let rows = [
+            ("https://gitlab.example.test", "https://gitlab.example.test"),
+            ("https://gitlab.example.test///", "https://gitlab.example.test"),
+            (" http://gitlab.example.test:8080/ci/ ", "http://gitlab.example.test:8080"),
+            ("https://example.test/gitlab/", "https://example.test/gitlab"),
+        ];
+        for (given, form) in rows {
+            assert_eq!(Server::parse(given).unwrap().as_str(), form, "{given}");
+        }
+        let uri = Server::parse("https://example.test/gitlab/").unwrap().api(format_args!("jobs/request"));
+        assert_eq!(uri, "https://example.test/gitlab/api/v4/jobs/request");
+    }
+
+    #[test]
+    fn addresses_that_cannot_work_are_refused() {
+        let rows: [(&str, fn(&ConfigError) -> bool); 6] = [
+            ("gitlab.example.test", |e| matches!(e, ConfigError::Url(_))),
+            ("ftp://gitlab.example.test", |e| matches!(e, ConfigError::Scheme)),
+            ("file:///etc", |e| matches!(e, ConfigError::Scheme)),
+            ("https://user:canary@gitlab.example.test", |e| matches!(e, ConfigError::UrlParts)),
+            ("https://gitlab.example.test/?private_token=canary", |e| matches!(e, ConfigError::UrlParts)),
+            ("", |e| matches!(e, ConfigError::Url(_))),
+        ];
+        for (given, fits) in rows {
+            let error = Server::parse(given).unwrap_err();
+            assert!(fits(&error) && !error.to_string().contains("canary"), "{given}: {error}");
+        }
+    }
+
+    #[test]
+    fn system_ids() {
+        assert!(SystemId::new("s_0123456789ab").is_ok());
+        for bad in ["", "a b", "ä", &"x".repeat(65)] {
+            assert_eq!(SystemId::new(bad), Err(ConfigError::SystemId), "{bad}");
+        }
+    }
+}

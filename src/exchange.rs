@@ -1,0 +1,158 @@
+//! One call, repeated until there is an answer or no use in trying.
+
+use bytes::Bytes;
+use http::Response;
+
+use crate::api::{CorrelationId, Endpoint};
+use crate::backoff::{Backoff, Policy};
+use crate::call::{Owner, Replay, Scope, Ticket, Wire};
+use crate::config::{RunnerConfig, Server};
+use crate::error::{CallError, Misuse};
+use crate::headers::{self, TOLD_DELAY_CAP};
+use crate::output::{Machine, Output, sealed::Sealed};
+use crate::reply::{Failure, Received};
+use crate::rng::Rng;
+use crate::time::{Steady, Timestamp};
+
+/// How often a call is tried before the last trouble is reported.
+const ATTEMPTS: u32 = 5;
+
+/// Carries one endpoint's call through retries, for calls that a person waits for: register, verify.
+///
+/// It gives one event, the result, and is then [`Output::Done`]. Retried are 408, 429, 5xx, and calls that failed in
+/// transport, five times in all, with growing pauses or those the server asks for. A call that must not be repeated
+/// ([`Replay::Never`]) is retried only if it certainly never left, or was refused before it was looked at (429, 503).
+#[derive(Debug)]
+pub struct Exchange<E: Endpoint> {
+    endpoint: E,
+    server: Server,
+    user_agent: http::HeaderValue,
+    wire: Wire<()>,
+    clock: Steady,
+    rng: Rng,
+    backoff: Backoff,
+    not_before: Timestamp,
+    hold: Timestamp,
+    result: Option<Result<E::Response, ExchangeError>>,
+    done: bool,
+}
+
+/// Why an [`Exchange`] has no answer to give.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExchangeError {
+    /// There was an answer, and it is no.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// No answer came, in all attempts. Nothing was changed on the server, or repeating the call is harmless.
+    #[error("GitLab cannot be reached: {0}")]
+    Unreachable(Failure),
+    /// No answer came to a call that must not be repeated. The server may have carried it out.
+    #[error("it is not known whether GitLab carried this out: {0}; look before you repeat it")]
+    Uncertain(Failure),
+}
+
+impl<E: Endpoint> Exchange<E> {
+    /// Starts a call to the server of this configuration.
+    #[must_use]
+    pub fn new(config: &RunnerConfig, endpoint: E, now: Timestamp) -> Self {
+        let mut rng = Rng::new(config.jitter_seed, endpoint.hints().kind as u64);
+        let owner = Owner::Exchange(rng.next_u64());
+        Self {
+            endpoint,
+            server: config.server.clone(),
+            user_agent: config.user_agent.clone(),
+            wire: Wire::new(owner, 0),
+            clock: Steady::starting(now),
+            rng,
+            backoff: Backoff::default(),
+            not_before: Timestamp::EPOCH,
+            hold: Timestamp::EPOCH,
+            result: None,
+            done: false,
+        }
+    }
+
+    fn failed(&mut self, failure: Failure, now: Timestamp) {
+        let repeatable = self.endpoint.hints().replay == Replay::Safe || !failure.may_have_arrived();
+        if !repeatable {
+            self.result = Some(Err(ExchangeError::Uncertain(failure)));
+        } else if !self.again(None, now) {
+            self.result = Some(Err(ExchangeError::Unreachable(failure)));
+        }
+    }
+
+    /// Arms the next attempt, if there is one left.
+    fn again(&mut self, told: Option<std::time::Duration>, now: Timestamp) -> bool {
+        let wait = self.backoff.failed(Policy::CALL, told, &mut self.rng);
+        self.not_before = now.saturating_add(wait);
+        self.backoff.failures() < ATTEMPTS
+    }
+
+    fn answered(&mut self, response: &Response<Bytes>, now: Timestamp) {
+        let status = response.status().as_u16();
+        let not_looked_at = matches!(status, 429 | 503);
+        let passing = not_looked_at || status == 408 || (status >= 500 && self.endpoint.hints().replay == Replay::Safe);
+        if passing && self.again(headers::told_delay(response.headers(), now), now) {
+            return;
+        }
+        self.result = Some(self.endpoint.decode(response).map_err(ExchangeError::Call));
+    }
+}
+
+impl<E: Endpoint> Sealed for Exchange<E> {}
+
+impl<E: Endpoint> Machine for Exchange<E> {
+    type Event = Result<E::Response, ExchangeError>;
+
+    fn poll(&mut self, now: Timestamp) -> Output<Self::Event> {
+        let now = self.clock.advance(now);
+        if self.wire.take_overdue(now).is_some() {
+            self.failed(Failure::TimedOut, now);
+        }
+        if let Some(result) = self.result.take() {
+            self.done = true;
+            return Output::Event(result);
+        }
+        if self.done {
+            return Output::Done;
+        }
+        if let Some(overdue_at) = self.wire.overdue_at() {
+            return Output::Wait(Some(overdue_at));
+        }
+        let not_before = self.not_before.max(self.hold.min(now.saturating_add(TOLD_DELAY_CAP)));
+        if now < not_before {
+            return Output::Wait(Some(not_before));
+        }
+        let mut request = self.endpoint.request(&self.server, CorrelationId::draw(&mut self.rng));
+        request.headers_mut().insert(http::header::USER_AGENT, self.user_agent.clone());
+        Output::Send(self.wire.send((), request, self.endpoint.hints(), now))
+    }
+
+    fn handle_response(
+        &mut self,
+        ticket: Ticket,
+        response: Response<impl Into<Received>>,
+        now: Timestamp,
+    ) -> Result<(), Misuse> {
+        self.wire.take(&ticket)?;
+        let now = self.clock.advance(now);
+        self.answered(&response.map(|body| body.into().into_bytes()), now);
+        Ok(())
+    }
+
+    fn handle_failure(&mut self, ticket: Ticket, failure: Failure, now: Timestamp) -> Result<(), Misuse> {
+        self.wire.take(&ticket)?;
+        let now = self.clock.advance(now);
+        self.failed(failure, now);
+        Ok(())
+    }
+
+    fn hold_until(&mut self, until: Timestamp) {
+        self.hold = until;
+    }
+
+    fn scope(&self) -> Scope {
+        Scope { owner: self.wire.owner(), kind: self.endpoint.hints().kind }
+    }
+}

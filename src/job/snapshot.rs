@@ -1,0 +1,184 @@
+//! The stored form of a job. Holds no secret: credentials come with the assignment.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::phase::{Cancellation, Closed, Finishing, Phase};
+use super::rules::Intent;
+use super::trace::{Offsets, Trace};
+use super::{Job, JobEvent, Probe};
+use crate::backoff::{Backoff, Policy};
+use crate::call::Wire;
+use crate::headers;
+use crate::rng::Rng;
+use crate::snapshot::{self, ResumeError};
+use crate::time::Timestamp;
+
+const KIND: &str = "job";
+const FORMAT: u32 = 1;
+
+/// A job's state at one moment: small plain data, without secrets and without the log.
+///
+/// Taken by [`crate::Job::snapshot`] at *any* moment, also with a call on the wire, and taken up by
+/// [`crate::Job::resume`] together with the job's [`crate::Assignment`]. It may be printed and logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSnapshot {
+    pub(super) job: u64,
+    pub(super) revision: u64,
+    pub(super) phase: StoredPhase,
+    pub(super) accepted: bool,
+    pub(super) cancellation: Cancellation,
+    pub(super) timed_out: bool,
+    pub(super) on_the_wire: Option<Intent>,
+    pub(super) sequence: u64,
+    pub(super) rng: Rng,
+    pub(super) backoff: Backoff,
+    pub(super) log_written: u64,
+    pub(super) log_acknowledged: u64,
+    pub(super) log_crc32: u32,
+    pub(super) log_shift: i64,
+    pub(super) log_floor: u64,
+    pub(super) patch_limit: u64,
+    pub(super) interval_ms: u64,
+    pub(super) deadline: Timestamp,
+    pub(super) last_contact: Timestamp,
+    pub(super) flush_at: Timestamp,
+    pub(super) retry_at: Timestamp,
+    pub(super) not_found_since: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum StoredPhase {
+    Running,
+    Finishing(Finishing),
+    Closed(Closed),
+}
+
+impl JobSnapshot {
+    /// The job it is of.
+    #[must_use]
+    pub fn job_id(&self) -> u64 {
+        self.job
+    }
+
+    /// How many bytes of log it speaks of. A saved log that is longer holds bytes written after the snapshot: they were
+    /// never sent if the job was [durable](crate::RunnerConfig::with_durable). Cut it to this length.
+    #[must_use]
+    pub fn log_size(&self) -> u64 {
+        self.log_written
+    }
+
+    /// The number of the state it holds, for [`crate::Job::saved`].
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The snapshot as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        snapshot::seal(KIND, FORMAT, self)
+    }
+
+    /// Reads what [`JobSnapshot::to_json`] wrote, in this version or an older one.
+    ///
+    /// # Errors
+    ///
+    /// [`ResumeError`] if the text is damaged, something else, or written by a newer version.
+    pub fn from_json(text: &str) -> Result<Self, ResumeError> {
+        let read: Self = snapshot::open(KIND, FORMAT, text)?;
+        let sound = read.log_floor <= read.log_acknowledged && read.log_acknowledged <= read.log_written;
+        if !sound {
+            return Err(ResumeError::Corrupt("the offsets of the log contradict each other".to_owned()));
+        }
+        Ok(read)
+    }
+}
+
+impl Job {
+    /// The job's state, to be taken up by [`Job::resume`]. Valid at every moment, also after [`Job::abandon`].
+    #[must_use]
+    pub fn snapshot(&self) -> JobSnapshot {
+        let phase = match &self.phase {
+            Phase::Running => StoredPhase::Running,
+            Phase::Finishing(finishing) => StoredPhase::Finishing(Finishing::clone(finishing)),
+            Phase::Closed(closed) => StoredPhase::Closed(closed.clone()),
+        };
+        let Offsets { acknowledged, written, crc, shift, floor } = self.trace.offsets();
+        JobSnapshot {
+            job: self.id(),
+            revision: self.revision,
+            phase,
+            accepted: self.accepted,
+            cancellation: self.cancellation,
+            timed_out: self.timed_out,
+            on_the_wire: self.wire.intent().copied(),
+            sequence: self.wire.sequence(),
+            rng: self.rng.clone(),
+            backoff: self.backoff,
+            log_written: written,
+            log_acknowledged: acknowledged,
+            log_crc32: crc,
+            log_shift: shift,
+            log_floor: floor,
+            patch_limit: self.patch_limit,
+            interval_ms: u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX),
+            deadline: self.deadline,
+            last_contact: self.last_contact,
+            flush_at: self.flush_at,
+            retry_at: self.retry_at,
+            not_found_since: self.not_found_since,
+        }
+    }
+
+    /// Takes a snapshot up. No restored time is trusted further than its own longest wait: clocks differ.
+    pub(super) fn restore(&mut self, from: JobSnapshot, now: Timestamp) {
+        let at_most = |time: Timestamp, span: Duration| time.min(now.saturating_add(span));
+        let offsets = Offsets {
+            acknowledged: from.log_acknowledged,
+            written: from.log_written,
+            crc: from.log_crc32,
+            shift: from.log_shift,
+            floor: from.log_floor,
+        };
+        self.trace = Trace::restored(self.config.retain, self.config.durable, offsets);
+        self.wire = Wire::new(self.wire.owner(), from.sequence);
+        (self.rng, self.backoff) = (from.rng, from.backoff);
+        (self.accepted, self.cancellation) = (from.accepted, from.cancellation);
+        (self.revision, self.saved, self.critical) = (from.revision, from.revision, from.revision);
+        self.patch_limit = from.patch_limit.clamp(1, self.config.patch_limit);
+        self.interval = Duration::from_millis(from.interval_ms).min(headers::UPDATE_INTERVAL_CAP);
+        self.deadline = from.deadline.min(self.deadline);
+        self.last_contact = from.last_contact.min(now);
+        self.flush_at = at_most(from.flush_at, self.interval);
+        self.retry_at = at_most(from.retry_at, headers::TOLD_DELAY_CAP);
+        self.not_found_since = from.not_found_since.map(|since| since.min(now));
+        if from.on_the_wire.is_some() {
+            let wait = self.backoff.failed(Policy::CALL, None, &mut self.rng);
+            self.retry_at = self.retry_at.max(now.saturating_add(wait));
+        }
+        if self.cancellation == Cancellation::Requested {
+            self.events.push_back(JobEvent::CancelRequested);
+        }
+        self.phase = match from.phase {
+            StoredPhase::Running => Phase::Running,
+            StoredPhase::Finishing(mut finishing) => {
+                // It was saved before it was sent, so that it may have been sent.
+                finishing.sent = true;
+                finishing.not_before = at_most(finishing.not_before, super::ASK_AGAIN_CAP);
+                finishing.accepted_since = finishing.accepted_since.map(|since| since.min(now));
+                finishing.refused_since = finishing.refused_since.map(|since| since.min(now));
+                Phase::Finishing(Box::new(finishing))
+            }
+            StoredPhase::Closed(closed) => {
+                self.events.push_back(closed.event());
+                Phase::Closed(closed)
+            }
+        };
+        // A standing report is repeated; anything else first finds out where GitLab's log ends.
+        let standing = matches!(self.phase, Phase::Finishing(_)) && self.trace.unsent() == 0;
+        self.probe = (!standing).then(Probe::new);
+    }
+}

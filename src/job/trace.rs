@@ -1,0 +1,364 @@
+//! The log of a job as a growing list of buffers, with offsets, checksum and retention.
+//!
+//! Offsets count our own bytes. GitLab's are higher by `shift` when its log holds bytes that somebody else wrote, and
+//! lower when bytes were lost for good and forfeited.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::config::Retain;
+
+/// Writes smaller than this are gathered, larger ones kept as they are.
+const GATHER_BELOW: usize = 4 * 1024;
+
+/// The size of a gathering buffer.
+const GATHER_BLOCK: usize = 16 * 1024;
+
+/// Contiguous bytes from `start` on.
+#[derive(Debug, Default)]
+struct Segments {
+    /// Each buffer with the offset of its first byte.
+    list: VecDeque<(u64, Bytes)>,
+    /// Small writes since the last buffer.
+    open: BytesMut,
+    start: u64,
+    end: u64,
+}
+
+impl Segments {
+    fn starting(at: u64) -> Self {
+        Self { start: at, end: at, ..Self::default() }
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        let length = bytes.len() as u64;
+        if bytes.len() < GATHER_BELOW {
+            if self.open.capacity() - self.open.len() < bytes.len() {
+                self.close();
+                self.open.reserve(GATHER_BLOCK);
+            }
+            self.open.extend_from_slice(&bytes);
+        } else {
+            self.close();
+            self.list.push_back((self.end, bytes));
+        }
+        self.end += length;
+    }
+
+    /// Makes a buffer of what was gathered; the rest of its block stays for what comes.
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            let gathered = self.open.split().freeze();
+            self.list.push_back((self.end - gathered.len() as u64, gathered));
+        }
+    }
+
+    /// The bytes of a range that lies within, without a copy.
+    fn slice(&mut self, range: Range<u64>) -> Vec<Bytes> {
+        self.close();
+        let first = self.list.partition_point(|(at, bytes)| at + bytes.len() as u64 <= range.start);
+        let within = self.list.range(first..).take_while(|(at, _)| *at < range.end);
+        let cut = |(at, bytes): &(u64, Bytes)| {
+            let from = range.start.saturating_sub(*at) as usize;
+            let to = (range.end - at).min(bytes.len() as u64) as usize;
+            bytes.slice(from..to)
+        };
+        within.map(cut).collect()
+    }
+
+    /// Lets go of buffers that lie wholly before `offset`.
+    fn release(&mut self, offset: u64) {
+        if offset >= self.end {
+            self.close();
+        }
+        while let Some((at, bytes)) = self.list.front() {
+            if at + bytes.len() as u64 > offset {
+                break;
+            }
+            self.list.pop_front();
+        }
+        self.start = self.list.front().map_or(self.end - self.open.len() as u64, |(at, _)| *at);
+        if self.list.is_empty() && self.open.is_empty() {
+            // An idle job keeps no buffers.
+            (self.list, self.open) = (VecDeque::new(), BytesMut::new());
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Trace {
+    retain: Retain,
+    /// What was written and is kept.
+    tail: Segments,
+    /// What the application brought back of what was not kept.
+    refill: Segments,
+    acknowledged: u64,
+    /// Everything before is safe on the application's side.
+    saved: u64,
+    durable: bool,
+    crc: u32,
+    shift: i64,
+    /// Nothing before this exists any more, at GitLab or anywhere: a mark took its place.
+    floor: u64,
+}
+
+impl Trace {
+    pub(super) fn new(retain: Retain, durable: bool) -> Self {
+        Self::restored(retain, durable, Offsets::default())
+    }
+
+    /// A log of which the application holds the bytes, and this machine none.
+    pub(super) fn restored(retain: Retain, durable: bool, offsets: Offsets) -> Self {
+        let Offsets { acknowledged, written, crc, shift, floor } = offsets;
+        let (tail, refill) = (Segments::starting(written), Segments::default());
+        Self { retain, tail, refill, acknowledged, saved: written, durable, crc, shift, floor }
+    }
+
+    pub(super) fn offsets(&self) -> Offsets {
+        let Self { acknowledged, crc, shift, floor, .. } = *self;
+        Offsets { acknowledged, written: self.written(), crc, shift, floor }
+    }
+
+    pub(super) fn write(&mut self, bytes: Bytes) {
+        let mut hasher = crc32fast::Hasher::new_with_initial(self.crc);
+        hasher.update(&bytes);
+        self.crc = hasher.finalize();
+        self.tail.push(bytes);
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.tail.end
+    }
+
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    pub(super) fn unsent(&self) -> u64 {
+        self.written() - self.acknowledged
+    }
+
+    pub(super) fn crc(&self) -> u32 {
+        self.crc
+    }
+
+    pub(super) fn shift(&self) -> i64 {
+        self.shift
+    }
+
+    /// GitLab's offset for one of ours.
+    pub(super) fn at_server(&self, offset: u64) -> u64 {
+        offset.saturating_add_signed(self.shift)
+    }
+
+    /// Compares where GitLab's log ends with where ours does.
+    pub(super) fn locate(&self, server_end: u64) -> Location {
+        let ours = i128::from(server_end) - i128::from(self.shift);
+        match u64::try_from(ours) {
+            Ok(ours) if ours > self.written() => Location::Beyond,
+            Ok(ours) if ours >= self.floor => Location::Within(ours),
+            _ => Location::Before,
+        }
+    }
+
+    /// Our first byte still known.
+    pub(super) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// GitLab holds everything before `offset`, and nothing from there on.
+    pub(super) fn acknowledge(&mut self, offset: u64) {
+        self.acknowledged = offset.min(self.written());
+        if self.acknowledged >= self.refill.end || self.acknowledged < self.refill.start {
+            self.refill = Segments::default();
+        }
+        self.release();
+    }
+
+    /// Our byte at `offset` is to go where GitLab's log now ends.
+    pub(super) fn shift_to(&mut self, offset: u64, server_end: u64) {
+        let shift = i128::from(server_end) - i128::from(offset);
+        self.shift = i64::try_from(shift).unwrap_or(i64::MAX);
+        self.acknowledge(offset);
+    }
+
+    fn release(&mut self) {
+        if self.retain == Retain::Unacknowledged {
+            let safe = if self.durable { self.saved } else { u64::MAX };
+            self.tail.release(self.acknowledged.min(safe));
+        }
+    }
+
+    /// Bytes needed next that are kept nowhere, at most `limit` of them.
+    pub(super) fn missing(&self, limit: u64) -> Option<Range<u64>> {
+        let next = self.refilled_to();
+        let needed = next == self.acknowledged && next < self.tail.start;
+        needed.then(|| next..self.tail.start.min(next.saturating_add(limit)))
+    }
+
+    fn refilled_to(&self) -> u64 {
+        let within = (self.refill.start..self.refill.end).contains(&self.acknowledged);
+        if within { self.refill.end } else { self.acknowledged }
+    }
+
+    /// Takes bytes that follow those known; what exceeds the hole is cut off.
+    pub(super) fn refill(&mut self, mut bytes: Bytes) {
+        let next = self.refilled_to();
+        if next == self.acknowledged {
+            self.refill = Segments::starting(next);
+        }
+        let hole = self.tail.start.saturating_sub(next);
+        bytes.truncate(usize::try_from(hole).unwrap_or(usize::MAX));
+        self.refill.push(bytes);
+    }
+
+    /// The bytes asked for are gone. A mark stands in for all of the hole, and what follows moves up behind it.
+    pub(super) fn forfeit(&mut self) {
+        let hole = self.acknowledged..self.tail.start;
+        let lost = hole.end - hole.start;
+        let server_end = self.at_server(hole.start);
+        let mark = format!("\n[{lost} bytes of this log were lost when the runner restarted]\n");
+        let mark = Bytes::from(mark).slice(..usize::try_from(lost).unwrap_or(usize::MAX).min(mark_length(lost)));
+        let start = hole.end - mark.len() as u64;
+        self.shift_to(start, server_end);
+        self.floor = start;
+        self.refill = Segments::starting(start);
+        self.refill.push(mark);
+    }
+
+    /// The next bytes to send, up to `limit` and `end`: their range, empty if there are none that may go.
+    pub(super) fn next(&self, limit: u64) -> Range<u64> {
+        let start = self.acknowledged;
+        let known = if start < self.tail.start { self.refilled_to() } else { self.written() };
+        let safe = if self.durable { self.saved.max(self.refilled_to()) } else { u64::MAX };
+        start..known.min(safe).min(start.saturating_add(limit)).max(start)
+    }
+
+    /// The bytes of a range that [`Trace::next`] gave.
+    pub(super) fn bytes(&mut self, range: Range<u64>) -> Vec<Bytes> {
+        if range.start < self.tail.start { self.refill.slice(range) } else { self.tail.slice(range) }
+    }
+
+    /// What is not saved: the offset, and the bytes from there on.
+    pub(super) fn unsaved(&mut self) -> (u64, Vec<Bytes>) {
+        let range = self.saved.max(self.tail.start)..self.written();
+        (range.start, self.tail.slice(range))
+    }
+
+    pub(super) fn saved(&mut self, up_to: u64) {
+        self.saved = self.saved.max(up_to.min(self.written()));
+        self.release();
+    }
+
+    pub(super) fn is_saved(&self) -> bool {
+        self.saved == self.written()
+    }
+}
+
+/// The whole mark, or as much of it as the hole has room for.
+fn mark_length(lost: u64) -> usize {
+    format!("\n[{lost} bytes of this log were lost when the runner restarted]\n").len()
+}
+
+/// What must be remembered of a log besides its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offsets {
+    pub(super) acknowledged: u64,
+    pub(super) written: u64,
+    pub(super) crc: u32,
+    pub(super) shift: i64,
+    pub(super) floor: u64,
+}
+
+/// Where an end of GitLab's log lies in ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Location {
+    /// Before the first byte we still know.
+    Before,
+    /// At this offset.
+    Within(u64),
+    /// Behind all we ever wrote: somebody else's bytes are there.
+    Beyond,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(chunks: Vec<Bytes>) -> String {
+        String::from_utf8(chunks.concat()).unwrap()
+    }
+
+    fn trace(retain: Retain, log: &'static str) -> Trace {
+        let mut trace = Trace::new(retain, false);
+        trace.write(Bytes::from_static(log.as_bytes()));
+        trace
+    }
+
+    #[test]
+    fn small_writes_are_gathered_and_large_ones_shared() {
+        let mut trace = Trace::new(Retain::All, false);
+        let large = Bytes::from(vec![b'x'; GATHER_BELOW]);
+        trace.write(Bytes::from_static(b"ab"));
+        trace.write(Bytes::from_static(b"cd"));
+        trace.write(large.clone());
+        trace.write(Bytes::from_static(b"ef"));
+        let chunks = trace.bytes(0..trace.written());
+        assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [4, GATHER_BELOW, 2]);
+        assert_eq!(chunks[1].as_ptr(), large.as_ptr());
+        assert_eq!(text(trace.bytes(3..6)), "dxx");
+        assert_eq!(trace.crc(), crc32fast::hash(&chunks.concat()));
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_let_go_only_if_asked_to() {
+        let mut kept = trace(Retain::All, "abcdef");
+        kept.acknowledge(6);
+        kept.acknowledge(2);
+        assert_eq!((kept.missing(9), text(kept.bytes(2..6))), (None, "cdef".into()));
+
+        let mut freed = trace(Retain::Unacknowledged, "abcdef");
+        freed.acknowledge(6);
+        freed.acknowledge(2);
+        assert_eq!(freed.missing(3), Some(2..5));
+        freed.refill(Bytes::from_static(b"cde"));
+        assert_eq!((freed.missing(3), freed.next(9)), (None, 2..5));
+        freed.acknowledge(5);
+        assert_eq!(freed.missing(3), Some(5..6));
+        freed.refill(Bytes::from_static(b"fgh"));
+        assert_eq!((freed.next(9), text(freed.bytes(5..6))), (5..6, "f".into()));
+    }
+
+    #[test]
+    fn nothing_goes_out_before_it_is_saved() {
+        let mut trace = Trace::new(Retain::Unacknowledged, true);
+        trace.write(Bytes::from_static(b"abcdef"));
+        assert_eq!(trace.next(9), 0..0);
+        let (at, chunks) = trace.unsaved();
+        assert_eq!((at, text(chunks)), (0, "abcdef".into()));
+        trace.saved(4);
+        assert_eq!((trace.next(9), trace.next(3)), (0..4, 0..3));
+        let (at, chunks) = trace.unsaved();
+        assert_eq!((at, text(chunks)), (4, "ef".into()));
+    }
+
+    #[test]
+    fn a_hole_is_marked_and_what_follows_moves_up() {
+        for lost in [3u64, 500] {
+            let offsets = Offsets { acknowledged: 0, written: lost, ..Offsets::default() };
+            let mut trace = Trace::restored(Retain::All, false, offsets);
+            trace.write(Bytes::from_static(b"after"));
+            trace.forfeit();
+            let mark = trace.next(1000);
+            let bytes = text(trace.bytes(mark.clone()));
+            assert_eq!((trace.at_server(mark.start), mark.end), (0, lost));
+            assert!(bytes.len() as u64 <= lost && (lost == 3 || bytes.contains("500 bytes")), "{bytes}");
+            trace.acknowledge(mark.end);
+            assert_eq!(trace.at_server(trace.next(1000).start), bytes.len() as u64);
+            assert_eq!(text(trace.bytes(lost..lost + 5)), "after");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The long form: how to drive the machines, what to save and when, what a transport owes them, and what GitLab's
+//! answers are taken to mean. Documentation only.
+
+pub mod adapters;
+pub mod driving;
+pub mod durability;
+pub mod protocol;

@@ -1,0 +1,103 @@
+//! What an answer to a job request means. Pure; its specification is the table in [`crate::manual::protocol`].
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+
+use crate::api::Endpoint;
+use crate::api::job_spec::Assignment;
+use crate::api::request_job::{JobRequestAnswer, RequestJob};
+use crate::error::{CallError, ProtocolError};
+
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// 201, readable.
+    Job(Assignment),
+    /// 201, of which id and token can be read.
+    Unreadable(Assignment, ProtocolError),
+    /// 201, of which nothing can be read.
+    Lost(ProtocolError),
+    /// 204.
+    None,
+    /// 409.
+    Conflict,
+    /// 403, 422.
+    Refused(Refusal),
+    /// 200, 3xx, and the 4xx that GitLab does not answer with here.
+    Misconfigured(Refusal),
+    /// 408, 429, 5xx.
+    Unavailable,
+}
+
+/// What was said instead of a job, and what to check. `Display` is one sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// What the server said.
+    pub error: CallError,
+    /// What to check.
+    pub advice: &'static str,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.error, self.advice)
+    }
+}
+
+impl std::error::Error for Refusal {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+pub(super) fn verdict(request: &RequestJob, response: &Response<Bytes>) -> Verdict {
+    let error = match request.decode(response) {
+        Ok(JobRequestAnswer::Job(assignment)) => return Verdict::Job(assignment),
+        Ok(JobRequestAnswer::None { .. }) => return Verdict::None,
+        Ok(JobRequestAnswer::Conflict) => return Verdict::Conflict,
+        Err(error) => error,
+    };
+    let status = response.status();
+    match (status, error) {
+        (StatusCode::CREATED, CallError::Protocol(error)) => match Assignment::salvage(response.body().clone()) {
+            Some(assignment) => Verdict::Unreadable(assignment, error),
+            None => Verdict::Lost(error),
+        },
+        (StatusCode::FORBIDDEN | StatusCode::UNPROCESSABLE_ENTITY, error) => {
+            Verdict::Refused(Refusal { error, advice: advice(status) })
+        }
+        (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS, _) => Verdict::Unavailable,
+        (status, _) if status.is_server_error() => Verdict::Unavailable,
+        (status, error) => Verdict::Misconfigured(Refusal { error, advice: advice(status) }),
+    }
+}
+
+fn advice(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        403 => "check that the runner still exists in GitLab and that its token has not expired or been reset",
+        422 => "the runner belongs to no project any more; assign it to one in GitLab",
+        400 => "the request was not understood; check that nothing on the way changes it",
+        401 | 407 => "a proxy wants credentials; check the way to GitLab",
+        404 | 405 => "check the address of the GitLab instance, and its relative URL root if it has one",
+        413 => "the request is too large for the front end; give the runner fewer or shorter labels",
+        300..400 => "the address must be that of the GitLab instance itself",
+        _ => "check that the address is that of a GitLab instance, and what answers in its place",
+    }
+}
+
+/// Names a verdict as the table does, for the test that holds the two together.
+#[cfg(test)]
+pub(super) fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Job(_) => "assigned",
+        Verdict::Unreadable(..) => "fail the job",
+        Verdict::Lost(_) => "uncertain",
+        Verdict::None => "none",
+        Verdict::Conflict => "conflict",
+        Verdict::Refused(_) => "refused",
+        Verdict::Misconfigured(_) => "misconfigured",
+        Verdict::Unavailable => "unavailable",
+    }
+}

@@ -1,0 +1,99 @@
+//! What one machine was told about rates, for all others to hear.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+
+use crate::call::Scope;
+use crate::headers;
+use crate::time::Timestamp;
+
+/// Remembers which calls GitLab wants none of, and until when.
+///
+/// A machine waits by itself when *its* call is refused. What it cannot know is that another one was told about the
+/// whole host, or about a token both use. Two lines in a driver make up for that: hand every answer to
+/// [`Throttle::observe`], and before each [`crate::Machine::poll`] tell the machine
+/// [`hold_until`](crate::Machine::hold_until) the time that [`Throttle::closed_until`] gives for its
+/// [`scope`](crate::Machine::scope).
+///
+/// GitLab's own limits count per token and kind of call, so a 429 closes just that. A 429 that names its limit
+/// (`RateLimit-Name`), the notice that migrations are running, and a 503 speak for the whole host. No pause is longer
+/// than ten minutes.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    host: Timestamp,
+    scopes: BTreeMap<Scope, Timestamp>,
+}
+
+/// What GitLab asks for when it does not say for how long.
+const UNTOLD: Duration = Duration::from_secs(1);
+
+impl Throttle {
+    /// One that knows of no pause.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes note of an answer, `body` being what was collected of it.
+    pub fn observe(&mut self, scope: Scope, status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp) {
+        let (limited, unavailable) =
+            (status == StatusCode::TOO_MANY_REQUESTS, status == StatusCode::SERVICE_UNAVAILABLE);
+        if !limited && !unavailable {
+            return;
+        }
+        let until = now.saturating_add(headers::told_delay(headers, now).unwrap_or(UNTOLD));
+        if unavailable || headers::is_host_limit(headers) || is_migration_notice(body) {
+            self.host = self.host.max(until);
+        } else {
+            self.scopes.retain(|_, until| *until > now);
+            let entry = self.scopes.entry(scope).or_default();
+            *entry = until.max(*entry);
+        }
+    }
+
+    /// Until when calls of this scope should wait; a time that is over if they need not.
+    #[must_use]
+    pub fn closed_until(&self, scope: Scope) -> Timestamp {
+        self.scopes.get(&scope).map_or(self.host, |until| self.host.max(*until))
+    }
+}
+
+fn is_migration_notice(body: &[u8]) -> bool {
+    const WORDS: &[u8] = b"database migrations";
+    body.windows(WORDS.len()).any(|window| window.eq_ignore_ascii_case(WORDS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::{CallKind, Owner};
+
+    #[test]
+    fn a_limit_closes_its_token_and_kind_or_the_whole_host() {
+        let scope = |job, kind| Scope { owner: Owner::Job(job), kind };
+        let (mine, put, other) =
+            (scope(1, CallKind::PatchTrace), scope(1, CallKind::UpdateJob), scope(2, CallKind::PatchTrace));
+        let now = Timestamp::from_millis(1000);
+        let told = now.saturating_add(Duration::from_secs(60));
+        let open = Timestamp::EPOCH;
+        let retry = [("retry-after", "60")];
+        let named = [("retry-after", "60"), ("ratelimit-name", "throttle_authenticated_api")];
+        let migration = br#"{"message":"Executing database migrations. Please retry later."}"#;
+        type Row<'a> = (u16, &'a [(&'static str, &'static str)], &'a [u8], [Timestamp; 3]);
+        let rows: [Row<'_>; 5] = [
+            (429, &retry, b"", [told, open, open]),
+            (429, &named, b"", [told; 3]),
+            (429, &retry, migration, [told; 3]),
+            (503, &retry, b"", [told; 3]),
+            (202, &retry, b"", [open; 3]),
+        ];
+        for (status, headers, body, expected) in rows {
+            let mut throttle = Throttle::new();
+            let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            throttle.observe(mine, StatusCode::from_u16(status).unwrap(), &headers, body, now);
+            assert_eq!([mine, put, other].map(|scope| throttle.closed_until(scope)), expected, "{status} {headers:?}");
+        }
+    }
+}
