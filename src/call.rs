@@ -121,13 +121,11 @@ pub struct Call {
 
 impl Call {
     /// The request to send as it is, and the ticket to hand back with the outcome.
-    #[must_use]
     pub fn split(self) -> (http::Request<Body>, Ticket) {
         (self.request, self.ticket)
     }
 
     /// The request with its [`Hints`] among its extensions, for stacks that pass nothing but requests around.
-    #[must_use]
     pub fn into_request_with_extensions(self) -> (http::Request<Body>, Ticket) {
         let (mut request, ticket) = self.split();
         request.extensions_mut().insert(ticket.hints.clone());
@@ -263,10 +261,5 @@ impl<I> Wire<I> {
     /// Takes the call that should have been answered by `now`.
     pub(crate) fn take_overdue(&mut self, now: crate::Timestamp) -> Option<I> {
         self.open.take_if(|open| open.overdue_at <= now).map(|open| open.intent)
-    }
-
-    /// Forgets the call on the wire: its answer will be stale.
-    pub(crate) fn forget(&mut self) {
-        self.open = None;
     }
 }

@@ -279,7 +279,8 @@ mod tests {
 
     #[test]
     fn addresses_that_cannot_work_are_refused() {
-        let rows: [(&str, fn(&ConfigError) -> bool); 6] = [
+        type Row<'a> = (&'a str, fn(&ConfigError) -> bool);
+        let rows: [Row<'_>; 6] = [
             ("gitlab.example.test", |e| matches!(e, ConfigError::Url(_))),
             ("ftp://gitlab.example.test", |e| matches!(e, ConfigError::Scheme)),
             ("file:///etc", |e| matches!(e, ConfigError::Scheme)),

@@ -25,6 +25,7 @@ pub enum Output<E> {
 }
 
 pub(crate) mod sealed {
+    #[expect(unnameable_types, reason = "that is what seals it")]
     pub trait Sealed {}
 }
 

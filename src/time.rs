@@ -47,7 +47,8 @@ impl Timestamp {
 
     /// Reads an HTTP date (`Wed, 21 Oct 2015 07:28:00 GMT`, and the two obsolete forms of RFC 9110).
     pub(crate) fn from_http_date(text: &str) -> Option<Self> {
-        SystemTime::from(httpdate::parse_http_date(text).ok()?)
+        httpdate::parse_http_date(text)
+            .ok()?
             .duration_since(UNIX_EPOCH)
             .ok()
             .map(|since| Self::EPOCH.saturating_add(since))

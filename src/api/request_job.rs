@@ -53,10 +53,6 @@ impl RequestJob {
         self
     }
 
-    pub(crate) fn token(&self) -> &RunnerToken {
-        &self.token
-    }
-
     pub(crate) fn set_last_update(&mut self, value: &str) {
         if self.last_update.as_deref() != Some(value) {
             self.last_update = Some(value.to_owned());
@@ -67,7 +63,6 @@ impl RequestJob {
 /// What came of asking.
 #[derive(Debug)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "moved once, to its handler")]
 pub enum JobRequestAnswer {
     /// 201: a job.
     Job(Assignment),

@@ -252,10 +252,6 @@ impl Trace {
         self.saved = self.saved.max(up_to.min(self.written()));
         self.release();
     }
-
-    pub(super) fn is_saved(&self) -> bool {
-        self.saved == self.written()
-    }
 }
 
 /// The whole mark, or as much of it as the hole has room for.

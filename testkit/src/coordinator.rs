@@ -1,0 +1,375 @@
+//! A simulated GitLab: the part of the API that runners use, as a pure machine on virtual time.
+//!
+//! The [`Coordinator`] takes requests and gives answers. It has no clock, no threads and no sockets: time is an argument,
+//! and a request that GitLab's front proxy would hold comes back as [`Answer::Held`] and is answered by a later
+//! [`Coordinator::poll`]. The same calls always have the same results.
+//!
+//! It reads requests by itself. A mistake the crate under test makes when it writes them cannot be undone by the same
+//! mistake here.
+
+mod jobs;
+mod limits;
+mod payload;
+mod queue;
+mod runners;
+mod settings;
+mod stats;
+mod tokens;
+mod trace;
+mod update;
+mod wire;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use gitlab_runner_api::Timestamp;
+use http::header::{DATE, HeaderValue, RETRY_AFTER};
+use http::{Request, Response, StatusCode};
+
+pub use self::jobs::{FinalUpdate, JobRecord, JobStatus};
+pub use self::payload::NewJob;
+pub use self::settings::{HostLimit, Maintenance, ReplayRule, Settings};
+pub use self::stats::{Endpoint, Stats};
+
+use self::jobs::Expiry;
+use self::limits::{HostHeaders, Limits};
+use self::queue::Hold;
+use self::runners::Runner;
+use self::wire::{Params, Reply, Route};
+
+/// Names a held request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldId(u64);
+
+/// What becomes of a request.
+#[expect(clippy::exhaustive_enums, reason = "a caller that ignores a third kind of answer would hang")]
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The answer.
+    Now(Response<Bytes>),
+    /// The request is held: [`Coordinator::poll`] will answer it, unless it is abandoned.
+    Held(HoldId),
+}
+
+/// The simulated GitLab.
+///
+/// ```
+/// use bytes::Bytes;
+/// use gitlab_runner_api::Timestamp;
+/// use gitlab_runner_api_testkit::{Coordinator, NewJob, Settings};
+///
+/// let now = Timestamp::from_millis(1_700_000_000_000);
+/// let mut gitlab = Coordinator::new(Settings::default());
+/// gitlab.add_runner("glrt-secret");
+/// let job = gitlab.queue(now, NewJob::new("test"));
+///
+/// let request = http::Request::post("https://gitlab.example.test/api/v4/jobs/request")
+///     .header("Content-Type", "application/json")
+///     .body(Bytes::from_static(br#"{"token":"glrt-secret"}"#))?;
+/// assert_eq!(gitlab.respond(now, request).status(), 201);
+/// assert!(gitlab.job(job).is_some_and(|job| job.status().as_str() == "running"));
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    settings: Settings,
+    clock: Timestamp,
+    registration_token: Option<String>,
+    runners: BTreeMap<u64, Runner>,
+    next_runner: u64,
+    jobs: BTreeMap<u64, JobRecord>,
+    next_job: u64,
+    pending: BTreeSet<u64>,
+    timers: BTreeSet<(Timestamp, u64)>,
+    holds: BTreeMap<HoldId, Hold>,
+    next_hold: u64,
+    next_request: u64,
+    limits: Limits,
+    stats: Stats,
+}
+
+/// What is needed to finish the answer to a request.
+#[derive(Clone, Debug)]
+struct Envelope {
+    endpoint: Endpoint,
+    request_id: HeaderValue,
+    polling: bool,
+}
+
+/// A request on its way to an endpoint.
+#[derive(Debug)]
+struct Inbound {
+    params: Params,
+    headers: http::HeaderMap,
+    body: Bytes,
+}
+
+impl Coordinator {
+    /// A GitLab with no runners and no jobs.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            next_job: settings.first_job_id,
+            settings,
+            clock: Timestamp::EPOCH,
+            registration_token: None,
+            runners: BTreeMap::new(),
+            next_runner: 1,
+            jobs: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            holds: BTreeMap::new(),
+            next_hold: 0,
+            next_request: 0,
+            limits: Limits::default(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The settings, to be changed while it runs. Requests that are held and timers that are set stay as they are.
+    pub fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    /// Puts a job into the queue and returns its number. Runners that wait for the queue to change see it change.
+    pub fn queue(&mut self, now: Timestamp, job: NewJob) -> u64 {
+        let now = self.advance(now);
+        self.enqueue(now, job, None)
+    }
+
+    /// A user presses cancel: the job becomes `canceling` if the manager that runs it has `cancel_gracefully` among its
+    /// stored features, else `canceled`.
+    pub fn cancel(&mut self, now: Timestamp, job: u64) {
+        let now = self.advance(now);
+        let graceful = self.jobs.get(&job).is_some_and(|job| self.can_cancel_gracefully(job));
+        self.change(job, |job| job.cancel(now, graceful));
+    }
+
+    /// A user forces the cancellation of a job.
+    pub fn force_cancel(&mut self, now: Timestamp, job: u64) {
+        let now = self.advance(now);
+        self.change(job, |job| job.force_cancel(now));
+    }
+
+    /// Whether somebody watches the log, which shortens the update interval from 60 to 3 seconds.
+    pub fn watch(&mut self, job: u64, watched: bool) {
+        self.change(job, |job| job.watched = watched);
+    }
+
+    /// The live storage of a trace is lost, except for its first `keep` bytes.
+    pub fn forget_trace_tail(&mut self, job: u64, keep: u64) {
+        self.change(job, |job| job.trace.truncate(usize::try_from(keep).unwrap_or(usize::MAX)));
+    }
+
+    /// Another process writes to the trace until then: patches are answered with 409, and with incremental logging final
+    /// updates with 202, however long it takes.
+    pub fn lock_trace(&mut self, job: u64, until: Timestamp) {
+        self.change(job, |job| job.trace_locked_until = until);
+    }
+
+    /// The record of a job is locked until then: updates are answered with 409.
+    pub fn lock_job(&mut self, job: u64, until: Timestamp) {
+        self.change(job, |job| job.locked_until = until);
+    }
+
+    /// A job is erased.
+    pub fn erase(&mut self, job: u64) {
+        self.change(job, |job| job.erased = true);
+    }
+
+    /// The project of a job is deleted.
+    pub fn delete_project(&mut self, job: u64) {
+        self.change(job, |job| job.project_deleted = true);
+    }
+
+    /// A job.
+    #[must_use]
+    pub fn job(&self, id: u64) -> Option<&JobRecord> {
+        self.jobs.get(&id)
+    }
+
+    /// All jobs that were ever queued, in the order of their numbers.
+    pub fn jobs(&self) -> impl Iterator<Item = &JobRecord> {
+        self.jobs.values()
+    }
+
+    /// What was asked and answered so far.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Hands in a request. Paths count from `/api/v4/`, whatever the host and the relative root.
+    pub fn submit(&mut self, now: Timestamp, request: Request<Bytes>) -> Answer {
+        let now = self.advance(now);
+        let (parts, body) = request.into_parts();
+        let route = Route::of(&parts.method, parts.uri.path());
+        let endpoint = route.endpoint();
+        self.stats.count_request(endpoint);
+        if let Some(job) = route.job().and_then(|id| self.jobs.get_mut(&id)) {
+            job.count(endpoint);
+        }
+        let request_id = parts.headers.get(wire::REQUEST_ID).cloned().unwrap_or_else(|| {
+            self.next_request += 1;
+            self.next_request.into()
+        });
+        let polling = endpoint == Endpoint::RequestJob && self.settings.long_poll.is_some();
+        let envelope = Envelope { endpoint, request_id, polling };
+
+        if let Some(reply) = self.maintenance() {
+            return Answer::Now(self.seal(now, envelope, reply));
+        }
+        if polling {
+            match self.consider_holding(now, &parts.headers, &body, &envelope) {
+                Ok(Some(hold)) => return Answer::Held(hold),
+                Ok(None) => {}
+                Err(reply) => return Answer::Now(self.seal(now, envelope, reply)),
+            }
+        }
+        let (limit_headers, admitted) = match &self.settings.host_limit {
+            Some(limit) => self.limits.check_host(now, limit),
+            None => (HostHeaders::default(), Ok(())),
+        };
+        let reply = admitted.and_then(|()| self.dispatch(now, route, parts, body)).unwrap_or_else(|refusal| refusal);
+        Answer::Now(self.seal(now, envelope, limit_headers.add_to(reply)))
+    }
+
+    /// [`submit`](Self::submit) for callers that cannot wait: a request that would be held is answered at once, as if the
+    /// wait had ended.
+    pub fn respond(&mut self, now: Timestamp, request: Request<Bytes>) -> Response<Bytes> {
+        let hold = match self.submit(now, request) {
+            Answer::Now(response) => return response,
+            Answer::Held(hold) => hold,
+        };
+        self.release(hold).unwrap_or_else(|| Reply::empty(StatusCode::NO_CONTENT).into_response())
+    }
+
+    /// A held request whose wait has ended by `now`, oldest first, with its answer. To be called until it returns `None`.
+    pub fn poll(&mut self, now: Timestamp) -> Option<(HoldId, Response<Bytes>)> {
+        let now = self.advance(now);
+        let due = |hold: &Hold| hold.until <= now || self.has_queue_changed(hold);
+        let id = self.holds.iter().find(|(_, hold)| due(hold)).map(|(id, _)| *id)?;
+        Some((id, self.release(id)?))
+    }
+
+    /// When [`poll`](Self::poll) should be called next: a held request will be answered or a job will change by itself.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let end = |hold: &Hold| if self.has_queue_changed(hold) { self.clock } else { hold.until };
+        let timer = self.timers.first().map(|(at, _)| *at);
+        self.holds.values().map(end).chain(timer).min()
+    }
+
+    /// The client of a held request went away.
+    pub fn abandon(&mut self, hold: HoldId) {
+        if self.holds.remove(&hold).is_some() {
+            self.stats.count_abandoned();
+        }
+    }
+
+    fn maintenance(&self) -> Option<Reply> {
+        let page = "<html><head><title>GitLab is not responding (503)</title></head><body></body></html>\n";
+        let reply = || Reply::text(StatusCode::SERVICE_UNAVAILABLE, "text/html; charset=utf-8", page);
+        match self.settings.maintenance {
+            Maintenance::Off => None,
+            Maintenance::On => Some(reply()),
+            Maintenance::RetryAfter(seconds) => Some(reply().header(RETRY_AFTER, seconds.into())),
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        now: Timestamp,
+        route: Route,
+        parts: http::request::Parts,
+        body: Bytes,
+    ) -> Result<Reply, Reply> {
+        if let Route::Refused(refusal) = route {
+            return Err(refusal);
+        }
+        if self.settings.migration_backoff {
+            let message = "Executing database migrations. Please retry later.";
+            return Err(Reply::message(StatusCode::TOO_MANY_REQUESTS, message).header(RETRY_AFTER, 60.into()));
+        }
+        let query = parts.uri.query();
+        let params = match route {
+            // The body is the log, not parameters.
+            Route::PatchTrace(_) => Params::from_query(query),
+            _ => Params::read(query, &parts.headers, &body)?,
+        };
+        let inbound = Inbound { params, headers: parts.headers, body };
+        match route {
+            Route::Register => self.register(now, &inbound),
+            Route::Verify => self.verify(now, &inbound),
+            Route::RequestJob => self.request_job(now, &inbound),
+            Route::UpdateJob(id) => self.update_job(now, id, &inbound),
+            Route::PatchTrace(id) => self.patch_trace(now, id, &inbound),
+            Route::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    fn seal(&mut self, now: Timestamp, envelope: Envelope, reply: Reply) -> Response<Bytes> {
+        let mut response = reply.into_response();
+        self.stats.count_answer(envelope.endpoint, response.status());
+        let headers = response.headers_mut();
+        headers.insert(DATE, limits::http_date(now));
+        headers.insert(wire::REQUEST_ID, envelope.request_id);
+        if envelope.polling {
+            headers.insert(wire::POLLING, HeaderValue::from_static("yes"));
+        }
+        response
+    }
+
+    /// Moves the clock, never back, and lets everything happen that is due.
+    fn advance(&mut self, now: Timestamp) -> Timestamp {
+        self.clock = self.clock.max(now);
+        while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= self.clock) {
+            self.timers.pop_first();
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            job.armed = None;
+            let due = job.expiry(&self.settings).filter(|(due, _)| *due <= at);
+            if let Some((_, expiry)) = due {
+                job.expire(at, expiry);
+                if expiry == Expiry::Unaccepted {
+                    let template = job.template.clone();
+                    self.enqueue(at, template, Some(id));
+                }
+            }
+            self.change(id, |_| {});
+        }
+        self.clock
+    }
+
+    fn change<R>(&mut self, id: u64, alter: impl FnOnce(&mut JobRecord) -> R) -> Option<R> {
+        self.change_with(id, |job, _| alter(job))
+    }
+
+    /// Alters a job and sets its timer anew. `None`: there is no such job.
+    fn change_with<R>(&mut self, id: u64, alter: impl FnOnce(&mut JobRecord, &mut Settings) -> R) -> Option<R> {
+        let job = self.jobs.get_mut(&id)?;
+        let result = alter(job, &mut self.settings);
+        if job.status != JobStatus::Pending {
+            self.pending.remove(&id);
+        }
+        let due = job.expiry(&self.settings).map(|(at, _)| at);
+        if let Some(at) = job.armed.take() {
+            self.timers.remove(&(at, id));
+        }
+        if let Some(at) = due {
+            job.armed = Some(at);
+            self.timers.insert((at, id));
+        }
+        Some(result)
+    }
+}

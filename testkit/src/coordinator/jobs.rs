@@ -1,0 +1,398 @@
+//! Jobs as the simulated GitLab knows them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use gitlab_runner_api::Timestamp;
+use serde_json::Value;
+
+use super::payload::NewJob;
+use super::settings::{Settings, minutes};
+use super::stats::Endpoint;
+
+/// The last-update time of a job is refreshed only if it is older than this.
+const TOUCH_AFTER: Duration = minutes(15);
+/// So long after its timeout a running job is failed.
+const TIMEOUT_GRACE: Duration = minutes(15);
+/// So long a job may be `canceling` without an update.
+const CANCELING_PATIENCE: Duration = minutes(30);
+/// So long a job waits to be accepted.
+const ACCEPTANCE_PATIENCE: Duration = minutes(2);
+
+/// The states of a job that a runner can cause or see.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum JobStatus {
+    /// Queued, or lent to a runner that has not accepted it yet.
+    Pending,
+    /// Handed out.
+    Running,
+    /// Cancelled gracefully: the runner is to run `after_script` and to finish.
+    Canceling,
+    /// Ended well.
+    Success,
+    /// Ended badly.
+    Failed,
+    /// Ended by a user.
+    Canceled,
+}
+
+impl JobStatus {
+    /// The word GitLab uses, also in the `Job-Status` header.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Canceling => "canceling",
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
+    /// Whether nothing changes any more.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Success | Self::Failed | Self::Canceled)
+    }
+}
+
+/// What the first final update with a checksum reported. It stands, whatever later ones say.
+#[derive(Clone, Debug)]
+pub(super) struct Report {
+    pub(super) checksum: String,
+    pub(super) bytesize: Option<u64>,
+    pub(super) at: Timestamp,
+}
+
+/// An update to `success` or `failed`, as it was received while the job was executing.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinalUpdate {
+    /// When it was received.
+    pub at: Timestamp,
+    /// `success` or `failed`.
+    pub state: String,
+    /// The failure reason as it was sent.
+    pub failure_reason: Option<String>,
+    /// The exit code.
+    pub exit_code: Option<i64>,
+    /// The checksum of the trace.
+    pub checksum: Option<String>,
+    /// The size of the trace.
+    pub bytesize: Option<u64>,
+}
+
+/// A job, from the queue to its end.
+#[derive(Clone, Debug)]
+pub struct JobRecord {
+    pub(super) id: u64,
+    pub(super) token: String,
+    pub(super) template: NewJob,
+    pub(super) payload: Value,
+    pub(super) features: BTreeSet<String>,
+    pub(super) status: JobStatus,
+    pub(super) history: Vec<(Timestamp, JobStatus)>,
+    pub(super) failure_reason: Option<String>,
+    pub(super) exit_code: Option<i64>,
+    pub(super) trace: Vec<u8>,
+    pub(super) appended_at: Timestamp,
+    pub(super) debug_trace: bool,
+    pub(super) watched: bool,
+    pub(super) erased: bool,
+    pub(super) project_deleted: bool,
+    pub(super) trace_locked_until: Timestamp,
+    pub(super) locked_until: Timestamp,
+    pub(super) runner: Option<u64>,
+    pub(super) system_id: Option<String>,
+    pub(super) handed_out_at: Option<Timestamp>,
+    pub(super) started_at: Option<Timestamp>,
+    pub(super) updated_at: Timestamp,
+    pub(super) accept_by: Option<Timestamp>,
+    pub(super) report: Option<Report>,
+    pub(super) final_updates: Vec<FinalUpdate>,
+    pub(super) requests: BTreeMap<Endpoint, u64>,
+    pub(super) retry_of: Option<u64>,
+    pub(super) armed: Option<Timestamp>,
+}
+
+impl JobRecord {
+    pub(super) fn new(now: Timestamp, id: u64, token: String, template: NewJob) -> Self {
+        let payload = template.render(id, &token);
+        Self {
+            id,
+            token,
+            features: template.required_features(&payload),
+            template,
+            payload,
+            status: JobStatus::Pending,
+            history: vec![(now, JobStatus::Pending)],
+            failure_reason: None,
+            exit_code: None,
+            trace: Vec::new(),
+            appended_at: now,
+            debug_trace: false,
+            watched: false,
+            erased: false,
+            project_deleted: false,
+            trace_locked_until: Timestamp::EPOCH,
+            locked_until: Timestamp::EPOCH,
+            runner: None,
+            system_id: None,
+            handed_out_at: None,
+            started_at: None,
+            updated_at: now,
+            accept_by: None,
+            report: None,
+            final_updates: Vec::new(),
+            requests: BTreeMap::new(),
+            retry_of: None,
+            armed: None,
+        }
+    }
+
+    /// Number of the job.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The job token.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Name of the job.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.template.name()
+    }
+
+    /// The payload handed to the runner.
+    #[must_use]
+    pub fn payload(&self) -> &Value {
+        &self.payload
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn status(&self) -> JobStatus {
+        self.status
+    }
+
+    /// Every state so far, and when it began.
+    #[must_use]
+    pub fn history(&self) -> &[(Timestamp, JobStatus)] {
+        &self.history
+    }
+
+    /// Why the job failed, or why the server gave up waiting for its cancellation.
+    #[must_use]
+    pub fn failure_reason(&self) -> Option<&str> {
+        self.failure_reason.as_deref()
+    }
+
+    /// The exit code reported with a failure.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<i64> {
+        self.exit_code
+    }
+
+    /// The stored trace.
+    #[must_use]
+    pub fn trace(&self) -> &[u8] {
+        &self.trace
+    }
+
+    /// Whether the first patch marked the trace as a debug trace.
+    #[must_use]
+    pub fn debug_trace(&self) -> bool {
+        self.debug_trace
+    }
+
+    /// The checksum of the first final update that carried one.
+    #[must_use]
+    pub fn reported_checksum(&self) -> Option<&str> {
+        self.report.as_ref().map(|report| report.checksum.as_str())
+    }
+
+    /// The size that was reported together with that checksum.
+    #[must_use]
+    pub fn reported_bytesize(&self) -> Option<u64> {
+        self.report.as_ref().and_then(|report| report.bytesize)
+    }
+
+    /// The final updates that were received while the job was executing, whatever their answer.
+    #[must_use]
+    pub fn final_updates(&self) -> &[FinalUpdate] {
+        &self.final_updates
+    }
+
+    /// How many of them there were.
+    #[must_use]
+    pub fn reports(&self) -> usize {
+        self.final_updates.len()
+    }
+
+    /// Requests that named this job, by endpoint, whatever their answer. The job request is the one that got it.
+    #[must_use]
+    pub fn requests(&self, endpoint: Endpoint) -> u64 {
+        self.requests.get(&endpoint).copied().unwrap_or(0)
+    }
+
+    /// The runner that got the job.
+    #[must_use]
+    pub fn runner(&self) -> Option<u64> {
+        self.runner
+    }
+
+    /// System ID of the runner manager that got the job.
+    #[must_use]
+    pub fn system_id(&self) -> Option<&str> {
+        self.system_id.as_deref()
+    }
+
+    /// When a runner got the job.
+    #[must_use]
+    pub fn handed_out_at(&self) -> Option<Timestamp> {
+        self.handed_out_at
+    }
+
+    /// When the job began to run.
+    #[must_use]
+    pub fn started_at(&self) -> Option<Timestamp> {
+        self.started_at
+    }
+
+    /// The last-update time, refreshed only if it is older than 15 minutes.
+    #[must_use]
+    pub fn updated_at(&self) -> Timestamp {
+        self.updated_at
+    }
+
+    /// Whether a runner has got the job and must still accept it.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.accept_by.is_some()
+    }
+
+    /// The job this one is the server's own retry of.
+    #[must_use]
+    pub fn retry_of(&self) -> Option<u64> {
+        self.retry_of
+    }
+
+    pub(super) fn is_executing(&self) -> bool {
+        matches!(self.status, JobStatus::Running | JobStatus::Canceling) || self.is_waiting()
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.payload["runner_info"]["timeout"].as_u64().unwrap_or(3600))
+    }
+
+    pub(super) fn count(&mut self, endpoint: Endpoint) {
+        *self.requests.entry(endpoint).or_default() += 1;
+    }
+
+    pub(super) fn touch(&mut self, now: Timestamp) {
+        if now.saturating_since(self.updated_at) > TOUCH_AFTER {
+            self.updated_at = now;
+        }
+    }
+
+    fn enter(&mut self, now: Timestamp, status: JobStatus) {
+        self.status = status;
+        self.updated_at = now;
+        self.accept_by = None;
+        self.history.push((now, status));
+    }
+
+    pub(super) fn lend(&mut self, now: Timestamp) {
+        self.accept_by = Some(now.saturating_add(ACCEPTANCE_PATIENCE));
+    }
+
+    pub(super) fn start(&mut self, now: Timestamp) {
+        self.started_at = Some(now);
+        self.enter(now, JobStatus::Running);
+    }
+
+    pub(super) fn cancel(&mut self, now: Timestamp, graceful: bool) {
+        match self.status {
+            JobStatus::Running if graceful => self.enter(now, JobStatus::Canceling),
+            JobStatus::Running | JobStatus::Pending => self.enter(now, JobStatus::Canceled),
+            _ => {}
+        }
+    }
+
+    pub(super) fn force_cancel(&mut self, now: Timestamp) {
+        if !self.status.is_final() {
+            self.enter(now, JobStatus::Canceled);
+        }
+    }
+
+    pub(super) fn succeed(&mut self, now: Timestamp) {
+        match self.status {
+            JobStatus::Running => self.enter(now, JobStatus::Success),
+            JobStatus::Canceling => self.enter(now, JobStatus::Canceled),
+            _ => {}
+        }
+    }
+
+    pub(super) fn fail(&mut self, now: Timestamp, reason: &str, exit_code: Option<i64>) {
+        match self.status {
+            JobStatus::Running | JobStatus::Pending => {
+                self.failure_reason = Some(reason.to_owned());
+                self.exit_code = exit_code;
+                self.enter(now, JobStatus::Failed);
+            }
+            JobStatus::Canceling => self.enter(now, JobStatus::Canceled),
+            _ => {}
+        }
+    }
+
+    pub(super) fn token_expires_at(&self, settings: &Settings) -> Option<Timestamp> {
+        let issued = self.handed_out_at?;
+        Some(issued.saturating_add(self.timeout().saturating_add(settings.job_token_grace?)))
+    }
+
+    /// When the server will end this job if nothing happens, and how.
+    pub(super) fn expiry(&self, settings: &Settings) -> Option<(Timestamp, Expiry)> {
+        match self.status {
+            JobStatus::Pending => self.accept_by.map(|at| (at, Expiry::Unaccepted)),
+            JobStatus::Running => {
+                let silent = self.updated_at.saturating_add(settings.stuck_after);
+                let started = self.started_at.unwrap_or(self.updated_at);
+                let overtime = started.saturating_add(self.timeout().saturating_add(TIMEOUT_GRACE));
+                Some((silent, Expiry::Silent).min((overtime, Expiry::Overtime)))
+            }
+            JobStatus::Canceling => Some((self.updated_at.saturating_add(CANCELING_PATIENCE), Expiry::SilentCanceling)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn expire(&mut self, at: Timestamp, expiry: Expiry) {
+        match expiry {
+            Expiry::Unaccepted => self.fail(at, "runner_provisioning_timeout", None),
+            Expiry::Silent => self.fail(at, "no_updates_running", None),
+            Expiry::Overtime => self.fail(at, "server_timeout_running", None),
+            Expiry::SilentCanceling => {
+                self.failure_reason = Some("no_updates_canceling".to_owned());
+                self.force_cancel(at);
+            }
+        }
+    }
+}
+
+/// Why the server ends a job by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Expiry {
+    Unaccepted,
+    Silent,
+    Overtime,
+    SilentCanceling,
+}
+
+#[cfg(test)]
+mod tests;

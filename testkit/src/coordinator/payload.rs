@@ -1,0 +1,406 @@
+//! Jobs to be queued, and the payload a runner receives for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+const PIPELINE: u64 = 7_000_000_001;
+
+/// The failure reasons a current server lists in the payload, and stores as they are.
+pub(super) const FAILURE_REASONS: &[&str] = &[
+    "unknown_failure",
+    "script_failure",
+    "api_failure",
+    "stuck_or_timeout_failure",
+    "runner_system_failure",
+    "missing_dependency_failure",
+    "runner_unsupported",
+    "stale_schedule",
+    "job_execution_timeout",
+    "archived_failure",
+    "unmet_prerequisites",
+    "scheduler_failure",
+    "data_integrity_failure",
+    "forward_deployment_failure",
+    "user_blocked",
+    "project_deleted",
+    "ci_quota_exceeded",
+    "pipeline_loop_detected",
+    "no_matching_runner",
+    "trace_size_exceeded",
+    "builds_disabled",
+    "environment_creation_failure",
+    "deployment_rejected",
+    "failed_outdated_deployment_job",
+    "job_execution_server_timeout",
+    "stuck_pending_with_matching_runners",
+    "stuck_pending_no_matching_runners",
+    "no_updates_running",
+    "no_updates_canceling",
+    "server_timeout_running",
+    "server_timeout_canceling",
+    "runner_configuration_error",
+    "runner_external_dependency_failure",
+    "runner_interrupted",
+    "protected_environment_failure",
+    "insufficient_bridge_permissions",
+    "downstream_bridge_project_not_found",
+    "invalid_bridge_trigger",
+    "upstream_bridge_project_not_found",
+    "insufficient_upstream_permissions",
+    "bridge_pipeline_is_child_pipeline",
+    "downstream_pipeline_creation_failed",
+    "secrets_provider_not_found",
+    "reached_max_descendant_pipelines_depth",
+    "ip_restriction_failure",
+    "reached_max_pipeline_hierarchy_size",
+    "reached_downstream_pipeline_trigger_rate_limit",
+    "duo_workflow_not_allowed",
+    "job_router_failure",
+    "job_token_expired",
+    "id_token_burned_project_path",
+    "downstream_project_trigger_resolved_to_empty",
+];
+
+/// A job to be queued with [`Coordinator::queue`](crate::Coordinator::queue).
+///
+/// ```
+/// use gitlab_runner_api_testkit::NewJob;
+///
+/// let job = NewJob::new("unit tests")
+///     .script(["make test"])
+///     .masked_variable("API_KEY", "correct horse")
+///     .on_runner(1);
+/// # let _ = job;
+/// ```
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    name: String,
+    script: Vec<String>,
+    after_script: Vec<String>,
+    variables: Vec<Value>,
+    timeout: Duration,
+    members: BTreeMap<String, Value>,
+    verbatim: Option<Value>,
+    requires: BTreeSet<String>,
+    runner: Option<u64>,
+}
+
+impl Default for NewJob {
+    fn default() -> Self {
+        Self::new("test")
+    }
+}
+
+impl NewJob {
+    /// A job with a one-line script and a timeout of one hour.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            script: vec!["echo hello".to_owned()],
+            after_script: Vec::new(),
+            variables: Vec::new(),
+            timeout: Duration::from_secs(3600),
+            members: BTreeMap::new(),
+            verbatim: None,
+            requires: BTreeSet::new(),
+            runner: None,
+        }
+    }
+
+    /// A job with a payload of the caller's own.
+    ///
+    /// If it is an object, `id`, `token` and `job_info.id` are overwritten, and the token it came with is replaced
+    /// wherever it occurs. Anything else is handed out as it is.
+    #[must_use]
+    pub fn from_payload(payload: Value) -> Self {
+        let name = payload["job_info"]["name"].as_str().unwrap_or("test").to_owned();
+        Self { verbatim: Some(payload), ..Self::new(name) }
+    }
+
+    /// The lines of `script`.
+    #[must_use]
+    pub fn script<T: Into<String>>(mut self, lines: impl IntoIterator<Item = T>) -> Self {
+        self.script = lines.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The lines of `after_script`.
+    #[must_use]
+    pub fn after_script<T: Into<String>>(mut self, lines: impl IntoIterator<Item = T>) -> Self {
+        self.after_script = lines.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Adds a variable that may be shown.
+    #[must_use]
+    pub fn variable(mut self, key: &str, value: &str) -> Self {
+        self.variables.push(variable(key, value, true));
+        self
+    }
+
+    /// Adds a variable whose value must not appear in the trace.
+    #[must_use]
+    pub fn masked_variable(mut self, key: &str, value: &str) -> Self {
+        self.variables.push(masked(key, value));
+        self
+    }
+
+    /// Adds a variable whose value is to be written to a file.
+    #[must_use]
+    pub fn file_variable(mut self, key: &str, value: &str) -> Self {
+        self.variables.push(with(variable(key, value, false), "file", json!(true)));
+        self
+    }
+
+    /// The timeout of the job.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Replaces a top-level member of the payload, such as `artifacts`.
+    #[must_use]
+    pub fn member(mut self, name: &str, value: Value) -> Self {
+        self.members.insert(name.to_owned(), value);
+        self
+    }
+
+    /// A feature the runner must announce, besides those that follow from the payload. `return_exit_code` is one that
+    /// does not show in it.
+    #[must_use]
+    pub fn requires(mut self, feature: &str) -> Self {
+        self.requires.insert(feature.to_owned());
+        self
+    }
+
+    /// Only this runner gets the job. Otherwise every runner may.
+    #[must_use]
+    pub fn on_runner(mut self, runner: u64) -> Self {
+        self.runner = Some(runner);
+        self
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn runner(&self) -> Option<u64> {
+        self.runner
+    }
+
+    pub(super) fn render(&self, id: u64, token: &str) -> Value {
+        let mut payload = match &self.verbatim {
+            Some(verbatim) => adopt(verbatim.clone(), id, token),
+            None => self.modern(id, token),
+        };
+        if let Some(members) = payload.as_object_mut() {
+            members.extend(self.members.clone());
+        }
+        payload
+    }
+
+    fn modern(&self, id: u64, token: &str) -> Value {
+        let timeout = self.timeout.as_secs();
+        let repository = format!("https://gitlab-ci-token:{token}@gitlab.example.test/acme/widgets.git");
+        let sha = "1f0e9d8c7b6a59483726150f9e8d7c6b5a493827";
+        let mut variables = vec![
+            variable("CI_PIPELINE_ID", &PIPELINE.to_string(), true),
+            variable("CI_JOB_ID", &id.to_string(), true),
+            variable("CI_JOB_URL", &format!("https://gitlab.example.test/acme/widgets/-/jobs/{id}"), true),
+            masked("CI_JOB_TOKEN", token),
+            variable("CI_JOB_NAME", &self.name, true),
+            variable("CI_REGISTRY_USER", "gitlab-ci-token", true),
+            masked("CI_REGISTRY_PASSWORD", token),
+            variable("CI_REPOSITORY_URL", &repository, false),
+            variable("CI", "true", true),
+            variable("GITLAB_CI", "true", true),
+            variable("CI_SERVER_URL", "https://gitlab.example.test", true),
+            variable("CI_PROJECT_ID", "4242", true),
+            variable("CI_PROJECT_NAME", "widgets", true),
+            variable("CI_PROJECT_PATH", "acme/widgets", true),
+            variable("CI_PROJECT_URL", "https://gitlab.example.test/acme/widgets", true),
+            variable("CI_COMMIT_SHA", sha, true),
+            variable("CI_COMMIT_REF_NAME", "main", true),
+        ];
+        variables.extend(self.variables.iter().cloned());
+        let mut steps = vec![step("script", &self.script, timeout, "on_success")];
+        if !self.after_script.is_empty() {
+            steps.push(step("after_script", &self.after_script, timeout, "always"));
+        }
+        json!({
+            "id": id,
+            "token": token,
+            "allow_git_fetch": true,
+            "job_info": {
+                "id": id,
+                "name": self.name,
+                "stage": "test",
+                "pipeline_id": PIPELINE,
+                "project_id": 4242,
+                "project_name": "Widgets",
+                "project_full_path": "acme/widgets",
+                "namespace_id": 101,
+                "root_namespace_id": 101,
+                "organization_id": 1,
+                "instance_id": "simulated",
+                "instance_uuid": "00000000-0000-4000-8000-000000000001",
+                "user_id": 17,
+                "scoped_user_id": null,
+                "time_in_queue_seconds": 1,
+                "project_jobs_running_on_instance_runners_count": "+Inf",
+                "queue_size": 1,
+                "queue_depth": 1,
+            },
+            "git_info": {
+                "repo_url": repository,
+                "ref": "main",
+                "sha": sha,
+                "before_sha": "0000000000000000000000000000000000000000",
+                "ref_type": "branch",
+                "refspecs": [
+                    format!("+refs/pipelines/{PIPELINE}:refs/pipelines/{PIPELINE}"),
+                    "+refs/heads/main:refs/remotes/origin/main",
+                ],
+                "depth": 20,
+                "repo_object_format": "sha1",
+                "protected": true,
+            },
+            "runner_info": { "timeout": timeout, "runner_session_url": null, "uuid": "simulated" },
+            "inputs": [],
+            "variables": variables,
+            "steps": steps,
+            "hooks": [],
+            "image": null,
+            "services": [],
+            "artifacts": null,
+            "cache": [],
+            "credentials": [{
+                "type": "registry",
+                "url": "registry.gitlab.example.test",
+                "username": "gitlab-ci-token",
+                "password": token,
+            }],
+            "features": { "trace_sections": true, "failure_reasons": FAILURE_REASONS },
+            "dependencies": [],
+        })
+    }
+
+    /// The features a runner must announce to get this job.
+    pub(super) fn required_features(&self, payload: &Value) -> BTreeSet<String> {
+        let artifacts = || payload["artifacts"].as_array().into_iter().flatten();
+        let filled = |value: &Value| value.as_array().is_some_and(|items| !items.is_empty());
+        let report = |artifact: &Value| artifact["artifact_type"].as_str().is_some_and(|kind| kind != "archive");
+        let git_ref = payload["git_info"]["ref"].as_str().unwrap_or_default();
+        let names = |list: &Value, key: &str, name: &str| {
+            list.as_array().is_some_and(|items| items.iter().any(|item| item[key].as_str() == Some(name)))
+        };
+        let caches = || payload["cache"].as_array().into_iter().flatten();
+        let mut features = self.requires.clone();
+        features.extend(
+            [
+                ("upload_multiple_artifacts", artifacts().any(report)),
+                ("artifacts_exclude", artifacts().any(|artifact| filled(&artifact["exclude"]))),
+                ("refspecs", git_ref.starts_with("refs/merge-requests/") || git_ref.starts_with("refs/workloads/")),
+                ("multi_build_steps", names(&payload["steps"], "name", "release")),
+                ("fallback_cache_keys", caches().any(|cache| filled(&cache["fallback_keys"]))),
+                ("vault_secrets", payload["secrets"].as_object().is_some_and(|secrets| !secrets.is_empty())),
+            ]
+            .into_iter()
+            .filter(|(_, needed)| *needed)
+            .map(|(feature, _)| feature.to_owned()),
+        );
+        features
+    }
+}
+
+fn variable(key: &str, value: &str, public: bool) -> Value {
+    json!({ "key": key, "value": value, "public": public, "masked": false })
+}
+
+fn masked(key: &str, value: &str) -> Value {
+    with(variable(key, value, false), "masked", json!(true))
+}
+
+fn with(mut object: Value, name: &str, value: Value) -> Value {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(name.to_owned(), value);
+    }
+    object
+}
+
+fn step(name: &str, script: &[String], timeout: u64, when: &str) -> Value {
+    json!({ "name": name, "script": script, "timeout": timeout, "when": when, "allow_failure": when == "always" })
+}
+
+fn adopt(mut payload: Value, id: u64, token: &str) -> Value {
+    if !payload.is_object() {
+        return payload;
+    }
+    if let Some(old) = payload["token"].as_str().filter(|old| !old.is_empty()).map(str::to_owned) {
+        replace_everywhere(&mut payload, &old, token);
+    }
+    if payload["job_info"]["id"].is_u64() {
+        payload["job_info"]["id"] = json!(id);
+    }
+    with(with(payload, "id", json!(id)), "token", json!(token))
+}
+
+fn replace_everywhere(value: &mut Value, old: &str, new: &str) {
+    match value {
+        Value::String(text) => *text = text.replace(old, new),
+        Value::Array(items) => items.iter_mut().for_each(|item| replace_everywhere(item, old, new)),
+        Value::Object(members) => members.values_mut().for_each(|member| replace_everywhere(member, old, new)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_of_ones_own_is_adopted() {
+        let payload =
+            json!({ "id": 1, "token": "OLD", "job_info": { "id": 1, "name": "n" }, "a": [{ "b": "x OLD y" }] });
+        let job = NewJob::from_payload(payload);
+        assert_eq!(job.name(), "n");
+        let rendered = job.render(9, "NEW");
+        assert_eq!(
+            rendered,
+            json!({ "id": 9, "token": "NEW", "job_info": { "id": 9, "name": "n" }, "a": [{ "b": "x NEW y" }] })
+        );
+        for odd in [json!(null), json!([1]), json!("text")] {
+            assert_eq!(NewJob::from_payload(odd.clone()).render(9, "NEW"), odd);
+        }
+    }
+
+    #[test]
+    fn required_features_follow_from_the_payload() {
+        let needs = |job: NewJob| {
+            let features = job.required_features(&job.render(1, "t"));
+            features.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        let job = NewJob::default;
+        for (job, expected) in [
+            (job(), ""),
+            (job().requires("return_exit_code"), "return_exit_code"),
+            (job().member("artifacts", json!([{ "artifact_type": "archive", "paths": ["a"] }])), ""),
+            (job().member("artifacts", json!([{ "artifact_type": "junit" }])), "upload_multiple_artifacts"),
+            (job().member("artifacts", json!([{ "exclude": ["b"] }])), "artifacts_exclude"),
+            (job().member("git_info", json!({ "ref": "refs/merge-requests/1/head" })), "refspecs"),
+            (job().member("steps", json!([{ "name": "script" }, { "name": "release" }])), "multi_build_steps"),
+            (
+                job().member("cache", json!([{ "fallback_keys": [] }, { "fallback_keys": ["k"] }])),
+                "fallback_cache_keys",
+            ),
+            (job().member("secrets", json!({ "A": {} })), "vault_secrets"),
+            (job().member("secrets", json!({})), ""),
+        ] {
+            assert_eq!(needs(job), expected);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `POST /jobs/request`, and the front proxy that holds it.
+
+use bytes::Bytes;
+use gitlab_runner_api::Timestamp;
+use http::header::HeaderMap;
+use http::{Response, StatusCode};
+use serde_json::Value;
+
+use super::jobs::JobRecord;
+use super::limits::Limited;
+use super::payload::NewJob;
+use super::stats::Endpoint;
+use super::wire::{self, Reply};
+use super::{Coordinator, Envelope, HoldId, Inbound, runners, tokens};
+
+/// The front proxy reads no more of a job request.
+const POLL_BODY_LIMIT: usize = 32 << 10;
+/// After so many candidates GitLab gives up and answers 409.
+const MAX_CANDIDATES: u32 = 45;
+
+/// A job request that waits for the queue to change.
+#[derive(Clone, Debug)]
+pub(super) struct Hold {
+    pub(super) until: Timestamp,
+    runner: u64,
+    last_update: String,
+    envelope: Envelope,
+}
+
+impl Coordinator {
+    /// The front proxy's part: whether the request is held, let through, or too large.
+    pub(super) fn consider_holding(
+        &mut self,
+        now: Timestamp,
+        headers: &HeaderMap,
+        body: &Bytes,
+        envelope: &Envelope,
+    ) -> Result<Option<HoldId>, Reply> {
+        if body.len() > POLL_BODY_LIMIT {
+            let text = "Request Entity Too Large\n";
+            return Err(Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "text/plain; charset=utf-8", text));
+        }
+        let (Some(wait), "application/json") = (self.settings.long_poll, wire::media_type(headers).as_str()) else {
+            return Ok(None);
+        };
+        let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+        let given = |name: &str| parsed[name].as_str().filter(|text| !text.is_empty());
+        let (Some(token), Some(last_update)) = (given("token"), given("last_update")) else { return Ok(None) };
+        let Some(runner) = self.runner_with(token) else { return Ok(None) };
+        if self.stored_queue_value(now, runner) != Some(last_update) {
+            return Ok(None);
+        }
+        let hold = Hold {
+            until: now.saturating_add(wait),
+            runner,
+            last_update: last_update.to_owned(),
+            envelope: envelope.clone(),
+        };
+        let id = HoldId(self.next_hold);
+        self.next_hold += 1;
+        self.holds.insert(id, hold);
+        Ok(Some(id))
+    }
+
+    pub(super) fn has_queue_changed(&self, hold: &Hold) -> bool {
+        self.queue_value_moved(hold.runner, &hold.last_update)
+    }
+
+    /// Ends the wait of a held request. The answer says nothing about the queue value.
+    pub(super) fn release(&mut self, id: HoldId) -> Option<Response<Bytes>> {
+        let hold = self.holds.remove(&id)?;
+        Some(self.seal(self.clock, hold.envelope, Reply::empty(StatusCode::NO_CONTENT)))
+    }
+
+    pub(super) fn enqueue(&mut self, now: Timestamp, template: NewJob, retry_of: Option<u64>) -> u64 {
+        let id = self.next_job;
+        self.next_job = self.next_job.saturating_add(1);
+        let only = template.runner();
+        let mut job = JobRecord::new(now, id, tokens::job_token(id), template);
+        job.retry_of = retry_of;
+        self.jobs.insert(id, job);
+        self.pending.insert(id);
+        self.tick_queues(now, only);
+        id
+    }
+
+    pub(super) fn request_job(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
+        let token = inbound.params.required("token")?;
+        let last_update = inbound.params.text("last_update")?;
+        let system_id = runners::system_id(&inbound.params)?;
+        let features = runners::announced(&inbound.params)?;
+        self.limits.check(now, Limited::JobRequest, &token, self.settings.job_request_limit)?;
+        let runner = self.authenticate_runner(&token)?;
+        self.contact(now, runner, &system_id, features.clone());
+
+        let current = self.ensure_queue_value(now, runner);
+        let nothing = || Reply::empty(StatusCode::NO_CONTENT).header_text(wire::LAST_UPDATE, &current);
+        if self.is_paused(runner) || last_update.as_ref() == Some(&current) {
+            return Ok(nothing());
+        }
+        if let Some(left) = self.settings.job_request_conflicts.checked_sub(1) {
+            self.settings.job_request_conflicts = left;
+            return Err(Reply::message(StatusCode::CONFLICT, "409 Conflict"));
+        }
+
+        for _ in 0..MAX_CANDIDATES {
+            let fits = |job: &JobRecord| job.template.runner().is_none_or(|only| only == runner);
+            let candidate = self.pending.iter().find(|&id| self.jobs.get(id).is_some_and(fits)).copied();
+            let Some(id) = candidate else { return Ok(nothing()) };
+            self.pending.remove(&id);
+            let two_phase = self.settings.two_phase_commit && features.contains("two_phase_job_commit");
+            let handed_out = self.change(id, |job| {
+                if !job.features.is_subset(&features) {
+                    job.fail(now, "runner_unsupported", None);
+                    return None;
+                }
+                job.runner = Some(runner);
+                job.system_id = Some(system_id.clone());
+                job.handed_out_at = Some(now);
+                job.count(Endpoint::RequestJob);
+                if two_phase {
+                    job.lend(now);
+                } else {
+                    job.start(now);
+                }
+                Some(Reply::json(StatusCode::CREATED, &job.payload))
+            });
+            if let Some(reply) = handed_out.flatten() {
+                return Ok(reply);
+            }
+        }
+        Err(Reply::message(StatusCode::CONFLICT, "409 Conflict"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+use http::{Method, Response};
+use serde_json::json;
+
+use crate::coordinator::fixture::{Lab, TOKEN, body, header, seconds, work};
+use crate::coordinator::settings::minutes;
+use crate::coordinator::{Answer, NewJob};
+
+const LAST_UPDATE: &str = "x-gitlab-last-update";
+const POLLING: &str = "gitlab-ci-builds-polling";
+
+fn last_update(response: &Response<bytes::Bytes>) -> String {
+    header(response, LAST_UPDATE).expect("a queue value").to_owned()
+}
+
+#[test]
+fn every_answer_to_a_job_request() {
+    let mut lab = Lab::new(|_| {});
+
+    let idle = lab.request_job(&work(&[]));
+    assert_eq!((idle.status().as_u16(), idle.body().len()), (204, 0));
+    let value = last_update(&idle);
+    assert!(value.len() == 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit()));
+
+    // A current value means that the queue is not looked at, not even by another runner's fault.
+    let mut current = work(&[]);
+    current["last_update"] = json!(value);
+    assert_eq!(last_update(&lab.request_job(&current)), value);
+
+    let id = lab.gitlab.queue(lab.now, NewJob::default());
+    let job = lab.request_job(&current);
+    assert_eq!((job.status().as_u16(), header(&job, "content-type")), (201, Some("application/json")));
+    assert_eq!(header(&job, LAST_UPDATE), None);
+    assert_eq!((&body(&job)["id"], &body(&job)["token"]), (&json!(id), &json!(lab.job(id).token())));
+    assert!(id > u64::from(u32::MAX));
+    assert_eq!((lab.job(id).runner(), lab.job(id).system_id()), (Some(lab.runner), Some("s_1")));
+    assert_eq!(lab.job(id).handed_out_at(), Some(lab.now));
+
+    // Not handed out again.
+    assert_ne!(last_update(&lab.request_job(&current)), value);
+
+    lab.gitlab.queue(lab.now, NewJob::default());
+    lab.gitlab.pause_runner(lab.runner);
+    let paused = lab.request_job(&work(&[]));
+    assert_eq!((paused.status().as_u16(), header(&paused, LAST_UPDATE).is_some()), (204, true));
+    lab.gitlab.unpause_runner(lab.runner);
+
+    lab.gitlab.settings_mut().job_request_conflicts = 1;
+    let conflict = lab.request_job(&work(&[]));
+    assert_eq!((conflict.status().as_u16(), header(&conflict, LAST_UPDATE)), (409, None));
+    assert_eq!(body(&conflict)["message"], "409 Conflict");
+    assert_eq!(lab.request_job(&work(&[])).status(), 201);
+
+    for (request, status, key, text) in [
+        (json!({}), 400, "error", "token is missing"),
+        (json!({ "token": "wrong" }), 403, "message", "403 Forbidden"),
+        (json!({ "token": "" }), 403, "message", "403 Forbidden"),
+        (json!({ "token": TOKEN, "info": "text" }), 400, "error", "info is invalid"),
+    ] {
+        let response = lab.request_job(&request);
+        assert_eq!((response.status().as_u16(), &body(&response)[key]), (status, &json!(text)), "{request}");
+        assert_eq!(header(&response, LAST_UPDATE), None);
+    }
+    // The header is not looked at.
+    let headers = [("content-type", "application/json"), ("runner-token", TOKEN)];
+    assert_eq!(lab.call(Method::POST, "/jobs/request", &headers, b"{}").status(), 400);
+    lab.gitlab.remove_runner(lab.runner);
+    assert_eq!(lab.request_job(&work(&[])).status(), 403);
+}
+
+#[test]
+fn jobs_for_other_runners_are_left_alone() {
+    let mut lab = Lab::new(|_| {});
+    let other = lab.gitlab.add_runner("glrt-other");
+    let before = last_update(&lab.request_job(&work(&[])));
+    let theirs = lab.gitlab.queue(lab.now, NewJob::default().on_runner(other));
+    assert_eq!(last_update(&lab.request_job(&work(&[]))), before);
+    let ours = lab.gitlab.queue(lab.now, NewJob::default().on_runner(lab.runner));
+    assert_eq!(body(&lab.request_job(&work(&[])))["id"], ours);
+    assert_eq!(body(&lab.request_job(&json!({ "token": "glrt-other" })))["id"], theirs);
+}
+
+#[test]
+fn a_job_that_needs_a_feature_the_runner_lacks_is_failed() {
+    let mut lab = Lab::new(|_| {});
+    let needy = || NewJob::default().requires("return_exit_code").requires("refspecs");
+    let (first, second) = (lab.gitlab.queue(lab.now, needy()), lab.gitlab.queue(lab.now, NewJob::default()));
+    assert_eq!(body(&lab.request_job(&work(&["refspecs"])))["id"], second);
+    assert_eq!((lab.status(first), lab.job(first).failure_reason()), ("failed", Some("runner_unsupported")));
+    assert_eq!(lab.job(first).runner(), None);
+
+    lab.gitlab.queue(lab.now, needy());
+    assert!(header(&lab.request_job(&work(&[])), LAST_UPDATE).is_some());
+    let fourth = lab.gitlab.queue(lab.now, needy());
+    assert_eq!(body(&lab.request_job(&work(&["refspecs", "return_exit_code"])))["id"], fourth);
+
+    // Only so many candidates are tried at once.
+    for _ in 0..46 {
+        lab.gitlab.queue(lab.now, needy());
+    }
+    assert_eq!(lab.request_job(&work(&[])).status(), 409);
+    assert_eq!(lab.request_job(&work(&[])).status(), 204);
+}
+
+#[test]
+fn the_front_proxy_holds_a_request_whose_value_is_current() {
+    let mut lab = Lab::new(|settings| settings.long_poll = Some(seconds(50)));
+    let idle = lab.request_job(&work(&[]));
+    assert_eq!(header(&idle, POLLING), Some("yes"));
+    let value = last_update(&idle);
+
+    // Until the timeout.
+    let held = lab.hold(&value);
+    assert_eq!(lab.gitlab.deadline(), Some(lab.now.saturating_add(seconds(50))));
+    lab.pass(seconds(49));
+    assert!(lab.gitlab.poll(lab.now).is_none());
+    lab.pass(seconds(1));
+    let (id, response) = lab.gitlab.poll(lab.now).expect("an answer");
+    assert_eq!((id, response.status().as_u16()), (held, 204));
+    assert_eq!((header(&response, LAST_UPDATE), header(&response, POLLING)), (None, Some("yes")));
+    assert_eq!(lab.gitlab.deadline(), None);
+
+    // Until the queue changes: oldest first, and at once.
+    let (older, newer) = (lab.hold(&value), lab.hold(&value));
+    lab.gitlab.queue(lab.now, NewJob::default());
+    assert_eq!(lab.gitlab.deadline(), Some(lab.now));
+    assert_eq!(lab.gitlab.poll(lab.now).map(|(id, _)| id), Some(older));
+    let (id, response) = lab.gitlab.poll(lab.now).expect("an answer");
+    assert_eq!((id, header(&response, LAST_UPDATE)), (newer, None));
+    assert!(lab.gitlab.poll(lab.now).is_none());
+
+    // The old value is not current any more, so the next one gets through.
+    let mut again = work(&[]);
+    again["last_update"] = json!(value);
+    assert_eq!(lab.request_job(&again).status(), 201);
+}
+
+#[test]
+fn some_requests_are_never_held() {
+    let mut lab = Lab::new(|settings| settings.long_poll = Some(seconds(50)));
+    let value = last_update(&lab.request_job(&work(&[])));
+    let full = json!({ "token": TOKEN, "last_update": value }).to_string();
+    for (kind, body, status) in [
+        ("application/json", json!({ "token": TOKEN, "last_update": "" }).to_string(), 204),
+        ("application/json", json!({ "token": TOKEN, "last_update": "other" }).to_string(), 204),
+        ("application/json", json!({ "token": "wrong", "last_update": value }).to_string(), 403),
+        ("application/json", "{".to_owned(), 400),
+        ("application/x-www-form-urlencoded", format!("token={TOKEN}&last_update={value}"), 204),
+        ("application/json", full.clone() + &" ".repeat(32 << 10), 413),
+    ] {
+        let response = lab.call(Method::POST, "/jobs/request", &[("content-type", kind)], body.as_bytes());
+        assert_eq!((response.status().as_u16(), header(&response, POLLING)), (status, Some("yes")), "{kind} {status}");
+    }
+    // Charset parameters do not matter.
+    let kind = [("content-type", "application/json; charset=utf-8")];
+    assert!(matches!(lab.submit(Method::POST, "/jobs/request", &kind, full.as_bytes()), Answer::Held(_)));
+
+    // Without long polling nothing is held and nothing too large.
+    lab.gitlab.settings_mut().long_poll = None;
+    let large = full + &" ".repeat(32 << 10);
+    let response = lab.call(Method::POST, "/jobs/request", &kind, large.as_bytes());
+    assert_eq!((response.status().as_u16(), header(&response, POLLING)), (204, None));
+}
+
+#[test]
+fn a_queue_value_lives_for_an_hour() {
+    let mut lab = Lab::new(|settings| settings.long_poll = Some(seconds(50)));
+    let value = last_update(&lab.request_job(&work(&[])));
+    lab.pass(seconds(3590));
+    lab.hold(&value);
+    lab.pass(seconds(20));
+    // Nobody is told that it expired.
+    assert!(lab.gitlab.poll(lab.now).is_none());
+    let mut next = work(&[]);
+    next["last_update"] = json!(value);
+    assert_ne!(last_update(&lab.request_job(&next)), value);
+    assert!(lab.gitlab.poll(lab.now).is_some());
+    lab.pass(minutes(61));
+    assert_eq!(lab.gitlab.stats().answers(204), 3);
+}
+
+#[test]
+fn a_client_may_go_away_or_be_unable_to_wait() {
+    let mut lab = Lab::new(|settings| settings.long_poll = Some(seconds(50)));
+    let value = last_update(&lab.request_job(&work(&[])));
+    let hold = lab.hold(&value);
+    lab.gitlab.abandon(hold);
+    lab.gitlab.abandon(hold);
+    assert_eq!((lab.gitlab.deadline(), lab.gitlab.stats().abandoned()), (None, 1));
+    let request = http::Request::post("/api/v4/jobs/request")
+        .header("content-type", "application/json")
+        .body(json!({ "token": TOKEN, "last_update": value }).to_string().into())
+        .expect("a request");
+    let response = lab.gitlab.respond(lab.now, request);
+    assert_eq!((response.status().as_u16(), header(&response, LAST_UPDATE)), (204, None));
+    assert_eq!(lab.gitlab.deadline(), None);
+}

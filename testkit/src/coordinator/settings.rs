@@ -1,0 +1,157 @@
+//! What kind of GitLab is simulated.
+
+use std::time::Duration;
+
+/// How a patch is answered that repeats the end of the stored trace and adds nothing.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayRule {
+    /// 202, as current servers answer. The bytes are not compared.
+    TailRepeatAccepted,
+    /// 416 like every other mismatch, as GitLab 11 answers.
+    Strict416,
+}
+
+/// Whether the instance is down for maintenance.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maintenance {
+    /// Requests are served.
+    Off,
+    /// Every request is answered with 503 and an HTML page.
+    On,
+    /// The same, with a `Retry-After` header of that many seconds.
+    RetryAfter(u32),
+}
+
+/// A limit for the whole instance, as administrators configure it with Rack::Attack.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLimit {
+    /// Sent as `RateLimit-Name`.
+    pub name: String,
+    /// So many requests are served per period.
+    pub requests: u32,
+    /// Length of the fixed window, at least one second.
+    pub period: Duration,
+}
+
+impl HostLimit {
+    /// A limit of `requests` per `period`, named like GitLab's throttle for API calls without a user.
+    #[must_use]
+    pub fn new(requests: u32, period: Duration) -> Self {
+        Self { name: "throttle_unauthenticated_api".to_owned(), requests, period }
+    }
+}
+
+/// Settings and version quirks of the simulated instance.
+///
+/// [`Settings::default`] is a current GitLab without long polling and without incremental logging, the state of a
+/// fresh installation. Everything may also be changed later, with [`Coordinator::settings_mut`].
+///
+/// ```
+/// use gitlab_runner_api_testkit::{ReplayRule, Settings};
+///
+/// let old = Settings::default().with(|settings| settings.replay = ReplayRule::Strict416);
+/// # assert_eq!(old.replay, ReplayRule::Strict416);
+/// ```
+///
+/// [`Coordinator::settings_mut`]: crate::Coordinator::settings_mut
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A patch that ends at or beyond this many bytes fails the job with `trace_size_exceeded`. 100 MiB; `None`: no limit.
+    pub trace_size_limit: Option<u64>,
+    /// The answer to a repeated end of the trace.
+    pub replay: ReplayRule,
+    /// Occurrences of the job token in a patch are stored as `x`, so that no checksum of such a trace ever matches.
+    pub mask_job_token: bool,
+
+    /// Incremental logging: the trace needs this long to get from live to permanent storage, counted from the first
+    /// final update or the last patch. Meanwhile final updates with a checksum are answered with 202. `None`: off.
+    pub archive_delay: Option<Duration>,
+    /// The 202 between one and two seconds after the first final update carries the interval `1/2`, not `1`.
+    pub fractional_interval: bool,
+    /// So many final updates with a checksum are still answered with 412; counts down.
+    pub reject_checksum: u32,
+    /// Answers to updates carry `Job-Status`. GitLab 13 did not send it.
+    pub job_status_header_on_put: bool,
+
+    /// Jobs are only lent to a runner that announces `two_phase_job_commit`, until it accepts them with an update to
+    /// `running` within two minutes.
+    pub two_phase_commit: bool,
+    /// So long the front proxy holds a job request whose `last_update` is current. `None`: not at all.
+    pub long_poll: Option<Duration>,
+    /// So many looks at the queue are still answered with 409; counts down.
+    pub job_request_conflicts: u32,
+    /// The stored features of a runner manager are replaced only if they are at least this old. GitLab draws between 40
+    /// and 55 minutes.
+    pub feature_refresh: Duration,
+
+    /// Job requests per minute and runner token; 0: no limit.
+    pub job_request_limit: u32,
+    /// Trace patches per minute and job token; 0: no limit.
+    pub trace_limit: u32,
+    /// Job updates per minute and job token; 0: no limit.
+    pub job_limit: u32,
+    /// A limit for all requests together.
+    pub host_limit: Option<HostLimit>,
+    /// Runner endpoints answer 429 because of database migrations.
+    pub migration_backoff: bool,
+    /// The whole instance answers 503.
+    pub maintenance: Maintenance,
+
+    /// Registration with a registration token is allowed; if not, it is answered with 410.
+    pub registration_allowed: bool,
+    /// A verification is answered with the plain text `200`, as GitLab 13 did.
+    pub verify_plain_text: bool,
+
+    /// A running job without an update for so long is failed. One hour, or 30 minutes on instances with lowered limits.
+    pub stuck_after: Duration,
+    /// The token of a job expires so long after the job's timeout. `None`: never.
+    pub job_token_grace: Option<Duration>,
+    /// Number of the first job. Above 2^32, so that 32-bit clients fail.
+    pub first_job_id: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            trace_size_limit: Some(100 << 20),
+            replay: ReplayRule::TailRepeatAccepted,
+            mask_job_token: true,
+            archive_delay: None,
+            fractional_interval: false,
+            reject_checksum: 0,
+            job_status_header_on_put: true,
+            two_phase_commit: false,
+            long_poll: None,
+            job_request_conflicts: 0,
+            feature_refresh: minutes(55),
+            job_request_limit: 2000,
+            trace_limit: 200,
+            job_limit: 200,
+            host_limit: None,
+            migration_backoff: false,
+            maintenance: Maintenance::Off,
+            registration_allowed: true,
+            verify_plain_text: false,
+            stuck_after: minutes(60),
+            job_token_grace: Some(minutes(5)),
+            first_job_id: (1 << 32) + 1,
+        }
+    }
+}
+
+impl Settings {
+    /// These settings with a change applied.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
+pub(super) const fn minutes(count: u64) -> Duration {
+    Duration::from_secs(count * 60)
+}

@@ -1,0 +1,150 @@
+mod storm;
+
+use http::Method;
+use serde_json::json;
+
+use super::fixture::{Lab, body, header, seconds, work};
+use super::{Endpoint, HostLimit, Maintenance, NewJob};
+
+#[test]
+fn what_is_not_simulated_is_not_found() {
+    let mut lab = Lab::new(|_| {});
+    let response = lab.call(Method::GET, "/version", &[], b"");
+    assert_eq!((response.status().as_u16(), body(&response)), (404, json!({ "error": "404 Not Found" })));
+    let response = lab.call(Method::GET, "/jobs/request", &[], b"");
+    assert_eq!((response.status().as_u16(), header(&response, "allow")), (405, Some("OPTIONS, POST")));
+    let old = http::Request::post("/gitlab/api/v3/runners").body(bytes::Bytes::new()).expect("a request");
+    assert_eq!(lab.gitlab.respond(lab.now, old).status(), 410);
+    assert_eq!(lab.gitlab.stats().requests(Endpoint::Other), 3);
+}
+
+#[test]
+fn every_answer_has_a_date_and_a_request_id() {
+    let mut lab = Lab::new(|_| {});
+    let response = lab.call(Method::GET, "/", &[("x-request-id", "mine")], b"");
+    assert_eq!(header(&response, "x-request-id"), Some("mine"));
+    assert_eq!(header(&response, "date"), Some("Tue, 14 Nov 2023 22:14:00 GMT"));
+    let (one, two) = (lab.request_job(&work(&[])), lab.request_job(&work(&[])));
+    assert_ne!(header(&one, "x-request-id"), header(&two, "x-request-id"));
+}
+
+#[test]
+fn tokens_are_limited_by_kind_of_call() {
+    let mut lab = Lab::new(|settings| {
+        settings.job_request_limit = 3;
+        settings.trace_limit = 2;
+        settings.job_limit = 1;
+    });
+    let (one, two) = (lab.running_job(&[]), lab.running_job(&[]));
+    let running = || json!({ "state": "running" });
+    assert_eq!((lab.put(one, running()).status().as_u16(), lab.put(two, running()).status().as_u16()), (200, 200));
+    assert_eq!((lab.patch(one, 0, "").status().as_u16(), lab.patch(one, 0, "").status().as_u16()), (202, 202));
+    assert_eq!(lab.request_job(&work(&[])).status(), 204);
+    for response in [lab.put(one, running()), lab.patch(one, 0, "a"), lab.request_job(&work(&[]))] {
+        assert_eq!((response.status().as_u16(), header(&response, "retry-after")), (429, Some("60")));
+        assert_eq!(header(&response, "ratelimit-name"), None);
+        assert!(body(&response)["message"]["error"].as_str().is_some_and(|text| text.contains("too many times")));
+    }
+    // Checked before the token is: a wrong one is limited, too. Missing parameters are noticed earlier.
+    let wrong = json!({ "token": "wrong", "state": "running" });
+    assert_eq!(lab.json(Method::PUT, &format!("/jobs/{one}"), &wrong).status(), 403);
+    assert_eq!(lab.json(Method::PUT, &format!("/jobs/{one}"), &wrong).status(), 429);
+    assert_eq!(lab.json(Method::PUT, &format!("/jobs/{one}"), &json!({})).status(), 400);
+    lab.pass(seconds(60));
+    assert_eq!(lab.put(one, running()).status(), 200);
+    assert_eq!(lab.trace(one), "");
+}
+
+#[test]
+fn the_host_is_limited_as_a_whole() {
+    let mut lab = Lab::new(|settings| settings.host_limit = Some(HostLimit::new(2, seconds(60))));
+    let id = lab.running_job(&[]);
+    let admitted = lab.patch(id, 0, "a");
+    assert_eq!((admitted.status().as_u16(), header(&admitted, "ratelimit-remaining")), (202, Some("0")));
+    assert_eq!((header(&admitted, "retry-after"), header(&admitted, "ratelimit-resettime")), (None, None));
+    lab.pass(seconds(15));
+    let refused = lab.patch(id, 1, "b");
+    assert_eq!((refused.status().as_u16(), header(&refused, "retry-after")), (429, Some("45")));
+    assert_eq!(header(&refused, "ratelimit-resettime"), Some("Tue, 14 Nov 2023 22:15:00 GMT"));
+    assert_eq!(header(&refused, "date"), Some("Tue, 14 Nov 2023 22:14:15 GMT"));
+    lab.pass(seconds(45));
+    assert_eq!(lab.patch(id, 1, "b").status(), 202);
+}
+
+#[test]
+fn migrations_and_maintenance_stop_everything() {
+    let mut lab = Lab::new(|_| {});
+    let id = lab.running_job(&[]);
+    lab.gitlab.settings_mut().migration_backoff = true;
+    let response = lab.patch(id, 0, "a");
+    assert_eq!((response.status().as_u16(), header(&response, "retry-after")), (429, Some("60")));
+    assert_eq!(body(&response)["message"], "Executing database migrations. Please retry later.");
+    for (maintenance, retry_after) in [(Maintenance::On, None), (Maintenance::RetryAfter(7), Some("7"))] {
+        lab.gitlab.settings_mut().maintenance = maintenance;
+        let response = lab.put(id, json!({ "state": "success" }));
+        assert_eq!((response.status().as_u16(), header(&response, "retry-after")), (503, retry_after));
+        assert!(response.body().starts_with(b"<html>"));
+    }
+    assert_eq!(lab.status(id), "running");
+}
+
+#[test]
+fn requests_and_answers_are_counted() {
+    let mut lab = Lab::new(|_| {});
+    let id = lab.running_job(&[]);
+    lab.patch(id, 0, "a");
+    lab.patch(id, 7, "a");
+    let stats = lab.gitlab.stats();
+    assert_eq!((stats.total(), stats.requests(Endpoint::PatchTrace), stats.answers(416)), (3, 2, 1));
+    assert_eq!((stats.answers_of(Endpoint::PatchTrace, 202), stats.answers_of(Endpoint::UpdateJob, 202)), (1, 0));
+    let job = lab.job(id);
+    assert_eq!((job.requests(Endpoint::PatchTrace), job.requests(Endpoint::RequestJob)), (2, 1));
+}
+
+#[test]
+fn the_same_calls_have_the_same_results() {
+    let run = || {
+        let mut lab = Lab::new(|settings| settings.two_phase_commit = true);
+        let id = lab.running_job(&["two_phase_job_commit"]);
+        lab.patch(id, 0, "a");
+        lab.pass(seconds(200));
+        lab.gitlab.poll(lab.now);
+        format!("{:?}", lab.gitlab)
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn time_does_not_go_back() {
+    let mut lab = Lab::new(|_| {});
+    let id = lab.running_job(&[]);
+    let later = lab.now.saturating_add(seconds(3600));
+    lab.gitlab.poll(later);
+    assert_eq!(lab.status(id), "failed");
+    let next = lab.gitlab.queue(lab.now, NewJob::default());
+    assert_eq!(lab.job(next).history()[0].0, later);
+}
+
+#[test]
+fn the_default_payload_is_that_of_a_current_server() {
+    let mut lab = Lab::new(|_| {});
+    let job = NewJob::new("deploy").after_script(["cleanup"]).masked_variable("KEY", "hidden").timeout(seconds(90));
+    lab.gitlab.queue(lab.now, job.variable("A", "b").file_variable("F", "c"));
+    let payload = body(&lab.request_job(&work(&[])));
+    let variable = |key: &str| {
+        let all = payload["variables"].as_array().expect("a list");
+        all.iter().find(|variable| variable["key"] == key).cloned().unwrap_or_default()
+    };
+    let token = payload["token"].as_str().expect("a token");
+    assert!(token.starts_with("glcbt-"));
+    assert!(payload["git_info"]["repo_url"].as_str().is_some_and(|url| url.contains(token)));
+    assert_eq!(
+        (&variable("CI_JOB_TOKEN")["value"], &variable("CI_JOB_TOKEN")["masked"]),
+        (&json!(token), &json!(true))
+    );
+    assert_eq!(variable("KEY"), json!({ "key": "KEY", "value": "hidden", "public": false, "masked": true }));
+    assert_eq!((&variable("F")["file"], variable("A").get("file")), (&json!(true), None));
+    assert_eq!(payload["runner_info"]["timeout"], 90);
+    assert_eq!(payload["steps"][1]["name"], "after_script");
+    assert!(payload["image"].is_null() && payload["artifacts"].is_null());
+}

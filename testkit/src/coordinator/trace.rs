@@ -1,0 +1,119 @@
+//! `PATCH /jobs/:id/trace`, and how job endpoints recognise a job.
+
+use gitlab_runner_api::Timestamp;
+use http::StatusCode;
+use http::header::{CONTENT_RANGE, HeaderValue, RANGE};
+
+use super::jobs::JobStatus;
+use super::limits::Limited;
+use super::settings::ReplayRule;
+use super::wire::{self, Reply};
+use super::{Coordinator, Inbound};
+
+impl Coordinator {
+    /// The checks that every job endpoint makes, in GitLab's order.
+    pub(super) fn authenticate_job(&mut self, now: Timestamp, id: u64, token: &str) -> Result<(), Reply> {
+        let settings = &self.settings;
+        let job = self.jobs.get(&id).filter(|job| job.token == token).ok_or_else(Reply::forbidden)?;
+        let refused = |reason: &str| Reply::message(StatusCode::FORBIDDEN, format!("403 Forbidden - {reason}"));
+        if job.token_expires_at(settings).is_some_and(|at| at <= now) {
+            self.change(id, |job| job.fail(now, "job_token_expired", None));
+            return Err(refused("Job token has expired").job_status(self.status_of(id)));
+        }
+        if !job.is_executing() {
+            return Err(refused("Job is not processing on runner").job_status(job.status));
+        }
+        if job.erased {
+            return Err(refused("Job has been erased!"));
+        }
+        if job.project_deleted {
+            return Err(refused("Project has been deleted!"));
+        }
+        self.heartbeat(now, id);
+        Ok(())
+    }
+
+    pub(super) fn status_of(&self, id: u64) -> JobStatus {
+        self.jobs.get(&id).map_or(JobStatus::Failed, |job| job.status)
+    }
+
+    pub(super) fn patch_trace(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
+        let kind = wire::media_type(&inbound.headers);
+        if kind != "text/plain" {
+            let error = format!("The provided content-type '{kind}' is not supported.");
+            return Err(Reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
+        }
+        let debug_trace = inbound.params.flag("debug_trace")?;
+        // A token in the query wins over the header, even an empty one.
+        let token = match inbound.params.text("token")? {
+            Some(token) => token,
+            None => inbound.headers.get(wire::JOB_TOKEN).and_then(|token| token.to_str().ok()).unwrap_or("").to_owned(),
+        };
+        self.limits.check(now, Limited::Trace, &token, self.settings.trace_limit)?;
+        self.authenticate_job(now, id, &token)?;
+        let Some(range) = inbound.headers.get(CONTENT_RANGE) else {
+            return Err(Reply::error(StatusCode::BAD_REQUEST, "400 Missing header Content-Range"));
+        };
+        let start = wire::range_start(range.as_bytes());
+        let end = start.saturating_add(inbound.body.len() as u64);
+        if self.settings.trace_size_limit.is_some_and(|limit| end >= limit) {
+            self.change(id, |job| job.fail(now, "trace_size_exceeded", None));
+            return Err(Reply::error(StatusCode::FORBIDDEN, "403 Forbidden"));
+        }
+
+        let replay = self.settings.replay;
+        let mask = self.settings.mask_job_token;
+        let reply = self.change(id, |job| {
+            if now < job.trace_locked_until {
+                return Err(Reply::resource_lock());
+            }
+            if start == 0 && debug_trace == Some(true) {
+                job.debug_trace = true;
+            }
+            let fits = start == job.trace.len() as u64;
+            if fits {
+                let from = job.trace.len();
+                job.trace.extend_from_slice(&inbound.body);
+                if mask {
+                    hide(&mut job.trace[from..], job.token.as_bytes());
+                }
+                if !inbound.body.is_empty() {
+                    job.appended_at = now;
+                }
+                job.touch(now);
+            }
+            let size = job.trace.len() as u64;
+            let range = format!("0-{size}");
+            if end == size && (fits || replay == ReplayRule::TailRepeatAccepted) {
+                let interval = if job.watched { "3" } else { "60" };
+                Ok(Reply::number(StatusCode::ACCEPTED)
+                    .job_status(job.status)
+                    .header_text(RANGE, &range)
+                    .header(wire::UPDATE_INTERVAL, HeaderValue::from_static(interval)))
+            } else {
+                let reply = Reply::error(StatusCode::RANGE_NOT_SATISFIABLE, "416 Range Not Satisfiable");
+                Err(reply.header_text(RANGE, &range))
+            }
+        });
+        reply.unwrap_or_else(|| Err(Reply::forbidden()))
+    }
+}
+
+/// Replaces every occurrence of a secret by as many `x`.
+fn hide(text: &mut [u8], secret: &[u8]) {
+    if secret.is_empty() {
+        return;
+    }
+    let mut at = 0;
+    while let Some(window) = text.get_mut(at..at + secret.len()) {
+        if window == secret {
+            window.fill(b'x');
+            at += secret.len();
+        } else {
+            at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! `PUT /jobs/:id`.
+
+use gitlab_runner_api::Timestamp;
+use http::StatusCode;
+use http::header::HeaderValue;
+
+use super::jobs::{FinalUpdate, JobRecord, Report};
+use super::limits::Limited;
+use super::payload::FAILURE_REASONS;
+use super::settings::{Settings, minutes};
+use super::wire::{self, Params, Reply};
+use super::{Coordinator, Inbound};
+
+/// The parameters of an update.
+#[derive(Debug)]
+struct Update {
+    state: Option<String>,
+    failure_reason: Option<String>,
+    exit_code: Option<i64>,
+    checksum: Option<String>,
+    bytesize: Option<u64>,
+}
+
+impl Update {
+    fn read(params: &Params) -> Result<Self, Reply> {
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let (mut checksum, mut bytesize) = (None, None);
+        if let Some(output) = params.object("output")? {
+            checksum = given(wire::text(output, "checksum")?);
+            bytesize = wire::integer(output, "bytesize")?.and_then(|size| u64::try_from(size).ok());
+        }
+        Ok(Self {
+            state: given(params.text("state")?),
+            failure_reason: given(params.text("failure_reason")?),
+            exit_code: params.integer("exit_code")?,
+            checksum: checksum.or(given(params.text("checksum")?)),
+            bytesize,
+        })
+    }
+}
+
+impl Coordinator {
+    pub(super) fn update_job(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
+        // Only a parameter will do, although other job endpoints accept the header.
+        let token = inbound.params.required("token")?;
+        let update = Update::read(&inbound.params)?;
+        self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
+        self.authenticate_job(now, id, &token)?;
+        let has_manager = self.jobs.get(&id).is_some_and(|job| self.has_manager(job));
+        let reply = self.change_with(id, |job, settings| {
+            if now < job.locked_until {
+                return Err(Reply::resource_lock());
+            }
+            let reply = if job.is_waiting() {
+                accept(now, job, &update, has_manager)
+            } else {
+                apply(now, job, &update, settings)
+            };
+            Ok(if settings.job_status_header_on_put { reply.job_status(job.status) } else { reply })
+        });
+        reply.unwrap_or_else(|| Err(Reply::forbidden()))
+    }
+}
+
+/// An update of a job that its runner has not accepted yet.
+fn accept(now: Timestamp, job: &mut JobRecord, update: &Update, has_manager: bool) -> Reply {
+    Reply::number(match update.state.as_deref() {
+        Some("pending") => {
+            job.lend(now);
+            StatusCode::OK
+        }
+        Some("running") if has_manager => {
+            job.start(now);
+            StatusCode::OK
+        }
+        _ => StatusCode::BAD_REQUEST,
+    })
+}
+
+fn apply(now: Timestamp, job: &mut JobRecord, update: &Update, settings: &mut Settings) -> Reply {
+    match update.state.as_deref() {
+        Some("running") => {
+            job.touch(now);
+            Reply::number(StatusCode::OK)
+        }
+        Some("pending") if settings.two_phase_commit => Reply::number(StatusCode::CONFLICT),
+        Some(state @ ("success" | "failed")) => finish(now, job, update, settings, state == "success"),
+        None if update.checksum.is_some() && settings.archive_delay.is_some() => {
+            Reply::message(StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error")
+        }
+        _ => Reply::number(StatusCode::BAD_REQUEST),
+    }
+}
+
+fn finish(now: Timestamp, job: &mut JobRecord, update: &Update, settings: &mut Settings, success: bool) -> Reply {
+    job.final_updates.push(FinalUpdate {
+        at: now,
+        state: if success { "success" } else { "failed" }.to_owned(),
+        failure_reason: update.failure_reason.clone(),
+        exit_code: update.exit_code,
+        checksum: update.checksum.clone(),
+        bytesize: update.bytesize,
+    });
+    if let Some(checksum) = &update.checksum {
+        if let Some(left) = settings.reject_checksum.checked_sub(1) {
+            settings.reject_checksum = left;
+            return Reply::message(StatusCode::PRECONDITION_FAILED, "412 Precondition Failed");
+        }
+        let report = || Report { checksum: checksum.clone(), bytesize: update.bytesize, at: now };
+        let first_at = job.report.get_or_insert_with(report).at;
+        if is_archiving(now, job, first_at, settings) {
+            let interval = interval(now, first_at, settings.fractional_interval);
+            return Reply::number(StatusCode::ACCEPTED).header(wire::UPDATE_INTERVAL, interval);
+        }
+    }
+    if success {
+        job.succeed(now);
+    } else {
+        let reason = update.failure_reason.as_deref().filter(|reason| FAILURE_REASONS.contains(reason));
+        job.fail(now, reason.unwrap_or("unknown_failure"), update.exit_code);
+    }
+    Reply::number(StatusCode::OK)
+}
+
+/// Whether part of the trace is still in live storage, or somebody writes to it.
+fn is_archiving(now: Timestamp, job: &JobRecord, first_at: Timestamp, settings: &Settings) -> bool {
+    let Some(delay) = settings.archive_delay else { return false };
+    // A trace that is locked is waited for without the limit of five minutes.
+    if now < job.trace_locked_until {
+        return true;
+    }
+    let archived_at = first_at.max(job.appended_at).saturating_add(delay);
+    !job.trace.is_empty() && now < archived_at && now.saturating_since(first_at) < minutes(5)
+}
+
+/// Doubles with the time since the first final update, from 1 to 64 seconds.
+fn interval(now: Timestamp, first_at: Timestamp, fractional: bool) -> HeaderValue {
+    let age = now.saturating_since(first_at);
+    if fractional && (1001..2000).contains(&age.as_millis()) {
+        return HeaderValue::from_static("1/2");
+    }
+    let slot = age.as_secs().checked_ilog2().unwrap_or(0).saturating_sub(1);
+    HeaderValue::from(1_u32 << slot.min(6))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+//! Reading requests and writing answers, independently of the crate under test.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::jobs::JobStatus;
+use super::stats::Endpoint;
+
+pub(super) const JOB_STATUS: HeaderName = HeaderName::from_static("job-status");
+pub(super) const JOB_TOKEN: HeaderName = HeaderName::from_static("job-token");
+pub(super) const LAST_UPDATE: HeaderName = HeaderName::from_static("x-gitlab-last-update");
+pub(super) const POLLING: HeaderName = HeaderName::from_static("gitlab-ci-builds-polling");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const UPDATE_INTERVAL: HeaderName = HeaderName::from_static("x-gitlab-trace-update-interval");
+
+/// An answer before the headers that all answers share.
+#[derive(Debug)]
+pub(super) struct Reply {
+    status: StatusCode,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+}
+
+impl Reply {
+    pub(super) fn empty(status: StatusCode) -> Self {
+        Self { status, headers: Vec::new(), body: Bytes::new() }
+    }
+
+    pub(super) fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { body: body.into(), ..Self::empty(status) }.header(CONTENT_TYPE, HeaderValue::from_static(kind))
+    }
+
+    pub(super) fn json(status: StatusCode, body: &Value) -> Self {
+        Self::text(status, "application/json", body.to_string())
+    }
+
+    /// The job endpoints answer with their own status as text.
+    pub(super) fn number(status: StatusCode) -> Self {
+        Self::text(status, "text/plain", status.as_str().to_owned())
+    }
+
+    /// A refusal by the API's helpers.
+    pub(super) fn message(status: StatusCode, message: impl Into<Value>) -> Self {
+        let message: Value = message.into();
+        Self::json(status, &json!({ "message": message }))
+    }
+
+    /// A refusal by the framework, or by the trace endpoint.
+    pub(super) fn error(status: StatusCode, error: impl Into<Value>) -> Self {
+        let error: Value = error.into();
+        Self::json(status, &json!({ "error": error }))
+    }
+
+    pub(super) fn forbidden() -> Self {
+        Self::message(StatusCode::FORBIDDEN, "403 Forbidden")
+    }
+
+    pub(super) fn resource_lock() -> Self {
+        Self::message(StatusCode::CONFLICT, "409 Conflict: Resource lock")
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Adds a header made of a string that may not be fit for one; then it is left out.
+    pub(super) fn header_text(self, name: HeaderName, value: &str) -> Self {
+        match HeaderValue::from_str(value) {
+            Ok(value) => self.header(name, value),
+            Err(_) => self,
+        }
+    }
+
+    pub(super) fn job_status(self, status: JobStatus) -> Self {
+        self.header(JOB_STATUS, HeaderValue::from_static(status.as_str()))
+    }
+
+    pub(super) fn into_response(self) -> Response<Bytes> {
+        let mut response = Response::new(self.body);
+        *response.status_mut() = self.status;
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+/// What a request asks for.
+#[derive(Debug)]
+pub(super) enum Route {
+    Register,
+    Verify,
+    RequestJob,
+    UpdateJob(u64),
+    PatchTrace(u64),
+    Refused(Reply),
+}
+
+impl Route {
+    pub(super) fn of(method: &Method, path: &str) -> Self {
+        let Some((_, path)) = path.split_once("/api/v4/") else {
+            return Self::Refused(if path.contains("/api/v3/") {
+                Reply::error(StatusCode::GONE, "API V3 is no longer supported. Use API V4 instead.")
+            } else {
+                not_found()
+            });
+        };
+        let segments: Vec<&str> = path.split('/').collect();
+        let (allowed, route) = match segments[..] {
+            ["runners"] => (Method::POST, Self::Register),
+            ["runners", "verify"] => (Method::POST, Self::Verify),
+            ["jobs", "request"] => (Method::POST, Self::RequestJob),
+            ["jobs", id] => (Method::PUT, with_id(id, Self::UpdateJob)),
+            ["jobs", id, "trace"] => (Method::PATCH, with_id(id, Self::PatchTrace)),
+            _ => return Self::Refused(not_found()),
+        };
+        if *method == allowed {
+            return route;
+        }
+        let refusal = Reply::error(StatusCode::METHOD_NOT_ALLOWED, "405 Not Allowed");
+        Self::Refused(refusal.header_text(ALLOW, &format!("OPTIONS, {allowed}")))
+    }
+
+    pub(super) fn endpoint(&self) -> Endpoint {
+        match self {
+            Self::Register => Endpoint::Register,
+            Self::Verify => Endpoint::Verify,
+            Self::RequestJob => Endpoint::RequestJob,
+            Self::UpdateJob(_) => Endpoint::UpdateJob,
+            Self::PatchTrace(_) => Endpoint::PatchTrace,
+            Self::Refused(_) => Endpoint::Other,
+        }
+    }
+
+    pub(super) fn job(&self) -> Option<u64> {
+        match self {
+            Self::UpdateJob(id) | Self::PatchTrace(id) => Some(*id),
+            _ => None,
+        }
+    }
+}
+
+fn not_found() -> Reply {
+    Reply::error(StatusCode::NOT_FOUND, "404 Not Found")
+}
+
+fn with_id(text: &str, route: fn(u64) -> Route) -> Route {
+    match text.parse() {
+        Ok(id) => route(id),
+        Err(_) => Route::Refused(Reply::error(StatusCode::BAD_REQUEST, "id is invalid")),
+    }
+}
+
+/// The parameters of a request: query, and a JSON object or a form in the body. The body wins.
+#[derive(Debug, Default)]
+pub(super) struct Params(Map<String, Value>);
+
+impl Params {
+    pub(super) fn read(query: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Result<Self, Reply> {
+        let mut params = Self::from_query(query);
+        match media_type(headers).as_str() {
+            "application/json" if !body.is_empty() => match serde_json::from_slice(body) {
+                Ok(Value::Object(members)) => params.0.extend(members),
+                Ok(_) => {}
+                Err(_) => {
+                    let reason = "message body does not match declared format";
+                    return Err(Reply::error(StatusCode::BAD_REQUEST, reason));
+                }
+            },
+            "application/x-www-form-urlencoded" => params.extend_from_form(body),
+            _ => {}
+        }
+        Ok(params)
+    }
+
+    pub(super) fn from_query(query: Option<&str>) -> Self {
+        let mut params = Self::default();
+        params.extend_from_form(query.unwrap_or_default().as_bytes());
+        params
+    }
+
+    fn extend_from_form(&mut self, form: &[u8]) {
+        for pair in form.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
+            let at = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
+            let value = pair.get(at + 1..).unwrap_or_default();
+            self.0.insert(unescape(&pair[..at]), Value::String(unescape(value)));
+        }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// A parameter that must be given, though it may be empty.
+    pub(super) fn required(&self, name: &str) -> Result<String, Reply> {
+        if !self.has(name) {
+            return Err(Reply::error(StatusCode::BAD_REQUEST, format!("{name} is missing")));
+        }
+        Ok(self.text(name)?.unwrap_or_default())
+    }
+
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>, Reply> {
+        text(&self.0, name)
+    }
+
+    pub(super) fn integer(&self, name: &str) -> Result<Option<i64>, Reply> {
+        integer(&self.0, name)
+    }
+
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Reply> {
+        match self.text(name)?.as_deref() {
+            None | Some("") => Ok(None),
+            Some("true" | "1" | "t" | "on") => Ok(Some(true)),
+            Some("false" | "0" | "f" | "off") => Ok(Some(false)),
+            Some(_) => Err(invalid(name)),
+        }
+    }
+
+    pub(super) fn object(&self, name: &str) -> Result<Option<&Map<String, Value>>, Reply> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(members)) => Ok(Some(members)),
+            Some(_) => Err(invalid(name)),
+        }
+    }
+
+    /// A list of strings, or one string of comma-separated ones.
+    pub(super) fn list(&self, name: &str) -> Vec<String> {
+        let words =
+            |text: &str| text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        match self.0.get(name) {
+            Some(Value::String(text)) => words(text),
+            Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A scalar as text: the framework converts numbers and booleans.
+pub(super) fn text(members: &Map<String, Value>, name: &str) -> Result<Option<String>, Reply> {
+    match members.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Array(_) | Value::Object(_)) => Err(invalid(name)),
+        Some(scalar) => Ok(Some(scalar.to_string())),
+    }
+}
+
+pub(super) fn integer(members: &Map<String, Value>, name: &str) -> Result<Option<i64>, Reply> {
+    match text(members, name)?.as_deref() {
+        None | Some("") => Ok(None),
+        Some(digits) => digits.parse().map(Some).map_err(|_| invalid(name)),
+    }
+}
+
+fn invalid(name: &str) -> Reply {
+    Reply::error(StatusCode::BAD_REQUEST, format!("{name} is invalid"))
+}
+
+pub(super) fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn unescape(text: &[u8]) -> String {
+    let digit = |at: usize| text.get(at).and_then(|&byte| char::from(byte).to_digit(16));
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push(u8::try_from(high * 16 + low).unwrap_or_default());
+                at += 3;
+                continue;
+            }
+            (b'+', ..) => bytes.push(b' '),
+            _ => bytes.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The start of a `Content-Range` as Ruby's `to_i` reads it: the text before the first `-`, leading digits only.
+pub(super) fn range_start(header: &[u8]) -> u64 {
+    let text = header.split(|&byte| byte == b'-').next().unwrap_or_default().trim_ascii_start();
+    let text = text.strip_prefix(b"+").unwrap_or(text);
+    let mut start = 0_u64;
+    let mut after_digit = false;
+    for &byte in text {
+        match byte {
+            b'0'..=b'9' => start = start.saturating_mul(10).saturating_add(u64::from(byte - b'0')),
+            b'_' if after_digit => {}
+            _ => break,
+        }
+        after_digit = byte != b'_';
+    }
+    start
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn range_starts_are_read_as_ruby_reads_them() {
+        for (header, start) in [
+            ("0-99", 0),
+            ("100-199", 100),
+            ("100-199/200", 100),
+            ("100", 100),
+            ("  7-8", 7),
+            ("+7-8", 7),
+            ("1_000-", 1000),
+            ("1__0-", 1),
+            ("_1-2", 0),
+            ("12ab-34", 12),
+            ("-5", 0),
+            ("", 0),
+            ("bytes 100-199/200", 0),
+            ("bytes=100-199", 0),
+            ("99999999999999999999999-", u64::MAX),
+        ] {
+            assert_eq!(range_start(header.as_bytes()), start, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_come_from_query_json_and_form() {
+        let headers = |kind: &'static str| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+        let json = Params::read(Some("a=1&b=x%2By+z&c"), &headers("application/json; charset=utf-8"), br#"{"a":2}"#);
+        let json = json.expect("well-formed");
+        assert_eq!(json.text("a").ok().flatten().as_deref(), Some("2"));
+        assert_eq!(json.text("b").ok().flatten().as_deref(), Some("x+y z"));
+        assert_eq!(json.text("c").ok().flatten().as_deref(), Some(""));
+        let form = Params::read(None, &headers("application/x-www-form-urlencoded"), b"token=t%zz%4").expect("a form");
+        assert_eq!(form.text("token").ok().flatten().as_deref(), Some("t%zz%4"));
+        assert!(Params::read(None, &headers("application/json"), b"{").is_err());
+        assert!(json.required("d").is_err());
+    }
+
+    #[test]
+    fn routes() {
+        for (method, path, status) in [
+            (Method::GET, "/", 404),
+            (Method::GET, "/api/v4", 404),
+            (Method::POST, "/api/v3/runners", 410),
+            (Method::GET, "/api/v4/jobs/request", 405),
+            (Method::POST, "/api/v4/jobs/1", 405),
+            (Method::PUT, "/api/v4/jobs/1/trace", 405),
+            (Method::PUT, "/api/v4/jobs/one", 400),
+            (Method::PUT, "/api/v4/jobs/-1", 400),
+            (Method::PUT, "/api/v4/jobs/99999999999999999999", 400),
+            (Method::POST, "/api/v4/jobs/1/what", 404),
+        ] {
+            match Route::of(&method, path) {
+                Route::Refused(reply) => assert_eq!(reply.into_response().status(), status, "{method} {path}"),
+                route => panic!("{method} {path}: {route:?}"),
+            }
+        }
+        let route = Route::of(&Method::PATCH, "/some/root/api/v4/jobs/4294967297/trace");
+        assert_eq!((route.endpoint(), route.job()), (Endpoint::PatchTrace, Some(4_294_967_297)));
+    }
+}

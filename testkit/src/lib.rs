@@ -1,0 +1,22 @@
+//! Tests for GitLab runners without a GitLab.
+//!
+//! - [`Coordinator`]: a simulated GitLab, a pure machine on virtual time.
+//! - [`World`]: a whole runner, a faulty network and a GitLab on virtual time, with the laws of a correct runner checked.
+//! - [`Server`]: the same GitLab behind a loopback HTTP server, for tests of real clients.
+//!
+//! Nothing here shares parsing code with the crate under test.
+
+mod coordinator;
+mod dice;
+mod net;
+mod server;
+mod world;
+
+pub use self::coordinator::{
+    Answer, Coordinator, Endpoint, FinalUpdate, HoldId, HostLimit, JobRecord, JobStatus, Maintenance, NewJob,
+    ReplayRule, Settings, Stats,
+};
+pub use self::dice::Dice;
+pub use self::net::{Fate, Faults, Net};
+pub use self::server::Server;
+pub use self::world::{Intervention, JobStory, Payload, Scenario, Violation, World};

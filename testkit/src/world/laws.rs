@@ -1,0 +1,134 @@
+//! The laws a correct core keeps, checked while a world runs.
+
+use bytes::Bytes;
+use gitlab_runner_api::{CallKind, Hints, JobEvent, Machine, Outcome, Output, Priority, Timestamp};
+use http::Request;
+use serde_json::Value;
+
+use super::{Violation, World};
+use crate::coordinator::JobStatus;
+
+/// What a job's final updates said.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    /// State, reason and exit code.
+    said: Option<[Value; 3]>,
+    /// Checksum and size; null once dropped.
+    digest: Option<Value>,
+}
+
+impl World {
+    /// L6 and L8: what a call of a job must look like when it leaves.
+    pub(super) fn check_call(&mut self, id: u64, hints: &Hints, request: &Request<Bytes>) -> Result<(), Violation> {
+        let Some(actor) = self.actors.get_mut(&id) else { return Ok(()) };
+        let body = request.body();
+        let problem = match (hints.kind, hints.priority) {
+            (CallKind::PatchTrace, _) => {
+                let range =
+                    request.headers().get("content-range").and_then(|value| value.to_str().ok()).unwrap_or_default();
+                let start: usize = range.split('-').next().and_then(|start| start.parse().ok()).unwrap_or(usize::MAX);
+                let end = start.saturating_add(body.len());
+                let saved = actor.disk.as_ref().map_or(0, |(_, size)| *size as usize);
+                if actor.process.payload.output.get(start..end) != Some(&body[..]) {
+                    Some(format!("L6: job {id}: the patch at {start} is not the log at its place"))
+                } else if self.scenario.durable && !body.is_empty() && end > saved {
+                    Some(format!("L6: job {id}: the patch ends at {end}, saved are {saved}"))
+                } else {
+                    None
+                }
+            }
+            (CallKind::UpdateJob, Priority::FinalUpdate) => {
+                let json: Value = serde_json::from_slice(body).unwrap_or_default();
+                let said = ["state", "failure_reason", "exit_code"].map(|name| json[name].clone());
+                let digest = json["output"].clone();
+                let dropped = digest.as_object().is_none_or(serde_json::Map::is_empty);
+                let first = actor.reports.said.get_or_insert_with(|| said.clone());
+                let first_digest = actor.reports.digest.get_or_insert_with(|| digest.clone());
+                if *first != said {
+                    Some(format!("L8: job {id} first reported {first:?}, and now {said:?}"))
+                } else if dropped {
+                    *first_digest = digest;
+                    None
+                } else if *first_digest != digest {
+                    Some(format!("L8: job {id} first reported {first_digest}, and now {digest}"))
+                } else {
+                    (actor.job.unsent() > 0).then(|| format!("L8: job {id} reports before its log is acknowledged"))
+                }
+            }
+            _ => None,
+        };
+        problem.map_or(Ok(()), |problem| Err(self.violation(problem)))
+    }
+
+    /// L2 and L3: a machine that waits does nothing until its time.
+    pub(super) fn check_rest(&mut self, id: u64, until: Option<Timestamp>) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(actor) = self.actors.get_mut(&id) else { return Ok(()) };
+        actor.wakes = until;
+        let before = actor.job.snapshot();
+        let again = actor.job.poll(now);
+        let same = matches!(again, Output::Wait(again) if again == until) && actor.job.snapshot() == before;
+        let awake = until.is_some_and(|until| until > now) || (until.is_none() && actor.job.trace_needed().is_some());
+        if !same {
+            return Err(self.violation(format!("L2: job {id} waits until {until:?}, and then says {again:?}")));
+        }
+        if !awake {
+            return Err(self.violation(format!("L3: job {id} waits until {until:?} at {now:?}")));
+        }
+        Ok(())
+    }
+
+    /// L4: done is done.
+    pub(super) fn check_done(&mut self, id: u64) -> Result<(), Violation> {
+        let late = self.now.saturating_add(std::time::Duration::from_secs(100_000));
+        let Some(actor) = self.actors.get_mut(&id) else { return Ok(()) };
+        let printed = actor.job.log_size();
+        if let Some(story) = self.stories.get_mut(&id) {
+            story.printed = printed;
+        }
+        let again = actor.job.poll(late);
+        if matches!(again, Output::Done) {
+            return Ok(());
+        }
+        Err(self.violation(format!("L4: job {id} was done, and now says {again:?}")))
+    }
+
+    /// L7: GitLab's log is always a beginning of what was printed.
+    pub(super) fn check_log(&mut self, id: u64) -> Result<(), Violation> {
+        let (Some(record), Some(actor)) = (self.coordinator.job(id), self.actors.get(&id)) else { return Ok(()) };
+        if actor.process.payload.output.starts_with(record.trace()) {
+            return Ok(());
+        }
+        Err(self.violation(format!("L7: job {id}: GitLab's log is not what was printed")))
+    }
+
+    /// L9: what is told of the end is what GitLab holds.
+    pub(super) fn check_event(&mut self, id: u64, event: &JobEvent) -> Result<(), Violation> {
+        let JobEvent::Finished(outcome) = event else { return Ok(()) };
+        let held = self.coordinator.job(id).map(crate::coordinator::JobRecord::status);
+        let wanted = match outcome {
+            Outcome::Success => JobStatus::Success,
+            Outcome::Failed => JobStatus::Failed,
+            Outcome::Canceled => JobStatus::Canceled,
+            _ => return Ok(()),
+        };
+        if held == Some(wanted) {
+            return Ok(());
+        }
+        Err(self.violation(format!("L9: job {id} is told to have ended as {outcome}, GitLab holds {held:?}")))
+    }
+
+    /// At the end of a run: every job that was finished has its whole log and its state at GitLab.
+    pub(super) fn check_end(&mut self) -> Result<(), Violation> {
+        for (id, story) in &self.stories {
+            let finished = matches!(story.events.last(), Some(JobEvent::Finished(_)));
+            let record = self.coordinator.job(*id);
+            let stored = record.map_or(0, |record| record.trace().len() as u64);
+            if finished && stored != story.printed {
+                let what = format!("job {id} printed {} bytes, GitLab holds {stored}", story.printed);
+                return Err(self.violation(what));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,3 @@
+//! The core against the simulated GitLab: one binary, a module per theme.
+
+mod sim;
