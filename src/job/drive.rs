@@ -1,9 +1,9 @@
 //! The four verbs: what the state calls for next, and how answers move it.
 
 use super::{
-    ARCHIVE_PATIENCE, ASK_AGAIN_CAP, AbortReason, Backoff, Bytes, Call, CallKind, Cancellation, Cause, Closed, Context,
-    CorrelationId, Duration, Endpoint, Failure, FailureReason, Finishing, Intent, Job, JobEvent, JobResult, JobState,
-    JobStatus, Location, LogDigest, Machine, Misuse, Outcome, Output, PROBE_ATTEMPTS, PatchTrace, Phase, Policy, Probe,
+    ARCHIVE_PATIENCE, ASK_AGAIN_CAP, AbortReason, Bytes, Call, CallKind, Cancellation, Cause, Closed, Context,
+    CorrelationId, Duration, Endpoint, Failure, FailureReason, Intent, Job, JobEvent, JobResult, JobState, JobStatus,
+    Location, LogDigest, Machine, Misuse, Outcome, Output, PROBE_ATTEMPTS, PatchTrace, Phase, Policy, Probe,
     REFUSAL_PATIENCE, Range, Received, Rejection, Response, Scope, Sealed, Step, TOLD_DELAY_CAP, Ticket, Timestamp,
     UpdateJob, Verdict, WaitReason, headers, rules,
 };

@@ -144,7 +144,8 @@ impl Job {
             floor: from.log_floor,
         };
         self.trace = Trace::restored(self.config.retain, self.config.durable, offsets);
-        self.wire = Wire::new(self.wire.owner(), from.sequence);
+        // Far above whatever the earlier life went on to send, so that its tickets are stale here.
+        self.wire = Wire::new(self.wire.owner(), from.sequence.saturating_add(1 << 32));
         (self.rng, self.backoff) = (from.rng, from.backoff);
         (self.accepted, self.cancellation) = (from.accepted, from.cancellation);
         (self.revision, self.saved, self.critical) = (from.revision, from.revision, from.revision);

@@ -38,6 +38,8 @@ pub enum Intervention {
     ForgetTail(u64, u64),
     /// The runner's process dies, and is started again at once, with what it had saved.
     Crash,
+    /// No connection can be made any more.
+    Break,
     /// Nothing goes wrong any more.
     Heal,
 }
@@ -122,6 +124,7 @@ pub struct World {
     poller_done: bool,
     poller_wakes: Option<Timestamp>,
     uncertain: u32,
+    unanswered: u32,
     told: Vec<String>,
     actors: BTreeMap<u64, Actor>,
     stories: BTreeMap<u64, JobStory>,
@@ -159,8 +162,8 @@ struct Flight {
 }
 
 enum Arrival {
-    /// At the server; the answer goes to this flight, if it is still waited for.
-    Request { flight: Option<u64>, request: Request<Bytes>, back: Option<Duration> },
+    /// At the server; the answer goes to this flight, if it is still waited for. A spare one has arrived before.
+    Request { flight: Option<u64>, request: Request<Bytes>, back: Option<Duration>, spare: bool },
     /// At the client.
     Outcome { flight: u64, outcome: Result<Response<Bytes>, Failure> },
 }
@@ -196,6 +199,7 @@ impl World {
             poller_done: false,
             poller_wakes: Some(START),
             uncertain: 0,
+            unanswered: 0,
             told: Vec::new(),
             actors: BTreeMap::new(),
             stories: BTreeMap::new(),
@@ -301,7 +305,13 @@ impl World {
         }
         while let Some(entry) = self.arrivals.first_entry().filter(|entry| entry.key().0 <= self.now) {
             match entry.remove() {
-                Arrival::Request { flight, request, back } => self.serve(flight, request, back)?,
+                Arrival::Request { flight, request, back, spare } => {
+                    // Nobody waits for the answer to a spare patch, so that nobody could notice what GitLab forgot.
+                    if !spare {
+                        self.meddle(&request);
+                    }
+                    self.serve(flight, request, back)?;
+                }
                 Arrival::Outcome { flight, outcome } => self.come_home(flight, outcome)?,
             }
         }
@@ -324,6 +334,7 @@ impl World {
             Intervention::Cancel(job) => self.coordinator.cancel(self.now, job),
             Intervention::ForceCancel(job) => self.coordinator.force_cancel(self.now, job),
             Intervention::ForgetTail(job, keep) => self.coordinator.forget_trace_tail(job, keep),
+            Intervention::Break => self.net.faults = Faults::default().with(|faults| faults.not_sent = 1000),
             Intervention::Heal => {
                 self.net.faults = Faults::default();
                 self.scenario.crash = 0;
@@ -344,9 +355,6 @@ impl World {
 
     fn serve(&mut self, flight: Option<u64>, request: Request<Bytes>, back: Option<Duration>) -> Result<(), Violation> {
         let job = job_of(&request);
-        if let Some(job) = job.filter(|_| request.method() == http::Method::PATCH) {
-            self.meddle(job);
-        }
         let what = format!("{} {}", request.method(), request.uri().path());
         let answer = self.coordinator.submit(self.now, request);
         match (answer, flight, back) {
@@ -367,7 +375,11 @@ impl World {
     }
 
     /// The server's own troubles with a log, just before a patch of it is looked at.
-    fn meddle(&mut self, job: u64) {
+    fn meddle(&mut self, request: &Request<Bytes>) {
+        let Some(job) = job_of(request).filter(|_| request.method() == http::Method::PATCH) else { return };
+        if self.coordinator.job(job).is_none_or(|record| record.status().is_final()) {
+            return;
+        }
         if self.net.strikes(|faults| faults.locked_trace) {
             let span = self.net.dice().between(Duration::ZERO, Duration::from_secs(2));
             self.coordinator.lock_trace(job, self.now.saturating_add(span));
@@ -400,12 +412,15 @@ impl World {
         match fate {
             Fate::Delivered { there, back, again } => {
                 if let Some(again) = again.filter(|_| is_patch) {
-                    self.arrive(again, Arrival::Request { flight: None, request: request.clone(), back: None });
+                    self.arrive(
+                        again,
+                        Arrival::Request { flight: None, request: request.clone(), back: None, spare: true },
+                    );
                 }
-                self.arrive(there, Arrival::Request { flight: Some(id), request, back: Some(back) });
+                self.arrive(there, Arrival::Request { flight: Some(id), request, back: Some(back), spare: false });
             }
             Fate::AnswerLost { there, seen } => {
-                self.arrive(there, Arrival::Request { flight: None, request, back: None });
+                self.arrive(there, Arrival::Request { flight: None, request, back: None, spare: false });
                 if let Some(failure) = seen {
                     self.arrive(there + soon, Arrival::Outcome { flight: id, outcome: Err(failure) });
                 }
@@ -430,6 +445,9 @@ impl World {
         let Some(Flight { who, ticket, .. }) = self.flights.remove(&flight) else { return Ok(()) };
         let seen = outcome.as_ref().map_or_else(|failure| format!("{failure:?}"), |answer| answer.status().to_string());
         self.note(format!("{who:?}: home comes {seen}"));
+        if who == Who::Poller && outcome.as_ref().is_err_and(|failure| failure.may_have_arrived()) {
+            self.unanswered += 1;
+        }
         let handed = match who {
             Who::Poller => hand_in(&mut self.poller, ticket, outcome, self.now),
             Who::Job(id) => match self.actors.get_mut(&id) {
@@ -466,9 +484,12 @@ impl World {
                 Output::Event(event) => self.told.push(format!("{event:?}")),
                 Output::Wait(until) => {
                     self.poller_wakes = until;
-                    return Ok(());
+                    return self.check_poller_rest(until);
                 }
-                Output::Done => (self.poller_done, self.poller_wakes) = (true, None),
+                Output::Done => {
+                    (self.poller_done, self.poller_wakes) = (true, None);
+                    return self.check_poller_done();
+                }
             }
         }
         Ok(())
@@ -552,7 +573,7 @@ impl World {
         let exact = printed.get(offset as usize..size as usize) == Some(&bytes[..]);
         let on_disk = actor.disk.as_ref().map_or(0, |(_, size)| *size);
         if !exact || offset > on_disk {
-            return Err(self.violation(format!("job {id}: the unsaved bytes at {offset} are not those written")));
+            return Err(self.violation_of(id, &format!("the unsaved bytes at {offset} are not those written")));
         }
         let snapshot = actor.job.snapshot();
         actor.job.saved(snapshot.revision(), size);
@@ -578,7 +599,7 @@ impl World {
         });
         match resumed {
             Ok(job) => actor.job = job,
-            Err(error) => return Err(self.violation(format!("job {id} cannot be resumed: {error}"))),
+            Err(error) => return Err(self.violation_of(id, &format!("cannot be resumed: {error}"))),
         }
         // Whatever ended the process may have been forgotten: it ends again.
         actor.process.next = Some(self.now);
@@ -591,7 +612,7 @@ impl World {
     }
 
     fn note(&mut self, line: String) {
-        if self.timeline.len() == 200 {
+        if self.timeline.len() == 5000 {
             self.timeline.pop_front();
         }
         let at = self.now.saturating_since(START);
@@ -599,7 +620,15 @@ impl World {
     }
 
     fn violation(&self, what: impl Into<String>) -> Violation {
-        Violation { what: what.into(), timeline: self.timeline.iter().cloned().collect() }
+        let last = self.timeline.len().saturating_sub(200);
+        Violation { what: what.into(), timeline: self.timeline.iter().skip(last).cloned().collect() }
+    }
+
+    /// A violation with what concerns this job alone, from further back.
+    fn violation_of(&self, job: u64, what: &str) -> Violation {
+        let name = job.to_string();
+        let timeline = self.timeline.iter().filter(|line| line.contains(&name)).cloned().collect();
+        Violation { what: format!("job {job}: {what}"), timeline }
     }
 }
 

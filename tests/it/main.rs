@@ -1,3 +1,4 @@
 //! The core against the simulated GitLab: one binary, a module per theme.
 
+mod laws;
 mod sim;

@@ -30,9 +30,9 @@ impl World {
                 let end = start.saturating_add(body.len());
                 let saved = actor.disk.as_ref().map_or(0, |(_, size)| *size as usize);
                 if actor.process.payload.output.get(start..end) != Some(&body[..]) {
-                    Some(format!("L6: job {id}: the patch at {start} is not the log at its place"))
+                    Some(format!("L6: the patch at {start} is not the log at its place"))
                 } else if self.scenario.durable && !body.is_empty() && end > saved {
-                    Some(format!("L6: job {id}: the patch ends at {end}, saved are {saved}"))
+                    Some(format!("L6: the patch ends at {end}, saved are {saved}"))
                 } else {
                     None
                 }
@@ -45,19 +45,19 @@ impl World {
                 let first = actor.reports.said.get_or_insert_with(|| said.clone());
                 let first_digest = actor.reports.digest.get_or_insert_with(|| digest.clone());
                 if *first != said {
-                    Some(format!("L8: job {id} first reported {first:?}, and now {said:?}"))
+                    Some(format!("L8: first reported {first:?}, and now {said:?}"))
                 } else if dropped {
                     *first_digest = digest;
                     None
                 } else if *first_digest != digest {
-                    Some(format!("L8: job {id} first reported {first_digest}, and now {digest}"))
+                    Some(format!("L8: first reported {first_digest}, and now {digest}"))
                 } else {
-                    (actor.job.unsent() > 0).then(|| format!("L8: job {id} reports before its log is acknowledged"))
+                    (actor.job.unsent() > 0).then(|| format!("L8: it reports before its log is acknowledged"))
                 }
             }
             _ => None,
         };
-        problem.map_or(Ok(()), |problem| Err(self.violation(problem)))
+        problem.map_or(Ok(()), |problem| Err(self.violation_of(id, &problem)))
     }
 
     /// L2 and L3: a machine that waits does nothing until its time.
@@ -70,12 +70,31 @@ impl World {
         let same = matches!(again, Output::Wait(again) if again == until) && actor.job.snapshot() == before;
         let awake = until.is_some_and(|until| until > now) || (until.is_none() && actor.job.trace_needed().is_some());
         if !same {
-            return Err(self.violation(format!("L2: job {id} waits until {until:?}, and then says {again:?}")));
+            return Err(self.violation_of(id, &format!("L2: it waits until {until:?}, and then says {again:?}")));
         }
         if !awake {
-            return Err(self.violation(format!("L3: job {id} waits until {until:?} at {now:?}")));
+            return Err(self.violation_of(id, &format!("L3: it waits until {until:?} at {now:?}")));
         }
         Ok(())
+    }
+
+    /// L2 and L3 for the poller, which may wait for the application only if it can take no job.
+    pub(super) fn check_poller_rest(&mut self, until: Option<Timestamp>) -> Result<(), Violation> {
+        let again = self.poller.poll(self.now);
+        if !matches!(again, Output::Wait(again) if again == until) {
+            return Err(self.violation(format!("L2: the poller waits until {until:?}, and then says {again:?}")));
+        }
+        let awake = until.map_or(self.poller.capacity() == 0, |until| until > self.now);
+        if awake { Ok(()) } else { Err(self.violation(format!("L3: the poller waits until {until:?}"))) }
+    }
+
+    /// L4 for the poller.
+    pub(super) fn check_poller_done(&mut self) -> Result<(), Violation> {
+        let again = self.poller.poll(self.now.saturating_add(std::time::Duration::from_secs(100_000)));
+        if matches!(again, Output::Done) {
+            return Ok(());
+        }
+        Err(self.violation(format!("L4: the poller was done, and now says {again:?}")))
     }
 
     /// L4: done is done.
@@ -90,7 +109,7 @@ impl World {
         if matches!(again, Output::Done) {
             return Ok(());
         }
-        Err(self.violation(format!("L4: job {id} was done, and now says {again:?}")))
+        Err(self.violation_of(id, &format!("L4: it was done, and now says {again:?}")))
     }
 
     /// L7: GitLab's log is always a beginning of what was printed.
@@ -99,7 +118,7 @@ impl World {
         if actor.process.payload.output.starts_with(record.trace()) {
             return Ok(());
         }
-        Err(self.violation(format!("L7: job {id}: GitLab's log is not what was printed")))
+        Err(self.violation_of(id, "L7: GitLab's log is not what was printed"))
     }
 
     /// L9: what is told of the end is what GitLab holds.
@@ -115,18 +134,23 @@ impl World {
         if held == Some(wanted) {
             return Ok(());
         }
-        Err(self.violation(format!("L9: job {id} is told to have ended as {outcome}, GitLab holds {held:?}")))
+        Err(self.violation_of(id, &format!("L9: it is told to have ended as {outcome}, GitLab holds {held:?}")))
     }
 
-    /// At the end of a run: every job that was finished has its whole log and its state at GitLab.
+    /// At the end of a run: every job whose result GitLab took has its whole log there, and each job request whose answer did
+    /// not come home was told of once.
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {
+        if self.uncertain != self.unanswered {
+            let what = format!("{} job requests had no answer, {} were told of", self.unanswered, self.uncertain);
+            return Err(self.violation(what));
+        }
         for (id, story) in &self.stories {
-            let finished = matches!(story.events.last(), Some(JobEvent::Finished(_)));
+            let delivered = matches!(story.events.last(), Some(JobEvent::Finished(Outcome::Success | Outcome::Failed)));
             let record = self.coordinator.job(*id);
             let stored = record.map_or(0, |record| record.trace().len() as u64);
-            if finished && stored != story.printed {
-                let what = format!("job {id} printed {} bytes, GitLab holds {stored}", story.printed);
-                return Err(self.violation(what));
+            if delivered && stored != story.printed {
+                let what = format!("it printed {} bytes, GitLab holds {stored}", story.printed);
+                return Err(self.violation_of(*id, &what));
             }
         }
         Ok(())
