@@ -36,7 +36,12 @@ impl Server {
         }
         let root = url.as_str().trim_end_matches('/');
         let root = root.strip_suffix("/ci").unwrap_or(root).trim_end_matches('/');
-        Ok(Self { url: root.to_owned() })
+        let server = Self { url: root.to_owned() };
+        let uri = server.api(format_args!("jobs/{}/trace?debug_trace=false", u64::MAX));
+        if uri.parse::<http::Uri>().is_err() {
+            return Err(ConfigError::Unusable);
+        }
+        Ok(server)
     }
 
     /// The address in its one form, without a trailing slash.
@@ -205,7 +210,7 @@ impl RunnerConfig {
     /// The shortest time between two pieces of log while GitLab has not said otherwise. Default 3 s.
     #[must_use]
     pub fn with_update_interval(mut self, interval: Duration) -> Self {
-        self.update_interval = interval;
+        self.update_interval = interval.max(Duration::from_millis(1));
         self
     }
 
@@ -280,13 +285,15 @@ mod tests {
     #[test]
     fn addresses_that_cannot_work_are_refused() {
         type Row<'a> = (&'a str, fn(&ConfigError) -> bool);
-        let rows: [Row<'_>; 6] = [
+        let too_long = &format!("https://gitlab.example.test/{}", "x".repeat(70_000));
+        let rows: [Row<'_>; 7] = [
             ("gitlab.example.test", |e| matches!(e, ConfigError::Url(_))),
             ("ftp://gitlab.example.test", |e| matches!(e, ConfigError::Scheme)),
             ("file:///etc", |e| matches!(e, ConfigError::Scheme)),
             ("https://user:canary@gitlab.example.test", |e| matches!(e, ConfigError::UrlParts)),
             ("https://gitlab.example.test/?private_token=canary", |e| matches!(e, ConfigError::UrlParts)),
             ("", |e| matches!(e, ConfigError::Url(_))),
+            (too_long, |e| matches!(e, ConfigError::Unusable)),
         ];
         for (given, fits) in rows {
             let error = Server::parse(given).unwrap_err();

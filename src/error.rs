@@ -26,12 +26,12 @@ pub enum ConfigError {
     /// The address has a user name, password, query or fragment.
     #[error("the GitLab address must not have a user name, a password, a query or a fragment")]
     UrlParts,
+    /// The address cannot be sent in an HTTP request.
+    #[error("the GitLab address is too long, or has characters that cannot be sent")]
+    Unusable,
     /// The system ID does not fit.
     #[error("the system ID must have 1 to 64 printable characters; it looks like s_0123456789ab")]
     SystemId,
-    /// A limit is zero.
-    #[error("{0} must not be zero")]
-    Zero(&'static str),
 }
 
 /// The driver used a machine in a way that cannot be right. Nothing was changed.

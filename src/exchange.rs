@@ -120,7 +120,7 @@ impl<E: Endpoint> Machine for Exchange<E> {
         if let Some(overdue_at) = self.wire.overdue_at() {
             return Output::Wait(Some(overdue_at));
         }
-        let not_before = self.not_before.max(self.hold.min(now.saturating_add(TOLD_DELAY_CAP)));
+        let not_before = self.not_before.max(self.hold);
         if now < not_before {
             return Output::Wait(Some(not_before));
         }
@@ -149,7 +149,7 @@ impl<E: Endpoint> Machine for Exchange<E> {
     }
 
     fn hold_until(&mut self, until: Timestamp) {
-        self.hold = until;
+        self.hold = self.clock.at_most(until, TOLD_DELAY_CAP);
     }
 
     fn scope(&self) -> Scope {

@@ -1,4 +1,77 @@
-//! Sans-IO state machines for the GitLab Runner API.
+//! The GitLab Runner API as state machines without I/O.
+//!
+//! This crate builds [`http::Request`]s and consumes [`http::Response`]s. In between it does what makes a runner a good
+//! one: it polls for jobs without losing any, keeps a job's log complete whatever the network does, notices a
+//! cancellation, delivers the result through any outage, and survives being restarted at any moment. It holds no socket,
+//! clock, thread, file or runtime, so that it works with every HTTP client, and its every behaviour can be tested without
+//! a GitLab.
+//!
+//! It does not run jobs: what a job's script *does* is yours.
+//!
+//! If you want a runner and not a protocol, start with the adapter `gitlab-runner-api-ureq`.
+//!
+//! # Three layers
+//!
+//! - [`api`]: the endpoints. Encode a request, decode an answer. Usable alone.
+//! - Machines: [`Poller`] asks for jobs, a [`Job`] takes one through its life, an [`Exchange`] carries any other call
+//!   through retries. All are driven by the same four verbs, see [`Machine`].
+//! - [`Throttle`]: what one machine was told about rates, for the others to hear.
+//!
+//! # The four verbs
+//!
+//! [`poll`](Machine::poll) says what to do next; [`handle_response`](Machine::handle_response) and
+//! [`handle_failure`](Machine::handle_failure) bring a call's outcome back; [`hold_until`](Machine::hold_until) makes it
+//! wait. Time is an argument.
+//!
+//! ```
+//! use gitlab_runner_api::api::{info::Info, verify::Verify};
+//! use gitlab_runner_api::{Exchange, Machine, Output, RunnerConfig, RunnerToken, Server, Timestamp};
+//!
+//! # fn send(_: http::Request<gitlab_runner_api::Body>) -> http::Response<Vec<u8>> {
+//! #     http::Response::builder().status(200).body(br#"{"id":12}"#.to_vec()).unwrap()
+//! # }
+//! let info = Info::new("my-runner", "1.0.0").platform("linux", "amd64");
+//! let config = RunnerConfig::new(Server::parse("https://gitlab.example.com")?, info);
+//! let verify = Verify::new(RunnerToken::new("glrt-0123456789")?, config.info());
+//!
+//! let now = || Timestamp::from(std::time::SystemTime::now()); // your clock
+//! let mut machine = Exchange::new(&config, verify, now());
+//! loop {
+//!     match machine.poll(now()) {
+//!         Output::Send(call) => {
+//!             let (request, ticket) = call.split();
+//!             machine.handle_response(ticket, send(request), now())?; // your HTTP client
+//!         }
+//!         Output::Event(result) => println!("this is runner {:?}", result?.id),
+//!         Output::Wait(until) => std::thread::sleep(until.unwrap_or_default().saturating_since(now())),
+//!         Output::Done => break,
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where to read on
+//!
+//! - [`manual::driving`]: the loop of a runner, complete; many jobs; stopping.
+//! - [`manual::durability`]: what to save and when, so that a job survives anything.
+//! - [`manual::protocol`]: what each answer of GitLab is taken to mean.
+//! - [`manual::adapters`]: what an HTTP client owes the machines.
+//!
+//! # What you can rely on
+//!
+//! - GitLab's log is always a prefix of what was written: nothing is lost, doubled or reordered.
+//! - The result is sent when all of the log is acknowledged, and again until GitLab has it or says that it will not.
+//! - A job is ended early by GitLab's word alone, never by a proxy's and never by a number of failures.
+//! - At most one call of a machine is on the wire. A call that must not be repeated is not.
+//! - No token or variable shows in any `Debug`, `Display`, event, error or snapshot.
+//! - Nothing panics on what a server, a file or a caller hands in.
+//!
+//! The log is passed on as it was written: masking of secrets is not part of this version, and the feature `masking` is
+//! not announced.
+//!
+//! # Features
+//!
+//! - `zeroize`: overwrite secrets in memory when they are dropped.
 
 pub mod api;
 mod backoff;

@@ -61,7 +61,7 @@ pub trait Machine: sealed::Sealed {
 
     /// Starts no call before `until`. For [`crate::Throttle`], which knows what other machines were told.
     ///
-    /// A later call of this replaces an earlier one. A hold never outlasts ten minutes from the `now` of the last poll.
+    /// A later call of this replaces an earlier one. No hold is longer than ten minutes, counted from the last poll.
     fn hold_until(&mut self, until: Timestamp);
 
     /// The token and the kind of call that [`Machine::poll`] would use next, for [`crate::Throttle`].

@@ -194,7 +194,7 @@ impl Poller {
                 if let Some(value) = headers::last_update(response.headers()) {
                     self.request.set_last_update(value);
                 }
-                let delay = self.rng.upper_half(self.config.check_interval);
+                let delay = self.config.check_interval + self.rng.upper_half(self.config.check_interval / 10);
                 self.wait(delay, now);
             }
             Verdict::Conflict => {
@@ -285,7 +285,7 @@ impl Machine for Poller {
         if self.capacity == 0 {
             return Output::Wait(None);
         }
-        let not_before = self.not_before.max(self.hold.min(now.saturating_add(TOLD_DELAY_CAP)));
+        let not_before = self.not_before.max(self.hold);
         if now < not_before {
             return Output::Wait(Some(not_before));
         }
@@ -314,7 +314,7 @@ impl Machine for Poller {
     }
 
     fn hold_until(&mut self, until: Timestamp) {
-        self.hold = until;
+        self.hold = self.clock.at_most(until, TOLD_DELAY_CAP);
     }
 
     fn scope(&self) -> Scope {

@@ -87,6 +87,11 @@ impl Steady {
     pub(crate) const fn now(self) -> Timestamp {
         self.0
     }
+
+    /// `time`, but no later than `span` from now.
+    pub(crate) fn at_most(self, time: Timestamp, span: Duration) -> Timestamp {
+        time.min(self.0.saturating_add(span))
+    }
 }
 
 #[cfg(test)]

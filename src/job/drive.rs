@@ -54,7 +54,7 @@ impl Machine for Job {
     }
 
     fn hold_until(&mut self, until: Timestamp) {
-        self.hold = until;
+        self.hold = self.clock.at_most(until, TOLD_DELAY_CAP);
     }
 
     fn scope(&self) -> Scope {
@@ -95,7 +95,7 @@ impl Job {
             soonest.at(overdue_at, WaitReason::Answer);
             return soonest.into();
         }
-        let open_at = self.retry_at.max(self.hold.min(now.saturating_add(TOLD_DELAY_CAP)));
+        let open_at = self.retry_at.max(self.hold);
         if now < open_at {
             soonest.at(open_at, WaitReason::Backoff);
             return soonest.into();
@@ -266,6 +266,7 @@ impl Job {
             }
             Verdict::TooLarge => self.halve(intent, told, now),
             Verdict::Resync(size) => self.resynchronise(intent, size, now),
+            Verdict::AskAgain => self.ask_again(headers::update_interval(headers), now),
             verdict => self.worked(intent, verdict, status.as_ref(), now),
         }
         if status == Some(JobStatus::Canceling) {
@@ -295,7 +296,6 @@ impl Job {
                 self.abort(reason);
             }
             Verdict::Abort(reason) => self.abort(reason),
-            Verdict::AskAgain => self.ask_again(now),
             Verdict::Mismatch => self.mismatch(),
             Verdict::Confirmed => self.confirmed(status),
             Verdict::Canceled => self.close(Closed::Finished(Outcome::Canceled)),
@@ -366,13 +366,13 @@ impl Job {
         }
     }
 
-    fn ask_again(&mut self, now: Timestamp) {
-        let interval = self.interval;
+    fn ask_again(&mut self, told: Option<Duration>, now: Timestamp) {
+        self.contact(now);
         let Phase::Finishing(finishing) = &mut self.phase else { return };
         let since = *finishing.accepted_since.get_or_insert(now);
-        // GitLab names 1, 2, 4 … 64 s; we take the like when it names none we can read, or one meant for patches.
+        // GitLab names 1, 2, 4 … 64 s, and at one moment `1/2`.
         let own = Duration::from_secs(1 << finishing.accepted.min(6));
-        finishing.not_before = now.saturating_add(own.max(interval.min(ASK_AGAIN_CAP)).min(ASK_AGAIN_CAP));
+        finishing.not_before = now.saturating_add(told.unwrap_or(own).min(ASK_AGAIN_CAP));
         finishing.accepted = finishing.accepted.saturating_add(1);
         if now.saturating_since(since) >= ARCHIVE_PATIENCE {
             self.drop_digest();

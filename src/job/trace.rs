@@ -4,6 +4,7 @@
 //! lower when bytes were lost for good and forfeited.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +18,7 @@ const GATHER_BELOW: usize = 4 * 1024;
 const GATHER_BLOCK: usize = 16 * 1024;
 
 /// Contiguous bytes from `start` on.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Segments {
     /// Each buffer with the offset of its first byte.
     list: VecDeque<(u64, Bytes)>,
@@ -88,7 +89,6 @@ impl Segments {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Trace {
     retain: Retain,
     /// What was written and is kept.
@@ -251,6 +251,14 @@ impl Trace {
     pub(super) fn saved(&mut self, up_to: u64) {
         self.saved = self.saved.max(up_to.min(self.written()));
         self.release();
+    }
+}
+
+/// Offsets alone: what a log says is nobody's business.
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept = self.tail.start..self.tail.end;
+        f.debug_struct("Trace").field("kept", &kept).field("offsets", &self.offsets()).finish_non_exhaustive()
     }
 }
 

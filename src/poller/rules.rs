@@ -87,17 +87,49 @@ fn advice(status: StatusCode) -> &'static str {
     }
 }
 
-/// Names a verdict as the table does, for the test that holds the two together.
 #[cfg(test)]
-pub(super) fn word(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Job(_) => "assigned",
-        Verdict::Unreadable(..) => "fail the job",
-        Verdict::Lost(_) => "uncertain",
-        Verdict::None => "none",
-        Verdict::Conflict => "conflict",
-        Verdict::Refused(_) => "refused",
-        Verdict::Misconfigured(_) => "misconfigured",
-        Verdict::Unavailable => "unavailable",
+mod tests {
+    use super::*;
+    use crate::api::info::Info;
+    use crate::config::{RunnerConfig, Server};
+    use crate::secret::RunnerToken;
+
+    fn word(verdict: &Verdict) -> &'static str {
+        match verdict {
+            Verdict::Job(_) => "assigned",
+            Verdict::Unreadable(..) => "fail the job",
+            Verdict::Lost(_) => "uncertain",
+            Verdict::None => "none",
+            Verdict::Conflict => "conflict",
+            Verdict::Refused(_) => "refused",
+            Verdict::Misconfigured(_) => "misconfigured",
+            Verdict::Unavailable => "unavailable",
+        }
+    }
+
+    #[test]
+    fn the_manual_and_the_code_agree_on_every_row() {
+        let config = RunnerConfig::new(Server::parse("https://gitlab.example.test").unwrap(), Info::new("t", "1"));
+        let request = RequestJob::new(RunnerToken::new("t").unwrap(), &config);
+        let rows = include_str!("../manual/job_requests.md").lines().filter(|line| line.starts_with("| ")).skip(1);
+        let mut checked = 0;
+        for row in rows {
+            let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let bodies: &[&str] = match cells[1] {
+                "a job" => &[r#"{"id":1,"token":"t"}"#],
+                "a job that cannot be read, but for its id and token" => &[r#"{"id":1,"token":"t","steps":3}"#],
+                "anything else" => &["", "<html>", "{}", r#"{"id":1}"#, "201"],
+                "any" => &["", "<html>", r#"{"message":"no"}"#, r#"{"id":1,"token":"t"}"#],
+                other => panic!("the table has a body this test does not know: {other}"),
+            };
+            for status in cells[0].split(", ") {
+                for body in bodies {
+                    let response = Response::builder().status(status).body(Bytes::from(*body)).unwrap();
+                    assert_eq!(word(&verdict(&request, &response)), cells[2], "{status} {body:?}");
+                    checked += 1;
+                }
+            }
+        }
+        assert!(checked > 60, "{checked}");
     }
 }
