@@ -59,6 +59,14 @@ pub enum ResponseBody {
     Discard,
 }
 
+impl ResponseBody {
+    /// Collect all of it, if it is no larger than `limit` bytes.
+    #[must_use]
+    pub const fn collect(limit: u64) -> Self {
+        Self::Collect { limit }
+    }
+}
+
 /// The largest body of an answer that is not 2xx. What is longer is cut off there, and is no failure.
 pub const ERROR_BODY_LIMIT: u64 = 64 * 1024;
 

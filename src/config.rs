@@ -175,6 +175,14 @@ impl RunnerConfig {
         &self.info
     }
 
+    /// What the runner tells GitLab about itself, in place of what was given to [`RunnerConfig::new`].
+    #[must_use]
+    pub fn with_info(mut self, info: Info) -> Self {
+        self.user_agent = info.user_agent();
+        self.info = info;
+        self
+    }
+
     /// The name of this machine among those that share the token.
     #[must_use]
     pub fn with_system_id(mut self, id: SystemId) -> Self {

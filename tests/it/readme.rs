@@ -7,6 +7,7 @@ use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Settings};
 use listing::run_one_job;
 
 #[rustfmt::skip]
+#[expect(clippy::disallowed_methods, unreachable_pub, reason = "an application has a clock, and no tests around it")]
 mod listing {
 // The listing starts here.
 use gitlab_runner_api::*;

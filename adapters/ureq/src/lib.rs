@@ -1,1 +1,55 @@
-//! Blocking adapter.
+//! A GitLab runner that blocks: [`gitlab_runner_api`] driven by [ureq](https://docs.rs/ureq).
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings};
+//! # let mut gitlab = Coordinator::new(Settings::default());
+//! # gitlab.set_registration_token("token");
+//! # gitlab.queue(gitlab_runner_api::Timestamp::EPOCH, NewJob::new("test"));
+//! # let (server, token, folder) = (Server::start(gitlab)?, "token", tempfile::tempdir()?);
+//! # std::env::set_current_dir(folder.path())?;
+//! use std::io::Write;
+//!
+//! use gitlab_runner_api_ureq::{Registration, Runner};
+//!
+//! # let url = server.url();
+//! # let gitlab = |_: &str| url.clone();
+//! let runner = Runner::register(&gitlab("https://gitlab.example.com"), token, Registration::new().locked(true))?;
+//! runner.save("my-runner.json")?;                          // atomic, readable by its owner alone
+//!
+//! let mut runner = Runner::load("my-runner.json")?;        // no network
+//! runner.check_auth()?;
+//! if let Some(mut job) = runner.request_job()? {           // one request; next_job() waits
+//!     writeln!(job.log(), "Starting job {} for {}", job.id(), job.git_ref())?;
+//!     job.success()?;                                      // or job.failed(FailureReason::ScriptFailure)?
+//! } else {
+//!     println!("No jobs are currently available");
+//! #   panic!("there is one");
+//! }
+//! # server.with(|gitlab, _| assert!(gitlab.jobs().all(|job| job.status().as_str() == "success")));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Runner::run`] is the loop for those who want one: capacity is held before a job is asked for, and a [`Stop`] drains
+//! it. For another HTTP client, or an async one, see the core.
+//!
+//! The log of a job is kept in memory until the job has ended.
+
+mod clock;
+mod driver;
+mod error;
+mod file;
+mod job;
+mod run;
+mod runner;
+mod system_id;
+mod transport;
+
+pub use error::Error;
+pub use gitlab_runner_api as core;
+pub use gitlab_runner_api::{Cancellation, FailureReason, JobResult, Outcome, PollerEvent, Stream};
+pub use job::{Job, Log, State};
+pub use run::Stop;
+pub use runner::{Registration, Runner};
+pub use transport::Transport;

@@ -52,7 +52,7 @@ impl World {
                 } else if *first_digest != digest {
                     Some(format!("L8: first reported {first_digest}, and now {digest}"))
                 } else {
-                    (actor.job.unsent() > 0).then(|| format!("L8: it reports before its log is acknowledged"))
+                    (actor.job.unsent() > 0).then(|| "L8: it reports before its log is acknowledged".to_owned())
                 }
             }
             _ => None,

@@ -1,0 +1,205 @@
+//! One thread for each held job: it polls the machine, performs its calls, and sleeps in between.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gitlab_runner_api::{
+    AbortReason, Call, Cancellation, Failure, FailureReason, Job, JobEvent, JobResult, Machine, Misuse, Outcome,
+    Output, Stream, Throttle, Timestamp, Written,
+};
+
+use crate::clock::Clock;
+use crate::transport::Transport;
+
+/// What every machine of a runner needs for its calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) transport: Transport,
+    pub(crate) clock: Clock,
+    throttle: Arc<Mutex<Throttle>>,
+}
+
+impl Link {
+    pub(crate) fn new(transport: Transport) -> Self {
+        Self { transport, clock: Clock::start(), throttle: Arc::default() }
+    }
+
+    /// Polls a machine, after telling it what others were told.
+    pub(crate) fn poll<M: Machine>(&self, machine: &mut M) -> Output<M::Event> {
+        machine.hold_until(lock(&self.throttle).closed_until(machine.scope()));
+        machine.poll(self.clock.now())
+    }
+
+    /// Sleeps until then; not at all if no time is given.
+    pub(crate) fn pause(&self, until: Option<Timestamp>) {
+        thread::sleep(until.map_or(Duration::ZERO, |until| self.clock.until(until)));
+    }
+
+    /// Performs a call. No lock may be held.
+    pub(crate) fn exchange(&self, call: Call) -> Reply {
+        let (ticket, outcome) = self.transport.exchange(call);
+        if let Ok(answer) = &outcome {
+            let now = self.clock.now();
+            lock(&self.throttle).observe(ticket.scope(), answer.status(), answer.headers(), answer.body(), now);
+        }
+        Reply { ticket, outcome }
+    }
+}
+
+/// The outcome of a call, on its way back to its machine.
+pub(crate) struct Reply {
+    ticket: gitlab_runner_api::Ticket,
+    outcome: Result<http::Response<bytes::Bytes>, Failure>,
+}
+
+impl Reply {
+    pub(crate) fn hand_in(self, machine: &mut impl Machine, now: Timestamp) -> Result<(), Misuse> {
+        let handed = match self.outcome {
+            Ok(answer) => machine.handle_response(self.ticket, answer, now),
+            Err(failure) => machine.handle_failure(self.ticket, failure, now),
+        };
+        handed.or_else(|misuse| if misuse == Misuse::Stale { Ok(()) } else { Err(misuse) })
+    }
+}
+
+/// A job that its driver, its handle and its log writers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// For the driver: there is something to do.
+    work: Condvar,
+    /// For everybody else: something has changed.
+    news: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    job: Job,
+    end: Option<End>,
+}
+
+/// How it ended.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    Finished(Outcome),
+    Aborted(AbortReason),
+}
+
+/// Beyond this many bytes that are not sent, the driver is woken by each write.
+const PRESSING: u64 = 1 << 20;
+
+impl Shared {
+    /// Starts a thread that drives `job` to its end, whoever else still holds it.
+    ///
+    /// If there is no thread to be had, the job is failed here and now, and not left to GitLab's timeouts.
+    pub(crate) fn start(job: Job, link: &Link) -> io::Result<Arc<Self>> {
+        let name = format!("job {}", job.id());
+        let state = Mutex::new(State { job, end: None });
+        let shared = Arc::new(Self { state, work: Condvar::new(), news: Condvar::new() });
+        let (driven, its_link) = (shared.clone(), link.clone());
+        match thread::Builder::new().name(name).spawn(move || driven.drive(&its_link)) {
+            Ok(_) => Ok(shared),
+            Err(error) => {
+                shared.write(Stream::Runner, b"ERROR: The runner's system has no thread left for this job.\n");
+                shared.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
+                shared.drive(link);
+                Err(error)
+            }
+        }
+    }
+
+    fn drive(&self, link: &Link) {
+        let mut state = lock(&self.state);
+        loop {
+            match link.poll(&mut state.job) {
+                Output::Send(call) => {
+                    drop(state);
+                    let reply = link.exchange(call);
+                    state = lock(&self.state);
+                    // No misuse but a stale ticket is possible: the call is this job's own, and answered once.
+                    _ = reply.hand_in(&mut state.job, link.clock.now());
+                }
+                Output::Event(event) => self.obey(&mut state, event),
+                Output::Wait(until) => state = self.sleep(state, until.map(|until| link.clock.until(until))),
+                Output::Done => return,
+            }
+        }
+    }
+
+    fn obey(&self, state: &mut State, event: JobEvent) {
+        match event {
+            JobEvent::Finished(outcome) => state.end = Some(End::Finished(outcome)),
+            JobEvent::Aborted(reason) => state.end = Some(End::Aborted(reason)),
+            // The log is kept whole in memory, so that this asks for nothing; were it to, nobody has the bytes.
+            JobEvent::TraceNeeded(_) => _ = state.job.forfeit_trace(),
+            _ => {}
+        }
+        self.news.notify_all();
+    }
+
+    fn sleep<'a>(&self, state: MutexGuard<'a, State>, span: Option<Duration>) -> MutexGuard<'a, State> {
+        match span {
+            None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(span) => self.work.wait_timeout(state, span).unwrap_or_else(PoisonError::into_inner).0,
+        }
+    }
+
+    pub(crate) fn write(&self, stream: Stream, bytes: &[u8]) -> Written {
+        let mut state = lock(&self.state);
+        let idle = state.job.unsent() == 0;
+        let written = state.job.write_to(stream, bytes::Bytes::copy_from_slice(bytes));
+        // If there was something to send already, the driver sleeps no longer than until that is due.
+        if idle || state.job.unsent() >= PRESSING {
+            self.work.notify_all();
+        }
+        written
+    }
+
+    /// Gives the job its result; false if it has one, or is over.
+    pub(crate) fn finish(&self, result: JobResult) -> bool {
+        let mut state = lock(&self.state);
+        if state.job.is_ended() {
+            return false;
+        }
+        state.job.finish(result);
+        self.work.notify_all();
+        true
+    }
+
+    pub(crate) fn look<R>(&self, at: impl FnOnce(&Job, Option<&End>) -> R) -> R {
+        let state = lock(&self.state);
+        at(&state.job, state.end.as_ref())
+    }
+
+    /// Waits until the job has ended at GitLab, or `span` has passed.
+    pub(crate) fn wait_end(&self, span: Duration) -> Option<End> {
+        self.wait_for(span, |state| state.end.is_some()).end.clone()
+    }
+
+    /// Waits until the job is to stop, or has ended, or `span` has passed.
+    pub(crate) fn wait_cancelled(&self, span: Duration) -> Cancellation {
+        let stops = |state: &State| state.job.cancellation() != Cancellation::None || state.end.is_some();
+        self.wait_for(span, stops).job.cancellation()
+    }
+
+    fn wait_for(&self, span: Duration, mut is_so: impl FnMut(&State) -> bool) -> MutexGuard<'_, State> {
+        let deadline = Instant::now().checked_add(span);
+        let mut state = lock(&self.state);
+        while !is_so(&state) {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            state = match left {
+                Some(Duration::ZERO) => break,
+                Some(left) => self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.news.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        state
+    }
+}
+
+/// A panic elsewhere leaves nothing half-done under any of our locks, so that poison means nothing.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,244 @@
+//! A job in hand.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use gitlab_runner_api::{Assignment, Cancellation, FailureReason, JobResult, JobSpec, Outcome, Stream, Written};
+
+use crate::driver::{End, Link, Shared};
+use crate::error::Error;
+
+/// How long a job that is dropped unfinished is waited for.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// A job that GitLab handed out to us.
+///
+/// A thread of its own sends its log, keeps it alive, and watches for its cancellation, from the moment it is received
+/// until GitLab has its result.
+///
+/// A job that is dropped without a result, for instance because its handler panicked, is failed with
+/// `runner_system_failure` and a line in its log that says so. The drop waits for GitLab to take that, up to ten seconds;
+/// the thread goes on trying for as long as the process lives.
+pub struct Job {
+    shared: Arc<Shared>,
+    assignment: Assignment,
+    patience: Duration,
+    reported: bool,
+}
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// It runs.
+    Running,
+    /// A user cancelled it, and it is to stop gracefully.
+    Canceling,
+    /// It has a result, which GitLab does not have yet.
+    Finishing,
+    /// GitLab holds `success`.
+    Success,
+    /// GitLab holds `failed`.
+    Failed,
+    /// GitLab holds `canceled`.
+    Canceled,
+    /// It was over before it had a result.
+    Aborted,
+}
+
+impl Job {
+    pub(crate) fn start(job: gitlab_runner_api::Job, link: &Link, patience: Duration) -> Result<Self, Error> {
+        let assignment = job.assignment().clone();
+        let shared = Shared::start(job, link).map_err(Error::System)?;
+        Ok(Self { shared, assignment, patience, reported: false })
+    }
+
+    /// Leaves a job to its driver that has its result already.
+    pub(crate) fn forsake(mut self) {
+        self.reported = true;
+    }
+
+    /// The job's id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.assignment.id()
+    }
+
+    /// The job's payload.
+    #[must_use]
+    pub fn spec(&self) -> &JobSpec {
+        self.assignment.spec()
+    }
+
+    /// The branch or tag the job was started for.
+    #[must_use]
+    pub fn git_ref(&self) -> &str {
+        &self.spec().git_info.git_ref
+    }
+
+    /// The value of a job variable, as GitLab sent it. Of several with one name the last counts.
+    #[must_use]
+    pub fn variable(&self, key: &str) -> Option<&str> {
+        self.spec().variable(key)
+    }
+
+    /// A writer to the job's log, as the runner itself. Any number of them can write at the same time, from any thread.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        Log { shared: self.shared.clone(), stream: Stream::Runner }
+    }
+
+    /// How many bytes of log there are.
+    #[must_use]
+    pub fn log_size(&self) -> u64 {
+        self.shared.look(|job, _| job.log_size())
+    }
+
+    /// Where the job is.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.shared.look(|job, end| match end {
+            Some(End::Aborted(_)) => State::Aborted,
+            Some(End::Finished(Outcome::Success)) => State::Success,
+            Some(End::Finished(Outcome::Canceled)) => State::Canceled,
+            Some(End::Finished(_)) => State::Failed,
+            None if job.is_ended() => State::Finishing,
+            None if job.cancellation() == Cancellation::Requested => State::Canceling,
+            None => State::Running,
+        })
+    }
+
+    /// How urgently the job is to stop. GitLab is asked at least every 30 seconds.
+    #[must_use]
+    pub fn cancellation(&self) -> Cancellation {
+        self.shared.look(|job, _| job.cancellation())
+    }
+
+    /// Waits until the job is to stop, or `timeout` has passed.
+    #[must_use]
+    pub fn wait_cancelled(&self, timeout: Duration) -> Cancellation {
+        self.shared.wait_cancelled(timeout)
+    }
+
+    /// How long [`Job::success`] and its sisters wait for GitLab to take a result. Default one hour.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// The job did what it should. Waits until GitLab has the whole log and the result.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyFinished`]; [`Error::Canceled`], [`Error::Aborted`] or [`Error::NotAsReported`] if GitLab holds
+    /// something else; [`Error::Patience`] if GitLab could not be reached for too long. Nothing is lost then: the result
+    /// is still being sent.
+    pub fn success(&mut self) -> Result<(), Error> {
+        self.report(JobResult::success(), &Outcome::Success)
+    }
+
+    /// The job failed. Waits until GitLab has the whole log and the result.
+    ///
+    /// # Errors
+    ///
+    /// As [`Job::success`].
+    pub fn failed(&mut self, reason: FailureReason) -> Result<(), Error> {
+        self.report(JobResult::failed(reason), &Outcome::Failed)
+    }
+
+    fn report(&mut self, result: JobResult, wanted: &Outcome) -> Result<(), Error> {
+        match self.finish(result)? {
+            outcome if outcome == *wanted => Ok(()),
+            Outcome::Canceled => Err(Error::Canceled),
+            other => Err(Error::NotAsReported(other)),
+        }
+    }
+
+    /// The job ended with this result. Waits until GitLab has the whole log and the result, and says what it holds: for a
+    /// cancelled job, [`Outcome::Canceled`] whatever the result.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyFinished`], [`Error::Aborted`], [`Error::Patience`].
+    pub fn finish(&mut self, result: JobResult) -> Result<Outcome, Error> {
+        if std::mem::replace(&mut self.reported, true) {
+            return Err(Error::AlreadyFinished);
+        }
+        // A job that is over takes no result, and has an end to tell.
+        self.shared.finish(result);
+        self.wait_delivered()
+    }
+
+    /// Waits until GitLab has the result of a finished job, as [`Job::finish`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Aborted`], [`Error::Patience`].
+    pub fn wait_delivered(&self) -> Result<Outcome, Error> {
+        match self.shared.wait_end(self.patience) {
+            Some(End::Finished(outcome)) => Ok(outcome),
+            Some(End::Aborted(reason)) => Err(Error::Aborted(reason)),
+            None => Err(Error::Patience),
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if self.reported {
+            return;
+        }
+        let why = if thread::panicking() { "its handler panicked" } else { "it was dropped without a result" };
+        let line = format!("\u{1b}[31;1mERROR: The runner gave this job up: {why}.\u{1b}[0;m\n");
+        _ = self.shared.write(Stream::Runner, line.as_bytes());
+        if self.shared.finish(JobResult::failed(FailureReason::RunnerSystemFailure)) {
+            _ = self.shared.wait_end(FAREWELL);
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("id", &self.id()).field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+/// A writer to a job's log. Clones write to the same log; each write stays in one piece.
+///
+/// What is written is kept and sent in the background: no write waits for the network. Once the job has a result or is
+/// over, writing fails with [`io::ErrorKind::BrokenPipe`].
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    stream: Stream,
+}
+
+impl Log {
+    /// The same log, written as another stream.
+    #[must_use]
+    pub fn stream(&self, stream: Stream) -> Self {
+        Self { shared: self.shared.clone(), stream }
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self.shared.write(self.stream, buffer) {
+            Written::Queued => Ok(buffer.len()),
+            Written::Ended => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the job has ended and takes no more log")),
+        }
+    }
+
+    /// The log is sent in the background; there is nothing to flush.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,54 @@
+//! The name of this machine among those that share a runner token.
+
+use std::fs;
+
+use getrandom::Error;
+use gitlab_runner_api::SystemId;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+/// Where Linux keeps an id of the machine.
+const MACHINE_ID_FILES: [&str; 2] = ["/var/lib/dbus/machine-id", "/etc/machine-id"];
+
+/// In the official runner's form: `s_` and twelve hex digits that stay the same on a machine that has an id, else `r_` and
+/// twelve random ones. Keep it: a new one is a new runner manager in GitLab's list.
+pub(crate) fn make() -> Result<SystemId, Error> {
+    let machine = MACHINE_ID_FILES.iter().find_map(|file| fs::read_to_string(file).ok());
+    let text = match machine.as_deref().map(str::trim).filter(|id| !id.is_empty()).and_then(derived) {
+        Some(id) => id,
+        None => random()?,
+    };
+    SystemId::new(text).map_err(|_| Error::UNEXPECTED)
+}
+
+fn derived(machine: &str) -> Option<String> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(machine.as_bytes()).ok()?;
+    mac.update(b"gitlab-runner");
+    let digest = mac.finalize().into_bytes();
+    Some(format!("s_{}", digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>()))
+}
+
+fn random() -> Result<String, Error> {
+    const LETTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut bytes = [0; 12];
+    getrandom::fill(&mut bytes)?;
+    let letter = |byte: &u8| char::from(LETTERS[usize::from(*byte) % LETTERS.len()]);
+    Ok(format!("r_{}", bytes.iter().map(letter).collect::<String>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_those_of_the_official_runner() {
+        let shape = |id: &str| id.len() == 14 && id[2..].bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let stable = derived("0123456789abcdef0123456789abcdef").unwrap();
+        assert!(stable.starts_with("s_") && shape(&stable), "{stable}");
+        assert_eq!(Some(&stable), derived("0123456789abcdef0123456789abcdef").as_ref());
+        assert_ne!(Some(&stable), derived("0123456789abcdef0123456789abcdee").as_ref());
+        let one = random().unwrap();
+        assert!(one.starts_with("r_") && shape(&one), "{one}");
+        assert_ne!(one, random().unwrap());
+    }
+}

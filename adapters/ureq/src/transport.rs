@@ -1,0 +1,179 @@
+//! A [`Call`] to ureq and back, by the contract of [`gitlab_runner_api::manual::adapters`].
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use bytes::Bytes;
+use gitlab_runner_api::{Call, ERROR_BODY_LIMIT, Failure, Hints, ResponseBody, Ticket};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Response};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, SendBody, Timeout};
+
+/// Performs calls with ureq. Cloning shares the connections.
+///
+/// It follows no redirect, repeats nothing, takes every status for an answer, and trusts the certificates that the
+/// operating system trusts. Connections are reused for a few seconds only: one that the server closed meanwhile would make
+/// it uncertain whether a job request arrived.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    agent: Agent,
+}
+
+impl Default for Transport {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Transport {
+    /// A transport of its own connections.
+    #[must_use]
+    pub fn new() -> Self {
+        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        let config = Agent::config_builder()
+            .tls_config(tls)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(Duration::from_secs(30)))
+            .max_idle_age(Duration::from_secs(10))
+            .accept("")
+            .accept_encoding("")
+            .user_agent(concat!("gitlab-runner-api-ureq/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: config.new_agent() }
+    }
+
+    /// Sends the request, and waits for its answer or for its deadline to pass.
+    ///
+    /// Hand both results to the machine that made the call.
+    pub fn exchange(&self, call: Call) -> (Ticket, Result<Response<Bytes>, Failure>) {
+        let (request, ticket) = call.split();
+        let outcome = self.send(request, ticket.hints());
+        (ticket, outcome)
+    }
+
+    fn send(&self, request: http::Request<gitlab_runner_api::Body>, hints: &Hints) -> Result<Response<Bytes>, Failure> {
+        let (mut head, body) = request.into_parts();
+        // Without it, ureq would send a body read from a reader in chunks, which the trace endpoint need not take.
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let mut reader = body.reader();
+        let request = http::Request::from_parts(head, SendBody::from_reader(&mut reader));
+        let request = self.agent.configure_request(request).timeout_global(Some(hints.deadline)).build();
+        let response = self.agent.run(request).map_err(|error| classify(&error))?;
+        let (head, body) = response.into_parts();
+        let bytes = collect(body.into_reader(), head.status.is_success(), hints.response)?;
+        Ok(Response::from_parts(head, bytes))
+    }
+}
+
+/// Reads a body as far as it is wanted.
+fn collect(body: impl Read, is_success: bool, wanted: ResponseBody) -> Result<Bytes, Failure> {
+    let (limit, strict) = match wanted {
+        ResponseBody::Collect { limit, .. } if is_success => (limit, true),
+        // What it says does not matter, but reading it lets the connection be used again.
+        _ => (ERROR_BODY_LIMIT, false),
+    };
+    let mut bytes = Vec::new();
+    let read = body.take(limit.saturating_add(1)).read_to_end(&mut bytes);
+    let received = bytes.len() as u64;
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut || is_timeout(&error) => Err(Failure::TimedOut),
+        // The head has come, and the body of a refusal that broke off is still worth its status.
+        Err(_) if strict => Err(Failure::interrupted(received)),
+        Ok(_) if received > limit && strict => Err(Failure::TooLarge),
+        _ => {
+            bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+            Ok(bytes.into())
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    matches!(inner, Some(ureq::Error::Timeout(_)))
+}
+
+/// What a failure says of the request. [`Failure::NotSent`] only where ureq has not come to sending yet.
+fn classify(error: &ureq::Error) -> Failure {
+    use ureq::Error;
+    match error {
+        Error::HostNotFound
+        | Error::ConnectionFailed
+        | Error::BadUri(_)
+        | Error::Http(_)
+        | Error::InvalidProxyUrl
+        | Error::ConnectProxyFailed(_)
+        | Error::RequireHttpsOnly(_)
+        | Error::Tls(_)
+        | Error::TlsRequired
+        | Error::Pem(_)
+        | Error::Timeout(Timeout::Resolve | Timeout::Connect) => Failure::NotSent,
+        Error::Timeout(_) => Failure::TimedOut,
+        // Of all that can go wrong on a socket, only these cannot happen after the connection was made.
+        Error::Io(error)
+            if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable) =>
+        {
+            Failure::NotSent
+        }
+        Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Failure::TimedOut,
+        _ => Failure::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_cannot_have_left_is_not_sent() {
+        use io::ErrorKind as Kind;
+        let rows = [
+            (ureq::Error::HostNotFound, Failure::NotSent),
+            (ureq::Error::Timeout(Timeout::Connect), Failure::NotSent),
+            (ureq::Error::Timeout(Timeout::SendBody), Failure::TimedOut),
+            (ureq::Error::Timeout(Timeout::RecvResponse), Failure::TimedOut),
+            (ureq::Error::Timeout(Timeout::Global), Failure::TimedOut),
+            (ureq::Error::Io(Kind::ConnectionRefused.into()), Failure::NotSent),
+            (ureq::Error::Io(Kind::ConnectionReset.into()), Failure::Unknown),
+            (ureq::Error::Io(Kind::BrokenPipe.into()), Failure::Unknown),
+            (ureq::Error::Io(Kind::UnexpectedEof.into()), Failure::Unknown),
+            (ureq::Error::Io(Kind::NetworkUnreachable.into()), Failure::Unknown),
+            (ureq::Error::LargeResponseHeader(1, 2), Failure::Unknown),
+            (ureq::Error::BodyStalled, Failure::Unknown),
+        ];
+        for (error, failure) in rows {
+            assert_eq!(classify(&error), failure, "{error:?}");
+        }
+    }
+
+    /// Reads what there is, then fails.
+    struct Broken(&'static [u8], io::ErrorKind);
+
+    impl Read for Broken {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.0.read(buffer)? {
+                0 => Err(self.1.into()),
+                count => Ok(count),
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_are_read_as_far_as_wanted() {
+        let whole = |limit| {
+            let hints = ResponseBody::collect(limit);
+            collect(&b"12345"[..], true, hints)
+        };
+        assert_eq!(whole(5).unwrap(), "12345");
+        assert_eq!(whole(4), Err(Failure::TooLarge));
+        let long = vec![b'x'; ERROR_BODY_LIMIT as usize + 9];
+        let page = collect(&long[..], false, ResponseBody::collect(4)).unwrap();
+        assert_eq!(page.len() as u64, ERROR_BODY_LIMIT);
+        let broken = |success, kind| collect(Broken(b"123", kind), success, ResponseBody::collect(9));
+        assert_eq!(broken(true, io::ErrorKind::ConnectionReset), Err(Failure::interrupted(3)));
+        assert_eq!(broken(true, io::ErrorKind::TimedOut), Err(Failure::TimedOut));
+        assert_eq!(broken(false, io::ErrorKind::ConnectionReset).unwrap(), "123");
+    }
+}
