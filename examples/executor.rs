@@ -6,7 +6,14 @@
 //! With `--url URL --token glrt-TOKEN` it serves a real GitLab. It runs whatever the jobs say, as the user who started
 //! it: use it where you would let their authors type.
 //!
-//! How to read it: `main` chooses; `serve` is the runner; `Execution` is one job; `demo` is the show.
+//! How to read it: `Execution` is one job; `serve` reports it; `Options::run` is the runner; `demo` is the show. It needs
+//! a Unix, for process groups and `sh`.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "an application has threads, files and a clock"
+)]
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -14,14 +21,26 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gitlab_runner_api::{Cancellation, FailureReason, JobResult, Stream};
-use gitlab_runner_api_ureq::{Job, Log};
+use gitlab_runner_api::api::info::{Features, Info};
+use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
+use gitlab_runner_api_ureq::{
+    Cancellation, Error, FailureReason, Job, JobResult, Log, Registration, Runner, Stop, Stream,
+};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+const USAGE: &str = "\
+executor: runs the jobs of a GitLab runner with sh
+
+  executor                           a show: a simulated GitLab, four jobs, and what became of them
+  executor --url URL --token TOKEN   serves a real GitLab; the token starts with glrt-
+           [--builds DIR]            where jobs work (default: a folder that is removed in the end)
+           [--concurrent N]          how many jobs at once (default: 4)";
 
 /// What `after_script` may take, whatever the job's own timeout is.
 const AFTER_SCRIPT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -180,4 +199,198 @@ fn environment(job: &Job, project: &Path, scratch: &Path) -> Result<Vec<(String,
     environment.retain(|(key, _)| !key.is_empty() && !key.contains(['=', '\0']));
     environment.push(("CI_SHARED_ENVIRONMENT".to_owned(), "true".into()));
     Ok(environment)
+}
+
+fn main() -> ExitCode {
+    match Options::parse().and_then(|options| options.run()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("executor: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+struct Options {
+    real: Option<(String, String)>,
+    builds: Option<PathBuf>,
+    concurrent: u32,
+}
+
+impl Options {
+    fn parse() -> Result<Self> {
+        use lexopt::prelude::*;
+        let (mut url, mut token, mut builds, mut concurrent) = (None, None, None, 4);
+        let mut parser = lexopt::Parser::from_env();
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("url") => url = Some(parser.value()?.string()?),
+                Long("token") => token = Some(parser.value()?.string()?),
+                Long("builds") => builds = Some(parser.value()?.into()),
+                Long("concurrent") => concurrent = parser.value()?.parse()?,
+                Long("help") => return Err(USAGE.into()),
+                other => return Err(format!("{}\n\n{USAGE}", other.unexpected()).into()),
+            }
+        }
+        let real = match (url, token) {
+            (Some(url), Some(token)) => Some((url, token)),
+            (None, None) => None,
+            _ => return Err("--url and --token go together".into()),
+        };
+        Ok(Self { real, builds, concurrent })
+    }
+
+    fn run(self) -> Result<ExitCode> {
+        let temporary = tempfile::tempdir()?;
+        let builds = std::path::absolute(self.builds.as_deref().unwrap_or(temporary.path()))?;
+        match self.real {
+            None => demo(&builds),
+            Some((url, token)) => {
+                let mut runner = Runner::register(&url, token, Registration::new().info(info()))?.with_info(info());
+                let stop = Stop::new();
+                leave_on_signal(&stop)?;
+                eprintln!("serving {} as runner {}; interrupt to stop", runner.url(), runner.id());
+                runner.run_with(self.concurrent, |job| serve(job, &builds), &stop, |event| eprintln!("{event:?}"))?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+/// What this runner promises: `after_script` on cancellation, and variables in the environment. It checks nothing out.
+fn info() -> Info {
+    let features = Features::default().cancel_gracefully(true).variables(true).raw_variables(true).shared(true);
+    Info::new("executor", env!("CARGO_PKG_VERSION")).platform("linux", "amd64").executor("shell").features(features)
+}
+
+/// The first signal drains the runner, the second ends the process: its jobs are left to GitLab's timeouts.
+fn leave_on_signal(stop: &Stop) -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let (mut signals, stop) = (signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?, stop.clone());
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            if stop.is_draining() {
+                std::process::exit(1);
+            }
+            eprintln!("taking no more jobs; interrupt again to leave those that run");
+            stop.drain();
+        }
+    });
+    Ok(())
+}
+
+/// The runner's side of one job: run it, and report what became of it.
+fn serve(mut job: Job, builds: &Path) {
+    let ran = Execution::prepare(&job, builds).and_then(|execution| execution.run());
+    let result = ran.unwrap_or_else(|error| {
+        _ = writeln!(job.log(), "ERROR: {error}");
+        JobResult::failed(FailureReason::RunnerSystemFailure)
+    });
+    match job.finish(result) {
+        Ok(_) | Err(Error::Aborted(_)) => {}
+        Err(error) => eprintln!("job {}: {error}", job.id()),
+    }
+}
+
+/// What a job of the show is to end as: its status, reason and exit code at GitLab.
+type Wanted = (JobStatus, Option<&'static str>, Option<i64>);
+
+fn demo(builds: &Path) -> Result<ExitCode> {
+    let mut gitlab = Coordinator::new(Settings::default());
+    gitlab.add_runner("glrt-simulated");
+    let server = Server::start(gitlab)?;
+
+    let jobs: [(NewJob, Wanted); 4] = [
+        (
+            NewJob::new("succeeds")
+                .variable("GREETING", "hello")
+                .file_variable("LETTER", "from a file\n")
+                .script(["echo \"$GREETING, $CI_JOB_NAME\"", "cat \"$LETTER\"", "pwd >&2"])
+                .after_script(["echo \"after: $CI_JOB_STATUS\""]),
+            (JobStatus::Success, None, None),
+        ),
+        (
+            NewJob::new("fails")
+                .script(["echo one", "sh -c 'exit 42'", "echo never"])
+                .after_script(["echo \"after: $CI_JOB_STATUS\""]),
+            (JobStatus::Failed, Some("script_failure"), Some(42)),
+        ),
+        (
+            NewJob::new("is cancelled").script(["echo started", "sleep 600"]).after_script(["echo cleaned up"]),
+            (JobStatus::Canceled, None, None),
+        ),
+        (
+            NewJob::new("prints 3 MiB").script(["head -c 3145728 /dev/urandom", "printf '\\377 end without newline'"]),
+            (JobStatus::Success, None, None),
+        ),
+    ];
+    let wanted: Vec<_> =
+        jobs.into_iter().map(|(job, wanted)| (server.with(|gitlab, now| gitlab.queue(now, job)), wanted)).collect();
+
+    let quick = Duration::from_millis(200);
+    let mut runner = Runner::register(&server.url(), "glrt-simulated", Registration::new().info(info()))?
+        .with_info(info())
+        .configure(|config| config.with_check_interval(quick).with_update_interval(quick).with_keep_alive(quick));
+    let (stop, failure) = (Stop::new(), Mutex::new(None));
+    thread::scope(|scope| {
+        scope.spawn(|| watch_show(&server, &wanted, &stop));
+        let run = runner.run(4, |job| serve(job, builds), &stop);
+        if let (Err(error), Ok(mut failure)) = (run, failure.lock()) {
+            *failure = Some(error);
+        }
+    });
+    if let Ok(Some(error)) = failure.into_inner() {
+        return Err(error.into());
+    }
+    let good = report(&server, &wanted, builds)?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Plays the user: cancels the third job once its log shows that it runs, and stops the runner when all have ended.
+fn watch_show(server: &Server, wanted: &[(u64, Wanted)], stop: &Stop) {
+    let (third, deadline) = (wanted[2].0, Instant::now() + Duration::from_secs(60));
+    let mut cancelled = false;
+    loop {
+        let all_ended = server.with(|gitlab, now| {
+            let runs = gitlab.job(third).is_some_and(|job| job.trace().starts_with(b"started"));
+            if runs && !cancelled {
+                gitlab.cancel(now, third);
+                cancelled = true;
+            }
+            gitlab.jobs().all(|job| job.status().is_final())
+        });
+        if all_ended || Instant::now() > deadline {
+            return stop.drain();
+        }
+        thread::sleep(TICK);
+    }
+}
+
+/// Prints what GitLab holds of each job, and says whether that is what should be there.
+fn report(server: &Server, wanted: &[(u64, Wanted)], builds: &Path) -> Result<bool> {
+    println!("What GitLab holds:\n");
+    println!("{:<14} {:<9} {:<15} {:>4} {:>9}  Log", "Job", "Status", "Reason", "Exit", "Bytes");
+    let mut good = true;
+    for (id, (status, reason, exit_code)) in wanted {
+        let printed = fs::read(builds.join(id.to_string()).join("log"))?;
+        good &= server.with(|gitlab, _| {
+            let Some(job) = gitlab.job(*id) else { return false };
+            let same = job.trace() == printed;
+            let (held, code) = (job.failure_reason(), job.exit_code());
+            println!(
+                "{:<14} {:<9} {:<15} {:>4} {:>9}  {}",
+                job.name(),
+                job.status().as_str(),
+                held.unwrap_or("-"),
+                code.map_or("-".to_owned(), |code| code.to_string()),
+                job.trace().len(),
+                if same { "equals what it printed" } else { "DIFFERS from what it printed" }
+            );
+            // A cancelled job keeps whatever reason its runner gave.
+            let as_wanted = *status == JobStatus::Canceled || (held, code) == (*reason, *exit_code);
+            same && job.status() == *status && as_wanted
+        });
+    }
+    println!("\n{}", if good { "All as it should be." } else { "Something is NOT as it should be." });
+    Ok(good)
 }
