@@ -157,6 +157,8 @@ pub struct Job {
     save_asked: Option<Timestamp>,
     /// The end of a piece whose fate is unknown. It is repeated as it was.
     frozen: Option<u64>,
+    /// A piece may have arrived although its answer did not.
+    fate_unknown: bool,
     probe: Option<Probe>,
     accepted: bool,
     /// A bare 403 came: a keep-alive asks whether it was meant.
@@ -167,7 +169,7 @@ pub struct Job {
     abandoned: bool,
 }
 
-/// An empty patch is to find out where GitLab's log ends.
+/// An empty patch, at the end of what we sent, is to find out where GitLab's log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probe {
     useless: u8,
@@ -218,6 +220,7 @@ impl Job {
             not_found_since: None,
             save_asked: None,
             frozen: None,
+            fate_unknown: false,
             probe: None,
             accepted: false,
             doubted: false,

@@ -130,13 +130,13 @@ impl Job {
             return Some(Step::Send(Intent::Final));
         }
         soonest.at(finishing.not_before, WaitReason::Archive);
-        None
+        Some(Step::Wait(soonest.0, soonest.1))
     }
 
     /// The next piece of log, or what stands in its way.
     fn trace_step(&self, now: Timestamp, soonest: &mut Soonest) -> Option<Step> {
         if self.probe.is_some() {
-            return Some(Step::Send(Intent::Probe { base: self.trace.written() }));
+            return Some(Step::Send(Intent::Probe { base: self.trace.sent() }));
         }
         if self.trace.unsent() == 0 {
             return None;
@@ -198,7 +198,7 @@ impl Job {
             }
             Intent::Patch { start, end } => {
                 self.frozen = Some(end);
-                let (content, at) = (self.trace.bytes(start..end), self.trace.at_server(start));
+                let (content, at) = (self.trace.send(start..end), self.trace.at_server(start));
                 let patch = PatchTrace::new(self.id(), self.token(), at, content);
                 self.call(intent, &patch.debug_trace(self.spec().is_debug_trace()), now)
             }
@@ -316,11 +316,13 @@ impl Job {
     }
 
     fn acknowledged(&mut self, intent: Intent, now: Timestamp) {
-        self.frozen = None;
+        (self.frozen, self.fate_unknown) = (None, false);
         match intent {
             Intent::Probe { base } => {
                 let rewind = self.probe.take().is_some_and(|probe| probe.then_rewind);
                 self.trace.acknowledge(if rewind { self.trace.floor() } else { base });
+                // A record of before the probe must not be taken up after what comes now.
+                self.change_critically();
             }
             Intent::Patch { end, .. } => {
                 self.trace.acknowledge(end);
@@ -342,11 +344,16 @@ impl Job {
             return self.failed(intent, Cause::Status(http::StatusCode::RANGE_NOT_SATISFIABLE), None, now);
         }
         self.contact(now);
-        (self.frozen, self.probe, self.trace_asked) = (None, None, false);
+        let arrived = std::mem::take(&mut self.fate_unknown) || self.probe.is_some();
+        if self.probe.take().is_some() {
+            self.change_critically();
+        }
+        (self.frozen, self.trace_asked) = (None, false);
         match self.trace.locate(size) {
             Location::Within(offset) => self.trace.acknowledge(offset),
             Location::Before => self.shift(self.trace.floor(), size),
-            Location::Beyond => self.shift(self.trace.written(), size),
+            // Somebody else's bytes are behind ours, or in place of a piece that certainly did not arrive.
+            Location::Beyond => self.shift(if arrived { self.trace.sent() } else { begun }, size),
         }
     }
 
@@ -448,6 +455,11 @@ impl Job {
                 return self.abort(AbortReason::NotFound);
             }
         }
+        let refused = match cause {
+            Cause::Failure(failure) => !failure.may_have_arrived(),
+            Cause::Status(status) => status.is_client_error() && status != http::StatusCode::REQUEST_TIMEOUT,
+        };
+        self.fate_unknown |= matches!(intent, Intent::Patch { .. }) && !refused;
         let useless = matches!(cause, Cause::Status(status) if matches!(status.as_u16(), 400 | 405 | 411 | 413 | 416));
         if useless
             && matches!(intent, Intent::Probe { .. })

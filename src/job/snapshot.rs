@@ -36,6 +36,8 @@ pub struct JobSnapshot {
     pub(super) backoff: Backoff,
     pub(super) log_written: u64,
     pub(super) log_acknowledged: u64,
+    /// Where the log was to be probed, if it was: nothing behind that was sent.
+    pub(super) probe_at: Option<u64>,
     pub(super) log_crc32: u32,
     pub(super) log_shift: i64,
     pub(super) log_floor: u64,
@@ -89,7 +91,9 @@ impl JobSnapshot {
     /// [`ResumeError`] if the text is damaged, something else, or written by a newer version.
     pub fn from_json(text: &str) -> Result<Self, ResumeError> {
         let read: Self = snapshot::open(KIND, FORMAT, text)?;
-        let sound = read.log_floor <= read.log_acknowledged && read.log_acknowledged <= read.log_written;
+        let probed = read.probe_at.unwrap_or(read.log_written);
+        let sound =
+            read.log_floor <= read.log_acknowledged && read.log_acknowledged <= probed && probed <= read.log_written;
         if !sound {
             return Err(ResumeError::Corrupt("the offsets of the log contradict each other".to_owned()));
         }
@@ -106,7 +110,7 @@ impl Job {
             Phase::Finishing(finishing) => StoredPhase::Finishing(Finishing::clone(finishing)),
             Phase::Closed(closed) => StoredPhase::Closed(closed.clone()),
         };
-        let Offsets { acknowledged, written, crc, shift, floor } = self.trace.offsets();
+        let Offsets { acknowledged, sent, written, crc, shift, floor } = self.trace.offsets();
         JobSnapshot {
             job: self.id(),
             revision: self.revision,
@@ -120,6 +124,7 @@ impl Job {
             backoff: self.backoff,
             log_written: written,
             log_acknowledged: acknowledged,
+            probe_at: self.probe.map(|_| sent),
             log_crc32: crc,
             log_shift: shift,
             log_floor: floor,
@@ -138,6 +143,8 @@ impl Job {
         let at_most = |time: Timestamp, span: Duration| time.min(now.saturating_add(span));
         let offsets = Offsets {
             acknowledged: from.log_acknowledged,
+            // What was saved may have been sent since.
+            sent: from.probe_at.unwrap_or(from.log_written),
             written: from.log_written,
             crc: from.log_crc32,
             shift: from.log_shift,

@@ -96,6 +96,8 @@ pub(super) struct Trace {
     /// What the application brought back of what was not kept.
     refill: Segments,
     acknowledged: u64,
+    /// Nothing from here on was ever sent.
+    sent: u64,
     /// Everything before is safe on the application's side.
     saved: u64,
     durable: bool,
@@ -112,14 +114,14 @@ impl Trace {
 
     /// A log of which the application holds the bytes, and this machine none.
     pub(super) fn restored(retain: Retain, durable: bool, offsets: Offsets) -> Self {
-        let Offsets { acknowledged, written, crc, shift, floor } = offsets;
+        let Offsets { acknowledged, sent, written, crc, shift, floor } = offsets;
         let (tail, refill) = (Segments::starting(written), Segments::default());
-        Self { retain, tail, refill, acknowledged, saved: written, durable, crc, shift, floor }
+        Self { retain, tail, refill, acknowledged, sent, saved: written, durable, crc, shift, floor }
     }
 
     pub(super) fn offsets(&self) -> Offsets {
-        let Self { acknowledged, crc, shift, floor, .. } = *self;
-        Offsets { acknowledged, written: self.written(), crc, shift, floor }
+        let Self { acknowledged, sent, crc, shift, floor, .. } = *self;
+        Offsets { acknowledged, sent, written: self.written(), crc, shift, floor }
     }
 
     pub(super) fn write(&mut self, bytes: Bytes) {
@@ -141,6 +143,11 @@ impl Trace {
         self.written() - self.acknowledged
     }
 
+    /// Where what may be at GitLab ends.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
     pub(super) fn crc(&self) -> u32 {
         self.crc
     }
@@ -154,11 +161,11 @@ impl Trace {
         offset.saturating_add_signed(self.shift)
     }
 
-    /// Compares where GitLab's log ends with where ours does.
+    /// Compares where GitLab's log ends with what we sent of ours.
     pub(super) fn locate(&self, server_end: u64) -> Location {
         let ours = i128::from(server_end) - i128::from(self.shift);
         match u64::try_from(ours) {
-            Ok(ours) if ours > self.written() => Location::Beyond,
+            Ok(ours) if ours > self.sent => Location::Beyond,
             Ok(ours) if ours >= self.floor => Location::Within(ours),
             _ => Location::Before,
         }
@@ -225,6 +232,7 @@ impl Trace {
         let start = hole.end - mark.len() as u64;
         self.shift_to(start, server_end);
         self.floor = start;
+        self.sent = start;
         self.refill = Segments::starting(start);
         self.refill.push(mark);
     }
@@ -237,8 +245,9 @@ impl Trace {
         start..known.min(safe).min(start.saturating_add(limit)).max(start)
     }
 
-    /// The bytes of a range that [`Trace::next`] gave.
-    pub(super) fn bytes(&mut self, range: Range<u64>) -> Vec<Bytes> {
+    /// The bytes of a range that [`Trace::next`] gave, which are now on their way.
+    pub(super) fn send(&mut self, range: Range<u64>) -> Vec<Bytes> {
+        self.sent = self.sent.max(range.end);
         if range.start < self.tail.start { self.refill.slice(range) } else { self.tail.slice(range) }
     }
 
@@ -271,6 +280,7 @@ fn mark_length(lost: u64) -> usize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offsets {
     pub(super) acknowledged: u64,
+    pub(super) sent: u64,
     pub(super) written: u64,
     pub(super) crc: u32,
     pub(super) shift: i64,
@@ -284,7 +294,7 @@ pub(super) enum Location {
     Before,
     /// At this offset.
     Within(u64),
-    /// Behind all we ever wrote: somebody else's bytes are there.
+    /// Behind all we ever sent: somebody else's bytes are there.
     Beyond,
 }
 
@@ -310,10 +320,10 @@ mod tests {
         trace.write(Bytes::from_static(b"cd"));
         trace.write(large.clone());
         trace.write(Bytes::from_static(b"ef"));
-        let chunks = trace.bytes(0..trace.written());
+        let chunks = trace.send(0..trace.written());
         assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [4, GATHER_BELOW, 2]);
         assert_eq!(chunks[1].as_ptr(), large.as_ptr());
-        assert_eq!(text(trace.bytes(3..6)), "dxx");
+        assert_eq!(text(trace.send(3..6)), "dxx");
         assert_eq!(trace.crc(), crc32fast::hash(&chunks.concat()));
     }
 
@@ -322,7 +332,7 @@ mod tests {
         let mut kept = trace(Retain::All, "abcdef");
         kept.acknowledge(6);
         kept.acknowledge(2);
-        assert_eq!((kept.missing(9), text(kept.bytes(2..6))), (None, "cdef".into()));
+        assert_eq!((kept.missing(9), text(kept.send(2..6))), (None, "cdef".into()));
 
         let mut freed = trace(Retain::Unacknowledged, "abcdef");
         freed.acknowledge(6);
@@ -333,7 +343,7 @@ mod tests {
         freed.acknowledge(5);
         assert_eq!(freed.missing(3), Some(5..6));
         freed.refill(Bytes::from_static(b"fgh"));
-        assert_eq!((freed.next(9), text(freed.bytes(5..6))), (5..6, "f".into()));
+        assert_eq!((freed.next(9), text(freed.send(5..6))), (5..6, "f".into()));
     }
 
     #[test]
@@ -357,12 +367,12 @@ mod tests {
             trace.write(Bytes::from_static(b"after"));
             trace.forfeit();
             let mark = trace.next(1000);
-            let bytes = text(trace.bytes(mark.clone()));
+            let bytes = text(trace.send(mark.clone()));
             assert_eq!((trace.at_server(mark.start), mark.end), (0, lost));
             assert!(bytes.len() as u64 <= lost && (lost == 3 || bytes.contains("500 bytes")), "{bytes}");
             trace.acknowledge(mark.end);
             assert_eq!(trace.at_server(trace.next(1000).start), bytes.len() as u64);
-            assert_eq!(text(trace.bytes(lost..lost + 5)), "after");
+            assert_eq!(text(trace.send(lost..lost + 5)), "after");
         }
     }
 }

@@ -1,0 +1,305 @@
+//! A job saved at any moment goes on where it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gitlab_runner_api::{
+    Assignment, Cancellation, Job, JobEvent, JobResult, JobSnapshot, Outcome, ResumeError, RunnerConfig, Timestamp,
+};
+use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Settings};
+
+use crate::common::{Hand, Rest, SECOND, START, assignment, config, gitlab, take_job};
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn resume(config: &RunnerConfig, assignment: &Assignment, snapshot: &str, now: Timestamp) -> Hand<Job> {
+    let snapshot = JobSnapshot::from_json(snapshot).unwrap();
+    let mut hand = Hand::new(Job::resume(Arc::new(config.clone()), assignment, snapshot, now).unwrap());
+    hand.now = now;
+    hand
+}
+
+/// A record as an application keeps it: assignment, snapshot, log.
+struct Record {
+    assignment: Assignment,
+    snapshot: String,
+    log: Vec<u8>,
+}
+
+impl Record {
+    /// What an application does when it is told to save, and whenever else it likes.
+    fn save(&mut self, job: &mut Job) {
+        let (offset, chunks) = job.unsaved();
+        self.log.truncate(usize::try_from(offset).unwrap());
+        self.log.extend(chunks.concat());
+        let snapshot = job.snapshot();
+        self.snapshot = snapshot.to_json();
+        job.saved(snapshot.revision(), snapshot.log_size());
+    }
+
+    /// Runs until nothing is to be done for `patience`, saving when told to.
+    fn run(&mut self, job: &mut Hand<Job>, server: &mut Coordinator, patience: Duration) {
+        loop {
+            job.run(server, patience);
+            let mut again = false;
+            for event in std::mem::take(&mut job.events) {
+                match event {
+                    JobEvent::Save => self.save(&mut job.machine),
+                    JobEvent::TraceNeeded(range) => {
+                        let bytes = self.log[range.start as usize..range.end as usize].to_vec();
+                        job.machine.supply_trace(range.start, bytes.into()).unwrap();
+                    }
+                    _ => continue,
+                }
+                again = true;
+            }
+            if !again {
+                return;
+            }
+        }
+    }
+}
+
+/// The record of a job with one line of log, all of it at GitLab.
+fn old_record(server: &mut Coordinator, config: &RunnerConfig) -> Record {
+    let assignment = take_job(server, config, START, NewJob::new("old"));
+    let mut record = Record { assignment, snapshot: String::new(), log: Vec::new() };
+    let mut job = Hand::new(Job::new(Arc::new(config.clone()), &record.assignment, START));
+    job.machine.write("line 0\n");
+    record.run(&mut job, server, SECOND);
+    record.save(&mut job.machine);
+    record
+}
+
+/// Must show 6: the Python package documents that this loses lines.
+#[test]
+fn one_old_record_can_be_loaded_three_times_and_no_line_is_lost() {
+    for durable in [false, true] {
+        for lines in [["line 1\n", "line 2\n", "line 3\n"], ["one\n", "a longer second line\n", "3\n"]] {
+            let config = config().with_durable(durable);
+            let mut server = gitlab(Settings::default());
+            let Record { assignment, snapshot, log } = old_record(&mut server, &config);
+            let mut now = START;
+            for (number, line) in lines.iter().enumerate() {
+                now = now.saturating_add(100 * SECOND);
+                let mut record =
+                    Record { assignment: assignment.clone(), snapshot: snapshot.clone(), log: log.clone() };
+                let mut job = resume(&config, &assignment, &snapshot, now);
+                job.machine.write(*line);
+                if number == 2 {
+                    job.machine.finish(JobResult::success());
+                }
+                record.run(&mut job, &mut server, SECOND);
+                assert_eq!(job.machine.unsent(), 0);
+            }
+            let held = server.job(assignment.id()).unwrap();
+            let wanted = ["line 0\n", lines[0], lines[1], lines[2]].concat();
+            assert_eq!(String::from_utf8_lossy(held.trace()), wanted, "durable: {durable}");
+            assert_eq!(held.status(), JobStatus::Success);
+            assert_eq!(held.reported_checksum(), None, "ours would be wrong");
+        }
+    }
+}
+
+#[test]
+fn a_resumed_job_asks_where_gitlabs_log_ends_before_it_sends_anything() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abcdef");
+    job.sends("patch 0+6");
+    let snapshot = job.machine.snapshot().to_json(); // with the call on the wire
+    // (what GitLab answers, what goes on)
+    let rows: [(u16, &str, &[&str]); 5] = [
+        (202, "0-6", &["patch 6+4"]),
+        (416, "0-4", &["needs 4..6"]),
+        (416, "0-0", &["needs 0..6"]),
+        (416, "0-20", &["patch 20+4"]),
+        (416, "nonsense", &["probe 6"]),
+    ];
+    for (status, range, next) in rows {
+        let mut job = resume(&config(), &assignment(), &snapshot, START);
+        job.machine.write("more");
+        assert_eq!(job.call().name(), "probe 6");
+        job.answer(status, &[("range", range)], "");
+        job.pass(5 * SECOND);
+        match job.poll() {
+            Rest::Sent(sent) => assert_eq!([&sent.name()[..]], next, "{range}"),
+            rest => {
+                let needed = job.machine.trace_needed().unwrap_or_else(|| panic!("{rest:?}"));
+                assert_eq!([&format!("needs {}..{}", needed.start, needed.end)[..]], next);
+            }
+        }
+    }
+}
+
+#[test]
+fn at_every_step_of_a_life_a_snapshot_leads_to_the_same_end() {
+    // Snapshots before each call, with each call out, and after each answer.
+    for cut in 0..30 {
+        for durable in [false, true] {
+            let config = config().with_durable(durable);
+            let mut server = gitlab(Settings::default().with(|s| s.archive_delay = Some(3 * SECOND)));
+            let assignment = take_job(&mut server, &config, START, NewJob::new("cut"));
+            let mut record = Record { assignment, snapshot: String::new(), log: Vec::new() };
+            let mut job = Hand::new(Job::new(Arc::new(config.clone()), &record.assignment, START));
+            let steps = std::cell::Cell::new(0);
+            let cut_here = |job: &mut Hand<Job>, record: &mut Record| {
+                if steps.get() == cut {
+                    record.save(&mut job.machine);
+                    *job = resume(&config, &record.assignment, &record.snapshot, job.now);
+                }
+                steps.set(steps.get() + 1);
+            };
+            for piece in ["first\n", "second\n", ""] {
+                match piece {
+                    "" => job.machine.finish(JobResult::from_exit_code(3)),
+                    piece => _ = job.machine.write(piece),
+                }
+                for _ in 0..40 {
+                    cut_here(&mut job, &mut record);
+                    match job.poll() {
+                        Rest::Sent(sent) => {
+                            let response = server.respond(job.now, sent.request);
+                            let ticket = (steps.get() == cut).then(|| job.drop_ticket());
+                            cut_here(&mut job, &mut record);
+                            if ticket.is_none() {
+                                job.hand_in(response).unwrap();
+                            }
+                        }
+                        Rest::Waits(_)
+                            if job.events.contains(&JobEvent::Save) || job.machine.trace_needed().is_some() =>
+                        {
+                            record.run(&mut job, &mut server, Duration::ZERO);
+                        }
+                        Rest::Waits(until) => job.now = job.now.max(until.unwrap()),
+                        Rest::Done => break,
+                    }
+                    if !piece.is_empty() && job.machine.unsent() == 0 {
+                        break;
+                    }
+                }
+            }
+            let held = server.job(record.assignment.id()).unwrap();
+            assert_eq!(
+                (held.status(), held.trace()),
+                (JobStatus::Failed, &b"first\nsecond\n"[..]),
+                "cut at {cut}, durable {durable}"
+            );
+            assert_eq!((held.exit_code(), job.is_done()), (Some(3), true), "cut at {cut}, durable {durable}");
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_delays_nothing() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    job.answer(429, &[("retry-after", "600")], "");
+    job.waits();
+    let snapshot = job.machine.snapshot().to_json();
+    for (now, most) in
+        [(START.as_millis() - YEAR.as_millis() as u64, 661), (START.as_millis() + YEAR.as_millis() as u64, 0)]
+    {
+        let now = Timestamp::from_millis(now);
+        let mut job = resume(&config(), &assignment(), &snapshot, now);
+        let sent = job.call();
+        assert!(sent.at.saturating_since(now) <= most * SECOND, "{:?} after {now:?}", sent.at);
+        assert!(job.machine.deadline().saturating_since(now) <= 7200 * SECOND);
+    }
+}
+
+#[test]
+fn what_stands_is_told_again() {
+    let mut canceling = Hand::accepted(config());
+    canceling.machine.write("abc");
+    canceling.call();
+    canceling.answer(202, &[("job-status", "canceling")], "");
+    canceling.waits();
+    let mut again = resume(&config(), &assignment(), &canceling.machine.snapshot().to_json(), START);
+    again.call();
+    assert_eq!(
+        (&again.events[..], again.machine.cancellation()),
+        (&[JobEvent::CancelRequested][..], Cancellation::Requested)
+    );
+
+    let mut aborted = Hand::accepted(config());
+    aborted.machine.write("abc");
+    aborted.call();
+    aborted.answer(403, &[("job-status", "canceled")], "");
+    let mut again = resume(&config(), &assignment(), &aborted.machine.snapshot().to_json(), START);
+    assert!(again.is_done() && matches!(again.events[..], [JobEvent::Aborted(_)]), "{:?}", again.events);
+
+    let mut finished = Hand::accepted(config());
+    finished.machine.finish(JobResult::success());
+    finished.sends("report success");
+    finished.answer(200, &[("job-status", "success")], "");
+    let mut again = resume(&config(), &assignment(), &finished.machine.snapshot().to_json(), START);
+    assert!(again.is_done());
+    assert_eq!(again.events, [JobEvent::Finished(Outcome::Success)]);
+}
+
+#[test]
+fn a_report_that_may_have_been_sent_is_repeated_and_recognised() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.machine.finish(JobResult::success());
+    job.sends("patch 0+3");
+    job.answer(202, &[], "");
+    let report = job.sends("report success").request.into_body();
+    let snapshot = job.machine.snapshot().to_json();
+    let mut again = resume(&config(), &assignment(), &snapshot, START);
+    let repeated = again.call();
+    assert_eq!((repeated.name().as_str(), repeated.request.body()), ("report success", &report));
+    again.answer(403, &[("job-status", "success")], "");
+    assert!(again.is_done());
+    assert_eq!(again.events.last(), Some(&JobEvent::Finished(Outcome::Success)));
+}
+
+#[test]
+fn a_durable_job_sends_nothing_that_is_not_saved() {
+    let mut job = Hand::accepted(config().with_durable(true));
+    job.machine.write("abc");
+    job.waits();
+    assert_eq!(job.events, [JobEvent::Save]);
+    job.pass(Duration::from_secs(2));
+    job.waits();
+    assert_eq!(job.events.len(), 1, "asked once");
+    job.pass(Duration::from_secs(2));
+    job.waits();
+    assert_eq!(job.events.len(), 2, "and again when nothing came of it");
+    let revision = job.machine.snapshot().revision();
+    job.machine.saved(revision, 2);
+    job.sends("patch 0+2");
+    job.answer(202, &[], "");
+    job.machine.saved(revision, 3);
+    job.machine.finish(JobResult::success());
+    job.events.clear();
+    job.waits();
+    assert_eq!(job.events, [JobEvent::Save], "the result is not saved");
+    let (revision, size) = (job.machine.snapshot().revision(), job.machine.log_size());
+    job.machine.saved(revision, size);
+    job.sends("patch 2+1");
+    job.answer(202, &[], "");
+    job.sends("report success");
+}
+
+#[test]
+fn what_cannot_be_taken_up_is_refused_with_a_reason() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    let good = job.machine.snapshot().to_json();
+    for length in 0..good.len() {
+        assert!(matches!(JobSnapshot::from_json(&good[..length]), Err(ResumeError::Corrupt(_))), "{length}");
+    }
+    let newer = good.replace("\"format\":1", "\"format\":2").replace("log_written", "log_size");
+    assert!(matches!(JobSnapshot::from_json(&newer), Err(ResumeError::Newer { found: 2, known: 1, .. })));
+    let other = good.replace("\"kind\":\"job\"", "\"kind\":\"runner\"");
+    assert!(matches!(JobSnapshot::from_json(&other), Err(ResumeError::WrongKind { .. })));
+    let impossible = good.replace("\"log_acknowledged\":0", "\"log_acknowledged\":4");
+    assert!(matches!(JobSnapshot::from_json(&impossible), Err(ResumeError::Corrupt(_))));
+    let stranger = Assignment::from_json(r#"{"id":8,"token":"t"}"#).unwrap();
+    let snapshot = JobSnapshot::from_json(&good).unwrap();
+    let refused = Job::resume(Arc::new(config()), &stranger, snapshot, START).unwrap_err();
+    assert!(matches!(refused, ResumeError::WrongJob { found: 7, wanted: 8, .. }), "{refused}");
+}

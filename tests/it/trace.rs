@@ -1,0 +1,307 @@
+//! Offsets, resynchronisation, retention and pace of the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gitlab_runner_api::{AbortReason, Failure, Job, JobEvent, JobResult, Outcome, Retain, Timestamp};
+use gitlab_runner_api_testkit::{JobStatus, NewJob, ReplayRule, Settings};
+
+use crate::common::{Hand, Rest, SECOND, START, config, gitlab, take_job};
+
+#[test]
+fn the_first_piece_goes_at_once_and_the_next_after_the_interval() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    let sent = job.sends("patch 0+3");
+    assert_eq!((sent.header("content-range"), sent.header("content-type")), ("0-2", "text/plain"));
+    assert_eq!((sent.header("job-token"), sent.request.uri().query()), ("glcbt-7", Some("debug_trace=false")));
+    job.answer(202, &[("range", "0-3"), ("x-gitlab-trace-update-interval", "60")], "");
+    job.machine.write("de");
+    job.pass(Duration::from_secs(30));
+    job.sends("running"); // the log is not due, the keep-alive is
+    job.answer(200, &[], "200");
+    job.pass(Duration::from_secs(30));
+    assert_eq!(job.sends("patch 3+2").header("content-range"), "3-4");
+}
+
+#[test]
+fn intervals_that_make_no_sense_change_nothing() {
+    for (value, seconds) in [("3", 3), ("1/2", 3), ("0", 3), ("-1", 3), ("", 3), ("1", 1), ("7", 7)] {
+        let mut job = Hand::accepted(config());
+        job.machine.write("abc");
+        job.sends("patch 0+3");
+        job.answer(202, &[("x-gitlab-trace-update-interval", value)], "");
+        job.machine.write("de");
+        assert_eq!(job.waits(), Some(START.saturating_add(Duration::from_secs(seconds))), "{value:?}");
+    }
+}
+
+#[test]
+fn a_piece_whose_fate_is_unknown_is_repeated_as_it_was() {
+    for failure in [Failure::NotSent, Failure::Unknown, Failure::TimedOut, Failure::interrupted(1), Failure::Cancelled]
+    {
+        let mut job = Hand::accepted(config());
+        job.machine.write("abc");
+        let first = job.sends("patch 0+3").request.into_body();
+        job.machine.write("more, meanwhile");
+        job.fail(failure);
+        let again = job.call();
+        assert_eq!((again.name().as_str(), again.request.body()), ("patch 0+3", &first), "{failure:?}");
+        job.answer(202, &[], "");
+        job.pass(3 * SECOND);
+        job.sends("patch 3+15");
+    }
+}
+
+#[test]
+fn more_than_one_piece_is_caught_up_without_a_pause() {
+    let mut job = Hand::accepted(config().with_patch_limit(4));
+    job.machine.write("0123456789");
+    for name in ["patch 0+4", "patch 4+4"] {
+        job.sends(name);
+        job.answer(202, &[], "");
+    }
+    assert_eq!(job.waits(), Some(START.saturating_add(3 * SECOND)));
+}
+
+#[test]
+fn a_416_leads_to_where_gitlabs_log_ends() {
+    // We wrote 9 bytes, 6 of them acknowledged, and send the rest.
+    let rows = [
+        ("0-9", None),              // all is there
+        ("0-8", Some("patch 8+1")), // some of it
+        ("0-3", Some("patch 3+6")), // less than it had
+        ("0-0", Some("patch 0+9")), // nothing any more
+    ];
+    for (range, next) in rows {
+        let mut job = Hand::accepted(config());
+        job.machine.write("012345");
+        job.sends("patch 0+6");
+        job.answer(202, &[], "");
+        job.machine.write("678");
+        job.pass(3 * SECOND);
+        job.sends("patch 6+3");
+        job.answer(416, &[("range", range)], "");
+        match next {
+            Some(next) => _ = job.sends(next),
+            None => assert_eq!((job.waits().is_some(), job.machine.unsent()), (true, 0)),
+        }
+        assert_eq!(job.events, [], "{range}");
+    }
+}
+
+#[test]
+fn somebody_elses_bytes_are_stepped_over_without_a_checksum() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    job.answer(416, &[("range", "0-7")], "");
+    // Ours certainly did not arrive.
+    job.sends("patch 7+3");
+    assert!(matches!(job.events[..], [JobEvent::TraceShifted { server_offset: 7, .. }]), "{:?}", job.events);
+    // Now they may have.
+    job.fail(Failure::Unknown);
+    assert_eq!(job.call().name(), "patch 7+3");
+    job.answer(416, &[("range", "0-20")], "");
+    job.machine.write("de");
+    job.pass(3 * SECOND);
+    job.sends("patch 20+2");
+    job.answer(202, &[], "");
+    job.machine.finish(JobResult::success());
+    job.sends("probe 22");
+    job.answer(202, &[], "");
+    assert_eq!(job.sends("report success").json()["output"], serde_json::json!({}));
+}
+
+#[test]
+fn a_416_that_does_not_help_is_no_invitation_to_loop() {
+    for range in ["0-0", "", "bytes 0-2", "0--1", "x"] {
+        let mut job = Hand::accepted(config());
+        job.machine.write("abc");
+        let mut last = START;
+        for tries in 0..12 {
+            let sent = job.call();
+            assert_eq!(sent.name(), "patch 0+3", "{range:?}");
+            assert!(tries == 0 || sent.at > last, "{range:?}");
+            last = sent.at;
+            job.answer(416, &[("range", range)], "");
+        }
+        assert!(last.saturating_since(START) > 60 * SECOND, "{range:?}: 12 tries in {last:?}");
+        let unreachable = job.events.iter().filter(|event| matches!(event, JobEvent::Unreachable { .. })).count();
+        assert_eq!(unreachable, 1, "one event an episode");
+    }
+}
+
+#[test]
+fn pieces_that_are_too_large_are_halved_down_to_a_byte() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("0123456789");
+    for name in ["patch 0+10", "patch 0+5", "patch 0+2", "patch 0+1"] {
+        job.sends(name);
+        job.answer(413, &[], "<html>");
+    }
+    let again = job.call();
+    assert_eq!((again.name().as_str(), again.at > START), ("patch 0+1", true));
+    job.answer(202, &[], "");
+    job.sends("patch 1+1"); // and it stays that way
+}
+
+#[test]
+fn every_row_of_gitlabs_offset_table_is_outlived() {
+    for replay in [ReplayRule::TailRepeatAccepted, ReplayRule::Strict416] {
+        for keep in [0u64, 4, 9] {
+            let mut server = gitlab(Settings::default().with(|s| s.replay = replay));
+            let assignment = take_job(&mut server, &config(), START, NewJob::new("offsets"));
+            let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
+            job.machine.write("012345678");
+            // The first answer is lost: GitLab has the bytes, and hears of them again.
+            job.run_one(&mut server);
+            let Rest::Sent(patch) = job.poll() else { panic!() };
+            server.respond(job.now, patch.request);
+            job.fail(Failure::Unknown);
+            server.forget_trace_tail(assignment.id(), keep);
+            job.machine.write("9ab");
+            job.machine.finish(JobResult::success());
+            job.run(&mut server, 60 * SECOND);
+            assert!(job.is_done());
+            let record = server.job(assignment.id()).unwrap();
+            assert_eq!(
+                (record.trace(), record.status()),
+                (&b"0123456789ab"[..], JobStatus::Success),
+                "{replay:?} {keep}"
+            );
+            let crc = format!("crc32:{:08x}", crc32fast::hash(b"0123456789ab"));
+            assert_eq!((record.reported_checksum(), record.reported_bytesize()), (Some(&crc[..]), Some(12)));
+        }
+    }
+}
+
+impl Hand<Job> {
+    /// One call against the simulated GitLab.
+    fn run_one(&mut self, gitlab: &mut gitlab_runner_api_testkit::Coordinator) {
+        let Rest::Sent(sent) = self.poll() else { panic!("no call") };
+        let response = gitlab.respond(self.now, sent.request);
+        self.hand_in(response).unwrap();
+    }
+}
+
+#[test]
+fn what_is_not_kept_is_asked_for_in_pieces() {
+    let config = config().with_retain(Retain::Unacknowledged).with_patch_limit(4);
+    let mut job = Hand::accepted(config);
+    job.machine.write("0123456789");
+    job.machine.finish(JobResult::success());
+    for name in ["patch 0+4", "patch 4+4", "patch 8+2"] {
+        job.sends(name);
+        job.answer(202, &[], "");
+    }
+    job.sends("report success");
+    job.answer(412, &[], "");
+    job.sends("probe 10");
+    job.answer(416, &[("range", "0-3")], "");
+    assert!(job.waits().is_some());
+    assert_eq!(job.events, [JobEvent::TraceNeeded(3..7)]);
+    assert!(job.machine.supply_trace(0, Bytes::from_static(b"012")).is_err(), "those are not the ones");
+    job.machine.supply_trace(3, Bytes::from_static(b"34")).unwrap();
+    job.sends("patch 3+2");
+    job.answer(202, &[], "");
+    job.waits();
+    job.machine.supply_trace(5, Bytes::from_static(b"56789 and more than was asked for")).unwrap();
+    assert!(job.machine.supply_trace(9, Bytes::new()).is_err(), "nothing is needed now");
+    assert_eq!(job.sends("patch 5+4").request.body(), "5678");
+    job.answer(202, &[], "");
+    job.sends("patch 9+1");
+    job.answer(202, &[], "");
+    assert_eq!(job.sends("report success").json()["output"]["bytesize"], 10);
+}
+
+#[test]
+fn bytes_that_are_gone_leave_a_mark_and_no_checksum() {
+    let mut job = Hand::accepted(config().with_retain(Retain::Unacknowledged));
+    job.machine.write(vec![b'x'; 1000]);
+    job.sends("patch 0+1000");
+    job.answer(202, &[], "");
+    job.machine.write("the end\n");
+    job.pass(3 * SECOND);
+    job.sends("patch 1000+8");
+    job.answer(416, &[("range", "0-100")], "");
+    job.waits();
+    job.machine.forfeit_trace().unwrap();
+    assert!(job.machine.forfeit_trace().is_err(), "nothing is needed now");
+    job.machine.finish(JobResult::success());
+    let mark = job.call();
+    let text = String::from_utf8(mark.request.body().to_vec()).unwrap();
+    assert!(mark.name().starts_with("patch 100+") && text.contains("900 bytes"), "{text}");
+    job.answer(202, &[], "");
+    let end = 100 + text.len();
+    job.sends(&format!("patch {end}+8"));
+    job.answer(202, &[], "");
+    assert_eq!(job.sends("report success").json()["output"], serde_json::json!({}));
+}
+
+#[test]
+fn an_empty_log_is_no_trouble() {
+    let mut server = gitlab(Settings::default());
+    let assignment = take_job(&mut server, &config(), START, NewJob::new("silent"));
+    let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
+    job.machine.finish(JobResult::success());
+    assert_eq!(job.run(&mut server, SECOND), 2, "accept and report, nothing else");
+    let record = server.job(assignment.id()).unwrap();
+    assert_eq!(record.reported_checksum(), Some("crc32:00000000"));
+    assert_eq!(job.events.last(), Some(&JobEvent::Finished(Outcome::Success)));
+}
+
+#[test]
+fn a_log_over_gitlabs_limit_ends_the_job() {
+    let mut server = gitlab(Settings::default().with(|s| s.trace_size_limit = Some(1 << 20)));
+    let assignment = take_job(&mut server, &config(), START, NewJob::new("chatty"));
+    let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
+    job.machine.write(vec![b'x'; 3 << 20]);
+    job.run(&mut server, SECOND);
+    assert_eq!(job.events.last(), Some(&JobEvent::Aborted(AbortReason::Forbidden)));
+    assert_eq!(server.job(assignment.id()).unwrap().failure_reason(), Some("trace_size_exceeded"));
+}
+
+#[test]
+fn debug_logs_are_marked_as_such() {
+    for (key, value, marked) in
+        [("CI_DEBUG_TRACE", "true", true), ("CI_DEBUG_SERVICES", "1", true), ("CI_DEBUG_TRACE", "yes", false)]
+    {
+        let mut server = gitlab(Settings::default());
+        let assignment = take_job(&mut server, &config(), START, NewJob::new("debug").variable(key, value));
+        let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
+        job.machine.write("abc");
+        job.run(&mut server, SECOND);
+        assert_eq!(server.job(assignment.id()).unwrap().debug_trace(), marked, "{key}={value}");
+    }
+}
+
+#[test]
+fn a_late_answer_to_a_call_that_was_given_up_is_stale() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    let ticket = job.drop_ticket();
+    let deadline = ticket.hints().deadline;
+    assert_eq!(job.waits(), Some(START.saturating_add(deadline + 30 * SECOND)));
+    job.pass(deadline + 30 * SECOND);
+    assert_eq!(job.call().name(), "patch 0+3");
+    let late = http::Response::builder().status(202).body(Bytes::new()).unwrap();
+    let stale = gitlab_runner_api::Machine::handle_response(&mut job.machine, ticket, late, job.now);
+    assert_eq!(stale, Err(gitlab_runner_api::Misuse::Stale));
+    job.answer(202, &[], "");
+    assert_eq!(job.machine.unsent(), 0);
+}
+
+#[test]
+fn tickets_go_home_to_their_own_machine() {
+    let mut one = Hand::accepted(config());
+    let other = gitlab_runner_api::Assignment::from_json(r#"{"id":8,"token":"t"}"#).unwrap();
+    let mut other = Hand::new(Job::new(Arc::new(config()), &other, START));
+    let Rest::Sent(_) = other.poll() else { panic!() };
+    let ticket = other.drop_ticket();
+    let misuse =
+        gitlab_runner_api::Machine::handle_failure(&mut one.machine, ticket, Failure::Unknown, Timestamp::EPOCH);
+    assert_eq!(misuse, Err(gitlab_runner_api::Misuse::WrongMachine));
+}
