@@ -167,7 +167,8 @@ impl Job {
             let wait = self.backoff.failed(Policy::CALL, None, &mut self.rng);
             self.retry_at = self.retry_at.max(now.saturating_add(wait));
         }
-        if self.cancellation == Cancellation::Requested {
+        let open = !matches!(from.phase, StoredPhase::Closed(_));
+        if open && self.cancellation == Cancellation::Requested {
             self.events.push_back(JobEvent::CancelRequested);
         }
         self.phase = match from.phase {

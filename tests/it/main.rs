@@ -1,11 +1,14 @@
 //! The core against the simulated GitLab: one binary, a module per theme.
 
+mod budget;
 mod cancel;
 mod common;
 mod finish;
+mod golden;
 mod laws;
 mod poll;
 mod readme;
 mod resume;
+mod secrets;
 mod sim;
 mod trace;

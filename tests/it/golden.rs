@@ -1,0 +1,81 @@
+//! Stored forms, of every version ever released: they load, and go on as they should. Files in `tests/golden` are never
+//! changed; a new format gets new ones.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gitlab_runner_api::{FailureReason, Job, JobEvent, JobResult, JobSnapshot, Machine, Output};
+
+use crate::common::{Hand, START, assignment, config};
+
+/// Each phase of a job, as this version stores it, and the first thing a job resumed from it does.
+fn phases() -> Vec<(&'static str, JobSnapshot, &'static str)> {
+    let mut all = Vec::new();
+    let fresh = Job::new(Arc::new(config()), &assignment(), START);
+    all.push(("fresh", fresh.snapshot(), "running"));
+
+    let mut running = Hand::accepted(config());
+    running.machine.write("abcdef");
+    running.sends("patch 0+6");
+    all.push(("patch-on-the-wire", running.machine.snapshot(), "probe 6"));
+    running.answer(202, &[("job-status", "canceling"), ("x-gitlab-trace-update-interval", "60")], "");
+    running.machine.write("gh");
+    running.waits();
+    all.push(("canceling", running.machine.snapshot(), "probe 8"));
+    running.machine.finish(JobResult::failed(FailureReason::ScriptFailure).with_exit_code(3));
+    all.push(("finishing", running.machine.snapshot(), "probe 8"));
+    running.sends("patch 6+2");
+    running.answer(202, &[], "");
+    running.sends("report failed");
+    all.push(("report-on-the-wire", running.machine.snapshot(), "report failed"));
+    running.answer(202, &[("x-gitlab-trace-update-interval", "4")], "");
+    running.waits();
+    all.push(("archiving", running.machine.snapshot(), "report failed"));
+    running.call();
+    running.answer(200, &[("job-status", "canceled")], "");
+    assert!(running.is_done());
+    all.push(("finished", running.machine.snapshot(), "Finished(Canceled)"));
+
+    let mut aborted = Hand::accepted(config());
+    aborted.machine.write("abc");
+    aborted.sends("patch 0+3");
+    aborted.answer(403, &[("job-status", "canceled")], "");
+    assert!(aborted.is_done());
+    all.push(("aborted", aborted.machine.snapshot(), "Aborted(Canceled)"));
+
+    let mut shifted = Hand::accepted(config());
+    shifted.machine.write("abc");
+    shifted.sends("patch 0+3");
+    shifted.answer(416, &[("range", "0-10")], "");
+    shifted.sends("patch 10+3");
+    all.push(("shifted", shifted.machine.snapshot(), "probe 13"));
+    all
+}
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/job-1-{name}.json"))
+}
+
+#[test]
+fn this_version_stores_what_the_files_say() {
+    for (name, snapshot, _) in phases() {
+        let json = snapshot.to_json();
+        let golden = fs::read_to_string(file(name)).unwrap_or_default();
+        assert_eq!(golden.trim_end(), json, "{name}: if this is a new format, give it a new number and new files");
+    }
+}
+
+#[test]
+fn what_was_stored_goes_on_as_it_should() {
+    for (name, _, first) in phases() {
+        let golden = fs::read_to_string(file(name)).unwrap();
+        let snapshot = JobSnapshot::from_json(&golden).unwrap();
+        let mut job = Job::resume(Arc::new(config()), &assignment(), snapshot, START).unwrap();
+        let does = match job.poll(START) {
+            Output::Event(event @ (JobEvent::Finished(_) | JobEvent::Aborted(_))) => format!("{event:?}"),
+            _ => Hand::new(job).call().name(),
+        };
+        assert_eq!(does, first, "{name}");
+    }
+}
