@@ -2,10 +2,12 @@
 //!
 //! - [`Coordinator`]: a simulated GitLab, a pure machine on virtual time.
 //! - [`World`]: a whole runner, a faulty network and a GitLab on virtual time, with the laws of a correct runner checked.
+//! - [`conformance`]: what a transport must do and must not, over a loopback server that misbehaves.
 //! - [`Server`]: the same GitLab behind a loopback HTTP server, for tests of real clients.
 //!
 //! Nothing here shares parsing code with the crate under test.
 
+pub mod conformance;
 mod coordinator;
 mod dice;
 mod net;

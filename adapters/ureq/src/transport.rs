@@ -7,7 +7,10 @@ use bytes::Bytes;
 use gitlab_runner_api::{Call, ERROR_BODY_LIMIT, Failure, Hints, ResponseBody, Ticket};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Response};
+use ureq::config::Config;
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, NextTimeout};
 use ureq::{Agent, SendBody, Timeout};
 
 /// Performs calls with ureq. Cloning shares the connections.
@@ -42,7 +45,7 @@ impl Transport {
             .accept_encoding("")
             .user_agent(concat!("gitlab-runner-api-ureq/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.new_agent() }
+        Self { agent: Agent::with_parts(config, Connecting::default(), Resolving::default()) }
     }
 
     /// Sends the request, and waits for its answer or for its deadline to pass.
@@ -65,6 +68,39 @@ impl Transport {
         let (head, body) = response.into_parts();
         let bytes = collect(body.into_reader(), head.status.is_success(), hints.response)?;
         Ok(Response::from_parts(head, bytes))
+    }
+}
+
+/// Looks names up as ureq does, and says of every failure that nothing was sent.
+#[derive(Debug, Default)]
+struct Resolving(DefaultResolver);
+
+impl Resolver for Resolving {
+    fn resolve(
+        &self,
+        uri: &http::Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        self.0.resolve(uri, config, timeout).map_err(|error| match error {
+            ureq::Error::Io(_) => ureq::Error::HostNotFound,
+            other => other,
+        })
+    }
+}
+
+/// Connects as ureq does, and says of every failure that nothing was sent.
+#[derive(Debug, Default)]
+struct Connecting(DefaultConnector);
+
+impl Connector for Connecting {
+    type Out = <DefaultConnector as Connector>::Out;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, chained: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
+        self.0.connect(details, chained).map_err(|error| match error {
+            ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::Rustls(_) => ureq::Error::ConnectionFailed,
+            other => other,
+        })
     }
 }
 
@@ -111,12 +147,6 @@ fn classify(error: &ureq::Error) -> Failure {
         | Error::Pem(_)
         | Error::Timeout(Timeout::Resolve | Timeout::Connect) => Failure::NotSent,
         Error::Timeout(_) => Failure::TimedOut,
-        // Of all that can go wrong on a socket, only these cannot happen after the connection was made.
-        Error::Io(error)
-            if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable) =>
-        {
-            Failure::NotSent
-        }
         Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Failure::TimedOut,
         _ => Failure::Unknown,
     }
@@ -135,7 +165,8 @@ mod tests {
             (ureq::Error::Timeout(Timeout::SendBody), Failure::TimedOut),
             (ureq::Error::Timeout(Timeout::RecvResponse), Failure::TimedOut),
             (ureq::Error::Timeout(Timeout::Global), Failure::TimedOut),
-            (ureq::Error::Io(Kind::ConnectionRefused.into()), Failure::NotSent),
+            (ureq::Error::ConnectionFailed, Failure::NotSent),
+            (ureq::Error::Io(Kind::ConnectionRefused.into()), Failure::Unknown),
             (ureq::Error::Io(Kind::ConnectionReset.into()), Failure::Unknown),
             (ureq::Error::Io(Kind::BrokenPipe.into()), Failure::Unknown),
             (ureq::Error::Io(Kind::UnexpectedEof.into()), Failure::Unknown),
