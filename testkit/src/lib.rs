@@ -10,6 +10,7 @@
 pub mod conformance;
 mod coordinator;
 mod dice;
+pub mod fuzz;
 mod net;
 mod server;
 mod world;

@@ -1,0 +1,81 @@
+//! The bodies of the fuzz targets: ordinary functions, so that ordinary builds check them and ordinary tests replay what
+//! fuzzing found. Each panics when a law is broken; that is what they are for.
+
+mod machines;
+
+use gitlab_runner_api::{Assignment, Timestamp, headers};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+pub use machines::{job, poller, resume};
+
+/// The headers the core reads.
+const NAMES: [&str; 9] = [
+    "range",
+    "job-status",
+    "x-gitlab-trace-update-interval",
+    "x-gitlab-last-update",
+    "x-request-id",
+    "retry-after",
+    "ratelimit-resettime",
+    "ratelimit-name",
+    "date",
+];
+
+/// Arbitrary header values are read or ignored. A line is a header: its first byte names it, the rest is its value.
+pub fn headers(data: &[u8]) {
+    let mut map = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        let Some((name, value)) = line.split_first() else { continue };
+        let name = NAMES[usize::from(*name) % NAMES.len()];
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            map.append(HeaderName::from_static(name), value);
+        }
+    }
+    headers::parse_all(&map, Timestamp::from_millis(1_750_000_000_000));
+}
+
+/// Arbitrary payloads are a job or an error, and a job's token shows nowhere.
+pub fn job_spec(data: &[u8]) {
+    match Assignment::from_json(data.to_vec()) {
+        Err(error) => _ = error.to_string(),
+        Ok(assignment) => {
+            assert_eq!(assignment.as_json(), data);
+            let token = assignment.spec().token.expose();
+            if token.len() >= 8 && !String::from_utf8_lossy(data).replacen(token, "", 1).contains(token) {
+                assert!(!format!("{assignment:?}").contains(token), "the token shows");
+            }
+            _ = (assignment.spec().timeout(), assignment.spec().variable("CI"), assignment.spec().step("script"));
+        }
+    }
+    if let Some(salvaged) = Assignment::salvage(data.to_vec()) {
+        assert!(salvaged.spec().steps.is_empty(), "a salvaged job has nothing to run");
+    }
+}
+
+/// Takes a fuzzer's bytes apart. When they run out, everything is zero.
+struct Script<'a>(&'a [u8]);
+
+impl Script<'_> {
+    fn is_over(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn byte(&mut self) -> u8 {
+        let Some((first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        *first
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::from(self.byte()) % from.len()]
+    }
+
+    /// Small numbers, and now and then a huge one.
+    fn number(&mut self) -> u64 {
+        match self.byte() {
+            255 => u64::MAX,
+            254 => u64::from(self.byte()) << 32,
+            small => u64::from(small),
+        }
+    }
+}

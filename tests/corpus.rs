@@ -1,0 +1,43 @@
+//! Replays what fuzzing found, and what it started from.
+
+use std::fs;
+use std::path::Path;
+
+use gitlab_runner_api_testkit::fuzz;
+
+fn replay(target: &str, body: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut count = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        println!("{}", path.display()); // shown if the body panics
+        body(&fs::read(path).unwrap());
+        count += 1;
+    }
+    assert!(count > 0, "{} is empty", folder.display());
+}
+
+#[test]
+fn headers() {
+    replay("headers", fuzz::headers);
+}
+
+#[test]
+fn job_spec() {
+    replay("job_spec", fuzz::job_spec);
+}
+
+#[test]
+fn job() {
+    replay("job", fuzz::job);
+}
+
+#[test]
+fn poller() {
+    replay("poller", fuzz::poller);
+}
+
+#[test]
+fn resume() {
+    replay("resume", fuzz::resume);
+}
