@@ -28,6 +28,8 @@ pub struct Faults {
     pub slow: u32,
     /// Something on the way answers: a login page (302), 401, 403 or 404 with HTML, 407, 413, 503.
     pub proxy_page: u32,
+    /// A limit answers 429, with a `Retry-After` of up to 20 seconds.
+    pub limited: u32,
     /// A log patch is answered 416 with the true size, and not carried out.
     pub forced_416: u32,
     /// Before a log patch is looked at, the log is locked by somebody else for a moment.
@@ -50,6 +52,7 @@ impl Faults {
             duplicate: 20,
             slow: 20,
             proxy_page: 0,
+            limited: 10,
             forced_416: 20,
             locked_trace: 20,
             forgotten_tail: 10,
@@ -134,6 +137,12 @@ impl Net {
         if dice.per_mille(faults.proxy_page) {
             let status = [302, 401, 403, 404, 407, 413, 503][dice.below(7) as usize];
             return Fate::Forged(Box::new(page(StatusCode::from_u16(status).unwrap_or_default())));
+        }
+        if dice.per_mille(faults.limited) {
+            let mut page = page(StatusCode::TOO_MANY_REQUESTS);
+            let seconds = http::HeaderValue::from(1 + dice.below(20));
+            page.headers_mut().insert(http::header::RETRY_AFTER, seconds);
+            return Fate::Forged(Box::new(page));
         }
         if is_patch && dice.per_mille(faults.forced_416) {
             return Fate::Forced416;

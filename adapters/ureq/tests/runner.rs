@@ -1,0 +1,275 @@
+//! The user level, against the simulated GitLab behind a loopback socket.
+
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
+use gitlab_runner_api_ureq::core::api::info::{Features, Info};
+use gitlab_runner_api_ureq::{
+    Cancellation, Error, FailureReason, JobResult, Outcome, PollerEvent, Registration, Runner, State, Stop, Stream,
+};
+
+const TOKEN: &str = "glrt-canary";
+const SECOND: Duration = Duration::from_secs(1);
+const QUICK: Duration = Duration::from_millis(50);
+
+fn server(settings: Settings) -> Server {
+    let mut gitlab = Coordinator::new(settings);
+    gitlab.add_runner(TOKEN);
+    gitlab.set_registration_token("GR1348941canary");
+    Server::start(gitlab).unwrap()
+}
+
+/// A runner that does not make tests wait.
+fn runner(server: &Server) -> Runner {
+    let info = Info::new("test", "1").features(Features::default().cancel_gracefully(true));
+    let runner =
+        Runner::register(&server.url(), TOKEN, Registration::new().info(info.clone())).unwrap().with_info(info);
+    runner.configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
+}
+
+fn queue(server: &Server, name: &str) -> u64 {
+    server.with(|gitlab, now| gitlab.queue(now, NewJob::new(name)))
+}
+
+/// What GitLab holds: status, reason and log.
+fn held(server: &Server, job: u64) -> (JobStatus, Option<String>, String) {
+    server.with(|gitlab, _| {
+        let job = gitlab.job(job).unwrap();
+        let log = String::from_utf8_lossy(job.trace()).into_owned();
+        (job.status(), job.failure_reason().map(str::to_owned), log)
+    })
+}
+
+#[test]
+fn both_kinds_of_tokens_make_a_runner() {
+    let server = server(Settings::default());
+    let registered =
+        Runner::register(&server.url(), "GR1348941canary", Registration::new().tags(["hpc"]).locked(true)).unwrap();
+    assert_ne!(registered.token().expose(), "GR1348941canary");
+    registered.check_auth().unwrap();
+    assert_eq!(registered.attributes().tag_list, ["hpc"]);
+
+    let created = Runner::register(&server.url(), TOKEN, Registration::new()).unwrap();
+    assert_eq!(created.token().expose(), TOKEN);
+    assert!(created != registered && !format!("{created:?}").contains("canary"));
+
+    let ignored =
+        Runner::register(&server.url(), TOKEN, Registration::new().locked(true).maximum_timeout(60)).unwrap_err();
+    assert!(ignored.to_string().contains("locked, maximum_timeout"), "{ignored}");
+}
+
+#[test]
+fn each_refusal_has_a_mend_of_its_own() {
+    let server = server(Settings::default());
+    let register = |url: &str, token: &str| Runner::register(url, token, Registration::new()).unwrap_err();
+    assert!(matches!(register(&server.url(), "wrong"), Error::Unauthorized(_)));
+    assert!(matches!(register(&server.url(), "glrt-wrong"), Error::Unauthorized(_)));
+    assert!(matches!(register("ftp://gitlab.example.test", "wrong"), Error::Config(_)));
+    assert!(matches!(register(&server.url(), " "), Error::Token(_)));
+    assert!(matches!(register("http://127.0.0.1:1", "wrong"), Error::Exchange(_)));
+    server.with(|gitlab, _| gitlab.settings_mut().registration_allowed = false);
+    let gone = register(&server.url(), "wrong");
+    assert!(matches!(gone, Error::RegistrationDisabled(_)) && gone.to_string().contains("glrt-"), "{gone}");
+}
+
+#[test]
+fn a_runner_is_saved_and_loaded_and_its_token_checked() {
+    let server = server(Settings::default());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("my-runner.json");
+    let runner = runner(&server);
+    runner.save(&path).unwrap();
+    let loaded = Runner::load(&path).unwrap();
+    assert_eq!(loaded, runner);
+    assert_eq!((loaded.system_id(), loaded.url()), (runner.system_id(), server.url().as_str()));
+    loaded.check_auth().unwrap();
+    server.with(|gitlab, _| {
+        let ids: Vec<_> = gitlab.runners().collect();
+        ids.into_iter().for_each(|id| gitlab.remove_runner(id));
+    });
+    let error = loaded.check_auth().unwrap_err();
+    assert!(matches!(error, Error::Unauthorized(_)) && !error.to_string().contains("canary"), "{error}");
+}
+
+#[test]
+fn one_request_says_job_or_none() {
+    let server = server(Settings::default());
+    let mut runner = runner(&server);
+    assert!(runner.request_job().unwrap().is_none());
+    let id = queue(&server, "one");
+    let mut job = runner.request_job().unwrap().unwrap();
+    assert_eq!((job.id(), job.git_ref(), job.state()), (id, "main", State::Running));
+    writeln!(job.log(), "line 1").unwrap();
+    job.log().stream(Stream::Stdout).write_all(b"line 2\n").unwrap();
+    assert_eq!(job.log_size(), 14);
+    job.failed(FailureReason::ScriptFailure).unwrap();
+    assert_eq!(job.state(), State::Failed);
+    assert!(matches!(job.success(), Err(Error::AlreadyFinished)));
+    assert_eq!(job.log().write(b"late").unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+    assert_eq!(held(&server, id), (JobStatus::Failed, Some("script_failure".into()), "line 1\nline 2\n".into()));
+    server.with(|gitlab, _| gitlab.settings_mut().migration_backoff = true);
+    assert!(matches!(runner.request_job(), Err(Error::Unavailable(_))));
+}
+
+#[test]
+fn next_job_waits_for_one() {
+    let server = server(Settings::default());
+    let mut runner = runner(&server);
+    let id = thread::scope(|scope| {
+        let queued = scope.spawn(|| {
+            thread::sleep(4 * QUICK);
+            queue(&server, "late")
+        });
+        let mut job = runner.next_job().unwrap();
+        job.success().unwrap();
+        assert_eq!(job.id(), queued.join().unwrap());
+        job.id()
+    });
+    assert_eq!(held(&server, id).0, JobStatus::Success);
+}
+
+#[test]
+fn a_job_that_is_dropped_or_whose_handler_panics_is_failed() {
+    let server = server(Settings::default());
+    let mut runner = runner(&server);
+    let dropped = queue(&server, "dropped");
+    drop(runner.request_job().unwrap().unwrap());
+    let (status, reason, log) = held(&server, dropped);
+    assert_eq!((status, reason.as_deref()), (JobStatus::Failed, Some("runner_system_failure")));
+    assert!(log.contains("dropped without a result"), "{log}");
+
+    let panicked = queue(&server, "panics");
+    let stop = Stop::new();
+    let quiet = stop.clone();
+    runner
+        .run(
+            1,
+            |_job| {
+                quiet.drain();
+                std::panic::resume_unwind(Box::new("on purpose"));
+            },
+            &stop,
+        )
+        .unwrap();
+    let (status, reason, log) = held(&server, panicked);
+    assert_eq!((status, reason.as_deref()), (JobStatus::Failed, Some("runner_system_failure")));
+    assert!(log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn a_running_job_hears_of_its_cancellation() {
+    let server = server(Settings::default());
+    let mut runner = runner(&server);
+    for graceful in [true, false] {
+        let id = queue(&server, "cancelled");
+        let mut job = runner.request_job().unwrap().unwrap();
+        assert_eq!(job.wait_cancelled(Duration::from_millis(1)), Cancellation::None);
+        server.with(|gitlab, now| if graceful { gitlab.cancel(now, id) } else { gitlab.force_cancel(now, id) });
+        let level = job.wait_cancelled(10 * SECOND);
+        if graceful {
+            assert_eq!((level, job.state()), (Cancellation::Requested, State::Canceling));
+            writeln!(job.log(), "cleaned up").unwrap();
+            assert!(matches!(job.success(), Err(Error::Canceled)));
+            assert_eq!(held(&server, id).2, "cleaned up\n");
+        } else {
+            assert_eq!((level, job.state()), (Cancellation::Aborted, State::Aborted));
+            assert!(matches!(job.finish(JobResult::success()), Err(Error::Aborted(_))));
+        }
+        assert_eq!(held(&server, id).0, JobStatus::Canceled);
+    }
+}
+
+#[test]
+fn a_loop_takes_no_more_than_it_has_room_for_and_drains() {
+    let server = server(Settings::default());
+    let ids: Vec<_> = (0..6).map(|_| queue(&server, "many")).collect();
+    let (now, most, stop) = (AtomicU32::new(0), AtomicU32::new(0), Stop::new());
+    let served = AtomicU32::new(0);
+    runner(&server)
+        .run(
+            2,
+            |mut job| {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let running =
+                    server.with(|gitlab, _| gitlab.jobs().filter(|job| job.status() == JobStatus::Running).count());
+                assert!(running <= 2, "{running} jobs are taken");
+                thread::sleep(QUICK);
+                assert_eq!(job.finish(JobResult::from_exit_code(0)).unwrap(), Outcome::Success);
+                now.fetch_sub(1, Ordering::SeqCst);
+                if served.fetch_add(1, Ordering::SeqCst) == 3 {
+                    stop.drain();
+                }
+            },
+            &stop,
+        )
+        .unwrap();
+    assert_eq!(most.load(Ordering::SeqCst), 2);
+    let ended = ids.iter().filter(|id| held(&server, **id).0 == JobStatus::Success).count();
+    assert!((4..=6).contains(&ended) && ids.iter().all(|id| held(&server, *id).0 != JobStatus::Running), "{ended}");
+}
+
+#[test]
+fn an_outage_costs_nothing() {
+    let server = server(Settings::default());
+    let mut runner = runner(&server);
+    let id = queue(&server, "through an outage");
+    let mut job = runner.request_job().unwrap().unwrap();
+    writeln!(job.log(), "before").unwrap();
+    server.with(|gitlab, _| gitlab.settings_mut().maintenance = gitlab_runner_api_testkit::Maintenance::On);
+    writeln!(job.log(), "during").unwrap();
+    job.set_patience(4 * QUICK);
+    assert!(matches!(job.success(), Err(Error::Patience)), "it is still being sent");
+    assert_eq!(job.state(), State::Finishing);
+    server.with(|gitlab, _| gitlab.settings_mut().maintenance = gitlab_runner_api_testkit::Maintenance::Off);
+    job.set_patience(60 * SECOND);
+    assert_eq!(job.wait_delivered().unwrap(), Outcome::Success);
+    assert_eq!(held(&server, id), (JobStatus::Success, None, "before\nduring\n".into()));
+}
+
+#[test]
+fn many_writers_share_one_log() {
+    let server = server(Settings::default());
+    let mut runner = runner(&server);
+    let id = queue(&server, "many writers");
+    let mut job = runner.request_job().unwrap().unwrap();
+    thread::scope(|scope| {
+        for writer in 0..8 {
+            let mut log = job.log();
+            scope.spawn(move || {
+                (0..100).for_each(|line| log.write_all(format!("{writer}:{line:02}\n").as_bytes()).unwrap())
+            });
+        }
+    });
+    job.success().unwrap();
+    let log = held(&server, id).2;
+    assert_eq!(log.len(), 8 * 100 * 5);
+    for writer in 0..8 {
+        let lines: Vec<_> = log.lines().filter(|line| line.starts_with(&format!("{writer}:"))).collect();
+        assert!(lines.len() == 100 && lines.is_sorted(), "writer {writer}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_failed_and_the_loop_goes_on() {
+    let server = server(Settings::default());
+    let odd = server.with(|gitlab, now| gitlab.queue(now, NewJob::new("odd").member("steps", serde_json::json!(7))));
+    let good = queue(&server, "good");
+    let (stop, heard) = (Stop::new(), Mutex::new(Vec::new()));
+    let handler = |mut job: gitlab_runner_api_ureq::Job| {
+        assert_eq!(job.id(), good);
+        job.success().unwrap();
+        stop.drain();
+    };
+    let hear = |event: PollerEvent| heard.lock().unwrap().push(format!("{event:?}"));
+    runner(&server).run_with(1, handler, &stop, hear).unwrap();
+    let deadline = Instant::now() + 10 * SECOND;
+    while !held(&server, odd).0.is_final() && Instant::now() < deadline {
+        thread::sleep(QUICK);
+    }
+    assert_eq!(held(&server, odd).1.as_deref(), Some("runner_system_failure"));
+    assert_eq!(*heard.lock().unwrap(), Vec::<String>::new());
+}
