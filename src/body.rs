@@ -120,8 +120,8 @@ impl io::Read for BodyReader {
                 None => return Ok(0),
             }
         }
-        let count = self.current.len().min(buffer.len());
-        self.current.copy_to_slice(&mut buffer[..count]);
+        let count = io::Read::read(&mut self.current.as_ref(), buffer)?;
+        self.current.advance(count);
         Ok(count)
     }
 }

@@ -73,6 +73,8 @@
 //!
 //! - `zeroize`: overwrite secrets in memory when they are dropped.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
 pub mod api;
 mod backoff;
 mod body;

@@ -36,6 +36,8 @@
 //!
 //! The log of a job is kept in memory until the job has ended.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
 mod clock;
 mod driver;
 mod error;
