@@ -29,11 +29,10 @@ fn derived(machine: &str) -> Option<String> {
 }
 
 fn random() -> Result<String, Error> {
-    const LETTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let letter = |number| char::from_digit(number % 36, 36).unwrap_or('0');
     let mut bytes = [0; 12];
     getrandom::fill(&mut bytes)?;
-    let letter = |byte: &u8| char::from(LETTERS[usize::from(*byte) % LETTERS.len()]);
-    Ok(format!("r_{}", bytes.iter().map(letter).collect::<String>()))
+    Ok(format!("r_{}", bytes.into_iter().map(|byte| letter(u32::from(byte))).collect::<String>()))
 }
 
 #[cfg(test)]
