@@ -30,15 +30,16 @@ use std::fmt;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::body::Body;
 use crate::call::Hints;
-use crate::config::Server;
+use crate::config::{Server, SystemId};
 use crate::error::CallError;
 use crate::headers;
 use crate::output::sealed::Sealed;
 use crate::secret::Secret;
+use info::Info;
 
 /// One call of the API.
 pub trait Endpoint: Sealed {
@@ -113,7 +114,24 @@ pub(crate) fn request(
     request
 }
 
-pub(crate) fn accepting_json(mut request: Request<Body>) -> Request<Body> {
+/// What register, verify and job request have in common. GitLab remembers it of the first of them for most of an hour.
+#[derive(Serialize)]
+pub(crate) struct Identity<'a> {
+    token: &'a str,
+    info: &'a Info,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_id: Option<&'a SystemId>,
+}
+
+impl<'a> Identity<'a> {
+    pub(crate) fn new(token: &'a Secret, info: &'a Info, system_id: Option<&'a SystemId>) -> Self {
+        Self { token: token.expose(), info, system_id }
+    }
+}
+
+/// A call of a runner about itself: a form that wants JSON back.
+pub(crate) fn runner_request(uri: &str, id: CorrelationId, token: &Secret, form: &impl Serialize) -> Request<Body> {
+    let mut request = request(Method::POST, uri, id, (headers::RUNNER_TOKEN, token), JSON, Body::json(form));
     request.headers_mut().insert(ACCEPT, JSON);
     request
 }

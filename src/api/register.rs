@@ -6,16 +6,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::info::Info;
-use super::{CorrelationId, Endpoint, JSON, accepting_json, or_default, request};
+use super::{CorrelationId, Endpoint, Identity, or_default, runner_request};
 use crate::body::Body;
 use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
 use crate::config::{Server, SystemId};
 use crate::error::{CallError, ProtocolError};
-use crate::headers::RUNNER_TOKEN;
 use crate::output::sealed::Sealed;
 use crate::secret::{RegistrationToken, RunnerToken};
 use crate::status::open_enum;
@@ -111,21 +110,15 @@ impl Endpoint for Register {
     fn request(&self, server: &Server, id: CorrelationId) -> Request<Body> {
         #[derive(Serialize)]
         struct Form<'a> {
-            token: &'a str,
-            info: &'a Info,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            system_id: Option<&'a SystemId>,
+            #[serde(flatten)]
+            identity: Identity<'a>,
             #[serde(flatten)]
             attributes: &'a Attributes,
         }
-        let form = Form {
-            token: self.token.expose(),
-            info: &self.info,
-            system_id: self.system_id.as_ref(),
-            attributes: &self.attributes,
-        };
-        let uri = server.api(format_args!("runners"));
-        accepting_json(request(Method::POST, &uri, id, (RUNNER_TOKEN, self.token.secret()), JSON, Body::json(&form)))
+        let token = self.token.secret();
+        let identity = Identity::new(token, &self.info, self.system_id.as_ref());
+        let form = Form { identity, attributes: &self.attributes };
+        runner_request(&server.api(format_args!("runners")), id, token, &form)
     }
 
     fn decode(&self, response: &Response<Bytes>) -> Result<Registered, CallError> {

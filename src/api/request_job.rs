@@ -6,17 +6,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::info::Info;
 use super::job_spec::Assignment;
-use super::{CorrelationId, Endpoint, JSON, accepting_json, request};
+use super::{CorrelationId, Endpoint, Identity, runner_request};
 use crate::body::Body;
 use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
 use crate::config::{RunnerConfig, Server, SystemId};
 use crate::error::CallError;
-use crate::headers::{self, RUNNER_TOKEN};
+use crate::headers;
 use crate::output::sealed::Sealed;
 use crate::secret::RunnerToken;
 
@@ -84,21 +84,15 @@ impl Endpoint for RequestJob {
     fn request(&self, server: &Server, id: CorrelationId) -> Request<Body> {
         #[derive(Serialize)]
         struct Form<'a> {
-            token: &'a str,
-            info: &'a Info,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            system_id: Option<&'a SystemId>,
+            #[serde(flatten)]
+            identity: Identity<'a>,
             #[serde(skip_serializing_if = "Option::is_none")]
             last_update: Option<&'a str>,
         }
-        let form = Form {
-            token: self.token.expose(),
-            info: &self.info,
-            system_id: self.system_id.as_ref(),
-            last_update: self.last_update.as_deref(),
-        };
-        let uri = server.api(format_args!("jobs/request"));
-        accepting_json(request(Method::POST, &uri, id, (RUNNER_TOKEN, self.token.secret()), JSON, Body::json(&form)))
+        let token = self.token.secret();
+        let identity = Identity::new(token, &self.info, self.system_id.as_ref());
+        let form = Form { identity, last_update: self.last_update.as_deref() };
+        runner_request(&server.api(format_args!("jobs/request")), id, token, &form)
     }
 
     /// A 201 whose payload cannot be decoded is a [`crate::ProtocolError::Unreadable`]. The job exists all the same: see
