@@ -83,8 +83,7 @@ impl<'a> Execution<'a> {
 
     /// `script`, then `after_script` whatever became of it. What it says of the job is what `script` did.
     fn run(&self) -> Result<JobResult> {
-        let timeout = self.job.spec().timeout().unwrap_or(Duration::from_secs(7200));
-        let end = self.step("script", timeout, true)?;
+        let end = self.step("script", self.job.time_left(), true)?;
         let (result, status) = match &end {
             End::Exited(status) if status.success() => (JobResult::success(), "success"),
             End::Exited(status) => {

@@ -69,7 +69,7 @@ proptest! {
 
     #[test]
     fn every_world_keeps_the_laws(plan in plans()) {
-        let mut world = World::new(plan.scenario).unwrap();
+        let mut world = World::new(plan.scenario);
         let mut ids = Vec::new();
         for (size, seconds, good) in plan.jobs {
             let result = if good { JobResult::success() } else { JobResult::from_exit_code(3) };

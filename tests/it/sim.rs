@@ -15,7 +15,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Three to five jobs of different sizes and ends, faults for ten minutes, then none.
 fn world(seed: u64, scenario: Scenario) -> World {
     let mut dice = Dice::new(seed);
-    let mut world = World::new(scenario).unwrap();
+    let mut world = World::new(scenario);
     for _ in 0..3 + dice.below(3) {
         let size = [0, 1, 900, 40_000, 1_500_000][dice.below(5) as usize];
         let duration = Duration::from_secs(1 + dice.below(120));
@@ -196,7 +196,7 @@ fn pages_of_proxies_kill_no_job() {
 #[test]
 fn cancelled_jobs_stop_within_a_keep_alive() {
     for seed in 0..100 {
-        let mut world = World::new(Scenario::new(seed)).unwrap();
+        let mut world = World::new(Scenario::new(seed));
         let id = world.queue(Payload::new(Payload::lines(100_000), HOUR));
         let graceful = seed % 2 == 0;
         let cancel = if graceful { Intervention::Cancel(id) } else { Intervention::ForceCancel(id) };
@@ -223,7 +223,7 @@ fn an_outage_of_an_hour_costs_no_byte_and_no_result() {
             s.settings.stuck_after = 10 * HOUR;
             s.settings.job_token_grace = None;
         };
-        let mut world = World::new(Scenario::new(seed).with(dead)).unwrap();
+        let mut world = World::new(Scenario::new(seed).with(dead));
         let id = world.queue(Payload::new(Payload::lines(300_000), Duration::from_secs(300)));
         world.plan(Duration::from_secs(60), Intervention::Break);
         world.plan(Duration::from_secs(3660), Intervention::Heal);

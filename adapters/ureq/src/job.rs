@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gitlab_runner_api::{Assignment, Cancellation, FailureReason, JobResult, JobSpec, Outcome, Stream, Written};
 
+use crate::clock::Clock;
 use crate::driver::{End, Link, Shared};
 use crate::error::Error;
 
@@ -25,6 +26,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub struct Job {
     shared: Arc<Shared>,
     assignment: Assignment,
+    clock: Clock,
     patience: Duration,
     reported: bool,
 }
@@ -53,7 +55,7 @@ impl Job {
     pub(crate) fn start(job: gitlab_runner_api::Job, link: &Link, patience: Duration) -> Result<Self, Error> {
         let assignment = job.assignment().clone();
         let shared = Shared::start(job, link).map_err(Error::System)?;
-        Ok(Self { shared, assignment, patience, reported: false })
+        Ok(Self { shared, assignment, clock: link.clock, patience, reported: false })
     }
 
     /// Leaves a job to its driver that has its result already.
@@ -121,6 +123,13 @@ impl Job {
     #[must_use]
     pub fn wait_cancelled(&self, timeout: Duration) -> Cancellation {
         self.shared.wait_cancelled(timeout)
+    }
+
+    /// How much is left of the time the job may take; zero if it is up. Then stop it, and finish it with
+    /// [`FailureReason::JobExecutionTimeout`]: GitLab fails it a quarter of an hour later.
+    #[must_use]
+    pub fn time_left(&self) -> Duration {
+        self.clock.until(self.shared.look(|job, _| job.deadline()))
     }
 
     /// How long [`Job::success`] and its sisters wait for GitLab to take a result. Default one hour.

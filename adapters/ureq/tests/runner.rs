@@ -103,6 +103,7 @@ fn one_request_says_job_or_none() {
     let id = queue(&server, "one");
     let mut job = runner.request_job().unwrap().unwrap();
     assert_eq!((job.id(), job.git_ref(), job.state()), (id, "main", State::Running));
+    assert!(job.time_left() > 60 * SECOND && job.time_left() <= job.spec().timeout().unwrap());
     writeln!(job.log(), "line 1").unwrap();
     job.log().stream(Stream::Stdout).write_all(b"line 2\n").unwrap();
     assert_eq!(job.log_size(), 14);
