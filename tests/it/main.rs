@@ -3,6 +3,7 @@
 mod budget;
 mod cancel;
 mod common;
+mod endpoints;
 mod finish;
 mod golden;
 mod laws;
