@@ -49,7 +49,7 @@ mod system_id;
 mod transport;
 
 pub use error::Error;
-pub use gitlab_runner_api as core;
+pub use gitlab_runner_api;
 pub use gitlab_runner_api::{Cancellation, FailureReason, JobResult, Outcome, PollerEvent, Stream};
 pub use job::{Job, Log, State};
 pub use run::Stop;

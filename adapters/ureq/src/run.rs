@@ -1,6 +1,7 @@
 //! The loop of a runner that serves many jobs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::error::Error;
 use crate::job::Job;
 use crate::runner::Runner;
 
-/// Tells a running [`Runner::run`] to take no more jobs. Clones are handles to the same.
+/// Tells [`Runner::run`] to take no more jobs. Clones are handles to the same; one can stop any number of runners.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     bell: Arc<Bell>,
@@ -27,7 +28,8 @@ struct Bell {
 #[derive(Debug, Default)]
 struct State {
     draining: bool,
-    busy: u32,
+    /// Counts what may concern a runner that waits: a drain, a slot given back.
+    changes: u64,
 }
 
 impl Stop {
@@ -40,8 +42,7 @@ impl Stop {
     /// Takes no more jobs. [`Runner::run`] returns when those it holds have ended. A request for a job that is on the wire
     /// is waited for, and its job run: GitLab hands a job out only once.
     pub fn drain(&self) {
-        lock(&self.bell.state).draining = true;
-        self.bell.rung.notify_all();
+        self.bell.ring(|state| state.draining = true);
     }
 
     /// Whether [`Stop::drain`] was called.
@@ -52,19 +53,17 @@ impl Stop {
 }
 
 impl Bell {
-    fn add_busy(&self) {
-        lock(&self.state).busy += 1;
-    }
-
-    fn remove_busy(&self) {
-        lock(&self.state).busy -= 1;
+    fn ring(&self, change: impl FnOnce(&mut State)) {
+        let mut state = lock(&self.state);
+        change(&mut state);
+        state.changes += 1;
         self.rung.notify_all();
     }
 
-    /// Waits until something changes, or so long.
-    fn wait(&self, seen: (bool, u32), span: Option<Duration>) {
+    /// Waits until something has changed since `seen`, or so long.
+    fn wait(&self, seen: u64, span: Option<Duration>) {
         let state = lock(&self.state);
-        let same = |state: &mut State| (state.draining, state.busy) == seen;
+        let same = |state: &mut State| state.changes == seen;
         match span {
             Some(span) => drop(self.rung.wait_timeout_while(state, span, same).unwrap_or_else(PoisonError::into_inner)),
             None => drop(self.rung.wait_while(state, same).unwrap_or_else(PoisonError::into_inner)),
@@ -72,19 +71,22 @@ impl Bell {
     }
 }
 
-/// Gives a slot back, also when its handler panicked.
-struct Slot<'a>(&'a Bell);
+/// A place for a job, given back when it is dropped, also by a handler that panicked.
+struct Slot<'a> {
+    busy: &'a AtomicU32,
+    bell: &'a Bell,
+}
 
 impl<'a> Slot<'a> {
-    fn hold(bell: &'a Bell) -> Self {
-        bell.add_busy();
-        Self(bell)
+    fn hold(busy: &'a AtomicU32, bell: &'a Bell) -> Self {
+        busy.fetch_add(1, Ordering::Relaxed);
+        Self { busy, bell }
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.0.remove_busy();
+        self.bell.ring(|_| _ = self.busy.fetch_sub(1, Ordering::Relaxed));
     }
 }
 
@@ -106,15 +108,15 @@ impl Runner {
         stop: &Stop,
         mut hear: impl FnMut(PollerEvent),
     ) -> Result<(), Error> {
-        let (bell, handler) = (&*stop.bell, &handler);
+        let (bell, handler, busy) = (&*stop.bell, &handler, &AtomicU32::new(0));
         let mut poller = self.new_poller();
         thread::scope(|scope| {
             loop {
-                let (draining, busy) = {
+                let (draining, seen) = {
                     let state = lock(&bell.state);
-                    (state.draining, state.busy)
+                    (state.draining, state.changes)
                 };
-                poller.set_capacity(capacity.saturating_sub(busy));
+                poller.set_capacity(capacity.saturating_sub(busy.load(Ordering::Relaxed)));
                 if draining {
                     poller.drain();
                 }
@@ -125,7 +127,7 @@ impl Runner {
                     }
                     Output::Event(PollerEvent::Assigned(assignment)) => {
                         let job = gitlab_runner_api::Job::new(self.config.clone(), &assignment, self.link.clock.now());
-                        let (job, slot) = (Job::start(job, &self.link, self.patience)?, Slot::hold(bell));
+                        let (job, slot) = (Job::start(job, &self.link, self.patience)?, Slot::hold(busy, bell));
                         let run = move || {
                             let _slot = slot;
                             // The panic was told of on its own thread, and the job's drop has failed the job.
@@ -137,7 +139,7 @@ impl Runner {
                         Job::start(job, &self.link, self.patience)?.forsake()
                     }
                     Output::Event(event) => hear(event),
-                    Output::Wait(until) => bell.wait((draining, busy), until.map(|until| self.link.clock.until(until))),
+                    Output::Wait(until) => bell.wait(seen, until.map(|until| self.link.clock.until(until))),
                     Output::Done => return Ok(()),
                 }
             }

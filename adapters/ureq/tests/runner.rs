@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
-use gitlab_runner_api_ureq::core::api::info::{Features, Info};
+use gitlab_runner_api_ureq::gitlab_runner_api::api::info::{Features, Info};
 use gitlab_runner_api_ureq::{
     Cancellation, Error, FailureReason, JobResult, Outcome, PollerEvent, Registration, Runner, State, Stop, Stream,
 };
@@ -273,4 +273,23 @@ fn what_cannot_be_read_is_failed_and_the_loop_goes_on() {
     }
     assert_eq!(held(&server, odd).1.as_deref(), Some("runner_system_failure"));
     assert_eq!(*heard.lock().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn one_stop_drains_several_runners_with_room_of_their_own() {
+    let (one, other, stop) = (server(Settings::default()), server(Settings::default()), Stop::new());
+    let (first, second) = (queue(&one, "one"), queue(&other, "other"));
+    let together = std::sync::Barrier::new(2);
+    thread::scope(|scope| {
+        for server in [&one, &other] {
+            let (stop, together) = (&stop, &together);
+            let serve = move |mut job: gitlab_runner_api_ureq::Job| {
+                together.wait(); // both at once, each in the only place of its runner
+                job.success().unwrap();
+                stop.drain();
+            };
+            scope.spawn(move || runner(server).run(1, serve, stop).unwrap());
+        }
+    });
+    assert_eq!((held(&one, first).0, held(&other, second).0), (JobStatus::Success, JobStatus::Success));
 }
