@@ -146,6 +146,22 @@ fn a_cancelled_job_ends_as_canceled_whatever_it_reports() {
 }
 
 #[test]
+fn a_cancelled_job_whose_end_is_not_named_ended_as_canceled() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.call();
+    job.answer(202, &[("job-status", "canceling")], "");
+    job.machine.write("cleaned up");
+    job.machine.finish(JobResult::success());
+    job.call();
+    job.answer(202, &[], "");
+    job.sends("report success");
+    job.answer(200, &[], "200");
+    assert!(job.is_done());
+    assert_eq!(job.events.last(), Some(&JobEvent::Finished(Outcome::Canceled)));
+}
+
+#[test]
 fn a_cancellation_that_comes_while_the_result_is_delivered_is_no_abort() {
     for graceful in [true, false] {
         let mut server = gitlab(Settings::default().with(|s| s.archive_delay = Some(20 * SECOND)));

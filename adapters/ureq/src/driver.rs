@@ -19,17 +19,24 @@ pub(crate) struct Link {
     pub(crate) transport: Transport,
     pub(crate) clock: Clock,
     throttle: Arc<Mutex<Throttle>>,
+    /// Why the last call that failed did, in words.
+    trouble: Arc<Mutex<String>>,
 }
 
 impl Link {
     pub(crate) fn new(transport: Transport) -> Self {
-        Self { transport, clock: Clock::start(), throttle: Arc::default() }
+        Self { transport, clock: Clock::start(), throttle: Arc::default(), trouble: Arc::default() }
     }
 
     /// Polls a machine, after telling it what others were told.
     pub(crate) fn poll<M: Machine>(&self, machine: &mut M) -> Output<M::Event> {
         machine.hold_until(lock(&self.throttle).closed_until(machine.scope()));
         machine.poll(self.clock.now())
+    }
+
+    /// Why the last call that failed did, in words.
+    pub(crate) fn trouble(&self) -> String {
+        lock(&self.trouble).clone()
     }
 
     /// Sleeps until then; not at all if no time is given.
@@ -39,11 +46,18 @@ impl Link {
 
     /// Performs a call. No lock may be held.
     pub(crate) fn exchange(&self, call: Call) -> Reply {
-        let (ticket, outcome) = self.transport.exchange(call);
-        if let Ok(answer) = &outcome {
-            let now = self.clock.now();
-            lock(&self.throttle).observe(ticket.scope(), answer.status(), answer.headers(), answer.body(), now);
-        }
+        let (ticket, outcome) = self.transport.perform(call);
+        let outcome = match outcome {
+            Ok(answer) => {
+                let (now, scope) = (self.clock.now(), ticket.scope());
+                lock(&self.throttle).observe(scope, answer.status(), answer.headers(), answer.body(), now);
+                Ok(answer)
+            }
+            Err(trouble) => {
+                *lock(&self.trouble) = trouble.why;
+                Err(trouble.failure)
+            }
+        };
         Reply { ticket, outcome }
     }
 }

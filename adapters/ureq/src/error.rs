@@ -24,9 +24,18 @@ pub enum Error {
     /// Attributes were given for a runner that exists already. GitLab keeps them, and would ignore these.
     #[error("a glrt- token belongs to a runner that exists: change its attributes in GitLab, and leave out {0} here")]
     AttributesIgnored(String),
+    /// No answer came.
+    #[error("{error} ({why})")]
+    #[non_exhaustive]
+    Unreachable {
+        /// What that means.
+        error: ExchangeError,
+        /// What happened last, in words.
+        why: String,
+    },
     /// Any other call got no good answer.
     #[error(transparent)]
-    Exchange(#[from] ExchangeError),
+    Exchange(ExchangeError),
     /// GitLab, or what answers in its place, refuses to hand out jobs.
     #[error(transparent)]
     Refused(#[from] Refusal),

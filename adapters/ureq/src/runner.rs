@@ -10,7 +10,7 @@ use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::{AccessLevel, Attributes, Register};
 use gitlab_runner_api::api::verify::{Verified, Verify};
 use gitlab_runner_api::{
-    CallError, Exchange, ExchangeError, Misuse, Output, Poller, PollerEvent, RegistrationToken, RunnerConfig,
+    CallError, Cause, Exchange, ExchangeError, Misuse, Output, Poller, PollerEvent, RegistrationToken, RunnerConfig,
     RunnerToken, Server, SystemId,
 };
 
@@ -371,6 +371,7 @@ impl Runner {
                 _ => Err(Error::Refused(refusal)),
             },
             PollerEvent::Misconfigured(refusal) => Err(Error::Refused(refusal)),
+            PollerEvent::Unavailable { cause: Cause::Failure(_), .. } => Err(Error::Unavailable(self.link.trouble())),
             PollerEvent::Unavailable { cause, .. } => Err(Error::Unavailable(cause.to_string())),
             PollerEvent::AssignmentUncertain { cause, .. } => Err(Error::AssignmentUncertain(cause.to_string())),
             _ => Ok(None),
@@ -397,7 +398,7 @@ fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> Result<E::Re
                 let reply = link.exchange(call);
                 reply.hand_in(&mut exchange, link.clock.now()).map_err(misused)?;
             }
-            Output::Event(result) => return result.map_err(sorted),
+            Output::Event(result) => return result.map_err(|error| sorted(error, link)),
             Output::Wait(until) => link.pause(until),
             Output::Done => return Err(misused(Misuse::Stale)),
         }
@@ -405,13 +406,16 @@ fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> Result<E::Re
 }
 
 /// Tells the refusals apart that have a mend of their own.
-fn sorted(error: ExchangeError) -> Error {
+fn sorted(error: ExchangeError, link: &Link) -> Error {
     match error {
         ExchangeError::Call(CallError::Rejected(rejection)) => match rejection.status.as_u16() {
             403 => Error::Unauthorized(rejection),
             410 => Error::RegistrationDisabled(rejection),
             _ => Error::Exchange(CallError::Rejected(rejection).into()),
         },
+        ExchangeError::Unreachable(_) | ExchangeError::Uncertain(_) => {
+            Error::Unreachable { error, why: link.trouble() }
+        }
         other => Error::Exchange(other),
     }
 }

@@ -52,22 +52,50 @@ impl Transport {
     ///
     /// Hand both results to the machine that made the call.
     pub fn exchange(&self, call: Call) -> (Ticket, Result<Response<Bytes>, Failure>) {
+        let (ticket, outcome) = self.perform(call);
+        (ticket, outcome.map_err(|trouble| trouble.failure))
+    }
+
+    /// The same, with the cause of a failure in words.
+    pub(crate) fn perform(&self, call: Call) -> (Ticket, Result<Response<Bytes>, Trouble>) {
         let (request, ticket) = call.split();
         let outcome = self.send(request, ticket.hints());
         (ticket, outcome)
     }
 
-    fn send(&self, request: http::Request<gitlab_runner_api::Body>, hints: &Hints) -> Result<Response<Bytes>, Failure> {
+    fn send(&self, request: http::Request<gitlab_runner_api::Body>, hints: &Hints) -> Result<Response<Bytes>, Trouble> {
         let (mut head, body) = request.into_parts();
         // Without it, ureq would send a body read from a reader in chunks, which the trace endpoint need not take.
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let mut reader = body.reader();
         let request = http::Request::from_parts(head, SendBody::from_reader(&mut reader));
         let request = self.agent.configure_request(request).timeout_global(Some(hints.deadline)).build();
-        let response = self.agent.run(request).map_err(|error| classify(&error))?;
+        let trouble = |error: ureq::Error| Trouble { failure: classify(&error), why: in_words(&error) };
+        let response = self.agent.run(request).map_err(trouble)?;
         let (head, body) = response.into_parts();
-        let bytes = collect(body.into_reader(), head.status.is_success(), hints.response)?;
+        let bytes = collect(body.into_reader(), head.status.is_success(), hints.response);
+        let bytes = bytes.map_err(|failure| Trouble { failure, why: failure.to_string() })?;
         Ok(Response::from_parts(head, bytes))
+    }
+}
+
+/// Why there is no answer: for the machine, and for people.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub(crate) failure: Failure,
+    pub(crate) why: String,
+}
+
+/// The cause, without what ureq might quote of a request.
+fn in_words(error: &ureq::Error) -> String {
+    use ureq::Error;
+    match error {
+        Error::HostNotFound => "the name of the host does not resolve".to_owned(),
+        Error::Io(error) => error.to_string(),
+        Error::Rustls(error) => error.to_string(),
+        Error::Timeout(timeout) => format!("timeout: {timeout}"),
+        Error::ConnectionFailed => "no connection could be made".to_owned(),
+        other => classify(other).to_string(),
     }
 }
 
@@ -89,6 +117,11 @@ impl Resolver for Resolving {
     }
 }
 
+/// An error from before there was a connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotConnected(io::Error);
+
 /// Connects as ureq does, and says of every failure that nothing was sent.
 #[derive(Debug, Default)]
 struct Connecting(DefaultConnector);
@@ -98,7 +131,8 @@ impl Connector for Connecting {
 
     fn connect(&self, details: &ConnectionDetails<'_>, chained: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
         self.0.connect(details, chained).map_err(|error| match error {
-            ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::Rustls(_) => ureq::Error::ConnectionFailed,
+            ureq::Error::Io(error) => ureq::Error::Io(io::Error::new(error.kind(), NotConnected(error))),
+            ureq::Error::Timeout(_) | ureq::Error::Rustls(_) => ureq::Error::ConnectionFailed,
             other => other,
         })
     }
@@ -147,9 +181,19 @@ fn classify(error: &ureq::Error) -> Failure {
         | Error::Pem(_)
         | Error::Timeout(Timeout::Resolve | Timeout::Connect) => Failure::NotSent,
         Error::Timeout(_) => Failure::TimedOut,
+        Error::Rustls(error) if is_handshake(error) => Failure::NotSent,
+        Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<NotConnected>()) => Failure::NotSent,
+        Error::Io(error) if error.get_ref().and_then(|inner| inner.downcast_ref()).is_some_and(is_handshake) => {
+            Failure::NotSent
+        }
         Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Failure::TimedOut,
         _ => Failure::Unknown,
     }
+}
+
+/// Whether TLS failed in a way that it can fail only before the request is sent.
+fn is_handshake(error: &rustls::Error) -> bool {
+    matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::PeerIncompatible(_))
 }
 
 #[cfg(test)]
@@ -159,6 +203,7 @@ mod tests {
     #[test]
     fn only_what_cannot_have_left_is_not_sent() {
         use io::ErrorKind as Kind;
+        let tls = |error: rustls::Error| ureq::Error::Io(io::Error::new(Kind::InvalidData, error));
         let rows = [
             (ureq::Error::HostNotFound, Failure::NotSent),
             (ureq::Error::Timeout(Timeout::Connect), Failure::NotSent),
@@ -171,6 +216,8 @@ mod tests {
             (ureq::Error::Io(Kind::BrokenPipe.into()), Failure::Unknown),
             (ureq::Error::Io(Kind::UnexpectedEof.into()), Failure::Unknown),
             (ureq::Error::Io(Kind::NetworkUnreachable.into()), Failure::Unknown),
+            (tls(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)), Failure::NotSent),
+            (tls(rustls::Error::DecryptError), Failure::Unknown),
             (ureq::Error::LargeResponseHeader(1, 2), Failure::Unknown),
             (ureq::Error::BodyStalled, Failure::Unknown),
         ];

@@ -70,7 +70,8 @@ fn each_refusal_has_a_mend_of_its_own() {
     assert!(matches!(register(&server.url(), "glrt-wrong"), Error::Unauthorized(_)));
     assert!(matches!(register("ftp://gitlab.example.test", "wrong"), Error::Config(_)));
     assert!(matches!(register(&server.url(), " "), Error::Token(_)));
-    assert!(matches!(register("http://127.0.0.1:1", "wrong"), Error::Exchange(_)));
+    let refused = register("http://127.0.0.1:1", "wrong");
+    assert!(matches!(refused, Error::Unreachable { .. }) && refused.to_string().contains("refused"), "{refused}");
     server.with(|gitlab, _| gitlab.settings_mut().registration_allowed = false);
     let gone = register(&server.url(), "wrong");
     assert!(matches!(gone, Error::RegistrationDisabled(_)) && gone.to_string().contains("glrt-"), "{gone}");
