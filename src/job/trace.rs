@@ -192,10 +192,10 @@ impl Trace {
         self.acknowledge(offset);
     }
 
+    /// Of a durable log everything acknowledged is saved: nothing else was sent.
     fn release(&mut self) {
         if self.retain == Retain::Unacknowledged {
-            let safe = if self.durable { self.saved } else { u64::MAX };
-            self.tail.release(self.acknowledged.min(safe));
+            self.tail.release(self.acknowledged);
         }
     }
 

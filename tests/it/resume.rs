@@ -132,6 +132,28 @@ fn a_resumed_job_asks_where_gitlabs_log_ends_before_it_sends_anything() {
 }
 
 #[test]
+fn lines_written_before_the_probe_are_not_taken_for_somebody_elses() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abcdef");
+    job.sends("patch 0+6");
+    job.answer(202, &[], "");
+    let first = job.machine.snapshot().to_json();
+    // Taken up, written to, and saved again before GitLab was asked anything.
+    let mut second = resume(&config(), &assignment(), &first, START);
+    second.machine.write("1234");
+    let snapshot = second.machine.snapshot().to_json();
+    // Meanwhile somebody else took the first one up, and wrote four bytes of its own.
+    let mut third = resume(&config(), &assignment(), &snapshot, START);
+    assert_eq!(third.call().name(), "probe 6");
+    third.answer(416, &[("range", "0-10")], "");
+    third.pass(5 * SECOND);
+    third.waits();
+    assert_eq!(third.machine.trace_needed(), Some(6..10), "ours are not there: {:?}", third.events);
+    third.machine.supply_trace(6, "1234".into()).unwrap();
+    assert_eq!(third.sends("patch 10+4").request.body(), "1234");
+}
+
+#[test]
 fn at_every_step_of_a_life_a_snapshot_leads_to_the_same_end() {
     // Snapshots before each call, with each call out, and after each answer.
     for cut in 0..30 {
