@@ -37,6 +37,13 @@ impl Backoff {
         }
     }
 
+    /// Counts a first failure that costs no wait; false if it is not the first.
+    pub(crate) fn is_first(&mut self) -> bool {
+        let first = self.failures == 0;
+        self.failures = self.failures.max(1);
+        first
+    }
+
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
     }

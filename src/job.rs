@@ -157,6 +157,8 @@ pub struct Job {
     save_asked: Option<Timestamp>,
     /// The end of a piece whose fate is unknown. It is repeated as it was.
     frozen: Option<u64>,
+    /// How often GitLab's log turned out elsewhere since a piece was last taken.
+    detours: Backoff,
     /// A piece may have arrived although its answer did not.
     fate_unknown: bool,
     probe: Option<Probe>,
@@ -220,6 +222,7 @@ impl Job {
             not_found_since: None,
             save_asked: None,
             frozen: None,
+            detours: Backoff::default(),
             fate_unknown: false,
             probe: None,
             accepted: false,

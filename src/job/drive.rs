@@ -325,6 +325,7 @@ impl Job {
                 self.change_critically();
             }
             Intent::Patch { end, .. } => {
+                self.detours.succeeded();
                 self.trace.acknowledge(end);
                 self.flush_at = now.saturating_add(self.interval);
             }
@@ -344,6 +345,10 @@ impl Job {
             return self.failed(intent, Cause::Status(http::StatusCode::RANGE_NOT_SATISFIABLE), None, now);
         }
         self.contact(now);
+        // The first is followed at once. Servers that send us to and fro are not to be hammered.
+        if !self.detours.is_first() {
+            self.retry_at = now.saturating_add(self.detours.failed(Policy::CALL, None, &mut self.rng));
+        }
         let arrived = std::mem::take(&mut self.fate_unknown) || self.probe.is_some();
         if self.probe.take().is_some() {
             self.change_critically();

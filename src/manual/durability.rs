@@ -50,12 +50,12 @@
 //! GitLab compares sizes, not bytes: a patch that would end where the log already ends is taken for a repeat, and
 //! dropped. If bytes could be sent that a resumed job no longer knows of, it would write other bytes in the same place,
 //! and where the lengths happen to agree, they would be lost without a word. So nothing is sent that is not saved, and a
-//! resumed job asks where GitLab's log ends before it sends anything: an *empty* patch at the end of its own log, which
-//! can change nothing.
+//! resumed job asks where GitLab's log ends before it sends anything: an *empty* patch at the end of what it may have
+//! sent, which can change nothing. What is written meanwhile waits.
 //!
 //! | GitLab's log ends | Meaning | The job |
 //! |---|---|---|
-//! | where ours does | nothing happened since | goes on |
+//! | there | nothing happened since | goes on |
 //! | before | it has less than we saved | sends the rest again |
 //! | behind | all of ours is there, and somebody else's after it | goes on behind that, and reports no checksum |
 //!

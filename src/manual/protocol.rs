@@ -18,7 +18,7 @@
 //! | ask once more | a bare 403 may be a firewall's: one `state=running`, and a second 403 aborts |
 //! | accepted | goes on. A 400 here means that the server knows no acceptance |
 //! | acknowledged | the log is there to the end of the piece; the next one after the interval, at once if it is a full one |
-//! | resynchronise | goes on where GitLab's log ends; see [durability](super::durability) for "before" and "behind" |
+//! | resynchronise | goes on where GitLab's log ends, at once the first time, then with pauses until a piece is taken; see [durability](super::durability) for "before" and "behind" |
 //! | halve | sends half as much, from now on |
 //! | touched | nothing |
 //! | ask again | repeats the report after 1, 2, 4 … 64 s; after ten minutes without checksum, which GitLab completes at once |

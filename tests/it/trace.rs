@@ -134,6 +134,24 @@ fn a_416_that_does_not_help_is_no_invitation_to_loop() {
 }
 
 #[test]
+fn servers_that_do_not_agree_are_not_hammered() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abcdef");
+    job.sends("patch 0+6");
+    job.answer(202, &[], "");
+    job.machine.write("g");
+    job.pass(3 * SECOND);
+    for size in ["0-3", "0-5"].iter().cycle().take(24) {
+        job.call();
+        job.answer(416, &[("range", size)], "");
+    }
+    assert!(job.now.saturating_since(START) > 300 * SECOND, "24 detours in {:?}", job.now);
+    job.call();
+    job.answer(202, &[], "");
+    assert_eq!(job.machine.unsent(), 0);
+}
+
+#[test]
 fn pieces_that_are_too_large_are_halved_down_to_a_byte() {
     let mut job = Hand::accepted(config());
     job.machine.write("0123456789");
