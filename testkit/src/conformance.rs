@@ -60,6 +60,7 @@ const CASES: &[Case] = &[
     ("a body of many chunks arrives whole, with its length", chunks_whole),
     ("an empty patch has a Content-Length of 0", empty_patch),
     ("a redirect is an answer and is not followed", redirects),
+    ("a redirect to another server brings it nothing", redirect_elsewhere),
     ("every status is an answer, with its headers and body", statuses),
     ("an interim answer is not the answer", interim),
     ("a body without a length ends with the connection", close_delimited),
@@ -67,11 +68,13 @@ const CASES: &[Case] = &[
     ("a refused connection is NotSent", refused),
     ("a name that does not exist is NotSent", unresolvable),
     ("a connection closed without an answer is Unknown, and nothing is sent again", closed),
+    ("a kept connection that breaks is a failure, and nothing is sent again", kept_and_closed),
     ("an answer that breaks off in its head is Unknown", broken_head),
     ("an answer that breaks off in its body is Interrupted or Unknown", broken_body),
     ("a 503 is not retried, whatever it says", no_retry),
     ("silence is TimedOut when the deadline has passed", silence),
     ("an answer that trickles is TimedOut when the deadline has passed", trickle),
+    ("an answer that comes too late is nobody's", late),
     ("a body over its limit is TooLarge", too_large),
     ("the body of a refusal is cut off and no failure", long_refusal),
     ("one call after the other works", sequence),
@@ -167,6 +170,19 @@ fn redirects(exchange: Transport<'_>) -> Result<(), String> {
     Ok(())
 }
 
+fn redirect_elsewhere(exchange: Transport<'_>) -> Result<(), String> {
+    let elsewhere = Scripted::start(|_| vec![answer("200 OK", b"{\"id\":1}")]);
+    for status in [301, 302, 303, 307, 308] {
+        let to = format!("{status} Elsewhere\r\nLocation: {}/api/v4/elsewhere", elsewhere.url());
+        let server = Scripted::start(move |_| vec![answer(&to, b"")]);
+        let (_, outcome) = exchange(calls::patch(&server.url()));
+        expect(outcome.as_ref().is_ok_and(|response| response.status() == status), || got(&outcome))?;
+        server.only_request()?;
+    }
+    let count = elsewhere.requests().len();
+    expect(count == 0, || format!("{count} requests arrived elsewhere"))
+}
+
 fn statuses(exchange: Transport<'_>) -> Result<(), String> {
     for status in [200, 201, 202, 400, 401, 403, 404, 407, 409, 410, 413, 416, 422, 429, 500, 502, 503, 504, 599] {
         let server = Scripted::start(move |_| {
@@ -234,6 +250,22 @@ fn closed(exchange: Transport<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// Clients like to believe that a server which closes a kept connection has not seen what they sent last.
+fn kept_and_closed(exchange: Transport<'_>) -> Result<(), String> {
+    for make in [calls::verify as fn(&str) -> Call, calls::request_job, calls::patch] {
+        let server =
+            Scripted::start(
+                |number| if number == 0 { vec![answer("200 OK", b"{\"id\":1}")] } else { vec![Act::Close] },
+            );
+        let (_, first) = exchange(calls::verify(&server.url()));
+        first.map_err(|failure| format!("{failure:?}"))?;
+        failed_as(&exchange(make(&server.url())).1, Failure::Unknown)?;
+        let count = server.requests().len();
+        expect(count == 2, || format!("{} requests arrived, not 1", count.saturating_sub(1)))?;
+    }
+    Ok(())
+}
+
 fn broken_head(exchange: Transport<'_>) -> Result<(), String> {
     let server = Scripted::start(|_| vec![Act::Send(b"HTTP/1.1 200 OK\r\nContent-Le".to_vec()), Act::Close]);
     failed_as(&exchange(calls::request_job(&server.url())).1, Failure::Unknown)?;
@@ -277,6 +309,18 @@ fn trickle(exchange: Transport<'_>) -> Result<(), String> {
         .chain(drops)
         .collect();
     in_time(exchange, &Scripted::start(move |_| script.clone()))
+}
+
+fn late(exchange: Transport<'_>) -> Result<(), String> {
+    let server = Scripted::start(|number| {
+        let pause = if number == 0 { calls::DEADLINE * 2 } else { Duration::ZERO };
+        vec![Act::Pause(pause), answer("200 OK", format!("{{\"id\":{number}}}").as_bytes())]
+    });
+    failed_as(&exchange(calls::request_job(&server.url())).1, Failure::TimedOut)?;
+    std::thread::sleep(calls::DEADLINE * 2);
+    let (_, outcome) = exchange(calls::verify(&server.url()));
+    let own = outcome.as_ref().is_ok_and(|response| response.body() == "{\"id\":1}");
+    expect(own, || format!("a call was given the answer to an earlier one: {}", got(&outcome)))
 }
 
 fn too_large(exchange: Transport<'_>) -> Result<(), String> {

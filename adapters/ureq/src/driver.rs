@@ -21,11 +21,54 @@ pub(crate) struct Link {
     throttle: Arc<Mutex<Throttle>>,
     /// Why the last call that failed did, in words.
     trouble: Arc<Mutex<String>>,
+    driven: Arc<Driven>,
+}
+
+/// How many jobs have a driver.
+#[derive(Debug, Default)]
+struct Driven {
+    count: Mutex<usize>,
+    fewer: Condvar,
+}
+
+/// One of them.
+struct Drive(Arc<Driven>);
+
+impl Drive {
+    fn begin(driven: &Arc<Driven>) -> Self {
+        *lock(&driven.count) += 1;
+        Self(driven.clone())
+    }
+}
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        *lock(&self.0.count) -= 1;
+        self.0.fewer.notify_all();
+    }
 }
 
 impl Link {
     pub(crate) fn new(transport: Transport) -> Self {
-        Self { transport, clock: Clock::start(), throttle: Arc::default(), trouble: Arc::default() }
+        Self {
+            transport,
+            clock: Clock::start(),
+            throttle: Arc::default(),
+            trouble: Arc::default(),
+            driven: Arc::default(),
+        }
+    }
+
+    /// The same link, for jobs that are waited for apart from all others.
+    pub(crate) fn apart(&self) -> Self {
+        Self { driven: Arc::default(), ..self.clone() }
+    }
+
+    /// Waits until no job is driven any more, or `span` has passed; false in that case.
+    pub(crate) fn wait_idle(&self, span: Duration) -> bool {
+        let busy = |count: &mut usize| *count > 0;
+        let waited = self.driven.fewer.wait_timeout_while(lock(&self.driven.count), span, busy);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
 
     /// Polls a machine, after telling it what others were told.
@@ -112,8 +155,11 @@ impl Shared {
         let name = format!("job {}", job.id());
         let state = Mutex::new(State { job, end: None });
         let shared = Arc::new(Self { state, work: Condvar::new(), news: Condvar::new() });
-        let (driven, its_link) = (shared.clone(), link.clone());
-        match thread::Builder::new().name(name).spawn(move || driven.drive(&its_link)) {
+        let (driven, its_link, drive) = (shared.clone(), link.clone(), Drive::begin(&link.driven));
+        match thread::Builder::new().name(name).spawn(move || {
+            let _drive = drive;
+            driven.drive(&its_link);
+        }) {
             Ok(_) => Ok(shared),
             Err(error) => {
                 shared.write(Stream::Runner, b"ERROR: The runner's system has no thread left for this job.\n");

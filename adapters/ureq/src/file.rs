@@ -74,13 +74,13 @@ pub(crate) fn load(path: &Path) -> Result<Record, Error> {
         kind: String,
         format: u32,
     }
-    let text = fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
+    let text = fs::read(path).map_err(|error| Error::file(path, error))?;
     // Serde's own words quote the file, which holds a token.
     let damaged = |error: serde_json::Error| {
         let at = format!("line {} column {}", error.line(), error.column());
         Error::bad_file(path, format!("this is not a runner file, or it is damaged ({at})"))
     };
-    let head: Head = serde_json::from_str(&text).map_err(damaged)?;
+    let head: Head = serde_json::from_slice(&text).map_err(damaged)?;
     if head.kind != KIND {
         return Err(Error::bad_file(path, "this is not a runner file"));
     }
@@ -88,7 +88,7 @@ pub(crate) fn load(path: &Path) -> Result<Record, Error> {
         let problem = format!("it has format {}, this version reads up to {FORMAT}; use a newer version", head.format);
         return Err(Error::bad_file(path, problem));
     }
-    let stored: Stored = serde_json::from_str(&text).map_err(damaged)?;
+    let stored: Stored = serde_json::from_slice(&text).map_err(damaged)?;
     let bad = |what: String| Error::bad_file(path, what);
     Ok(Record {
         server: Server::parse(&stored.url).map_err(|error| bad(error.to_string()))?,

@@ -92,7 +92,7 @@ impl Drop for Slot<'_> {
 
 impl Runner {
     /// Takes jobs and runs `handler` on each, on a thread of its own, at most `capacity` at a time, until `stop` drains it
-    /// and the last job has ended.
+    /// and GitLab has the result of the last job.
     ///
     /// A slot is held before a job is asked for, so that none is taken that there is no room for. A handler gives its job
     /// a result; one that panics, or returns without, fails it with `runner_system_failure`. Whatever else the poller has
@@ -101,6 +101,7 @@ impl Runner {
     /// # Errors
     ///
     /// [`Error::System`] if there is no thread for a job; that job is failed, and those running are waited for.
+    /// [`Error::Patience`] if GitLab has not taken all results within the runner's patience after the last handler ended.
     pub fn run_with(
         &mut self,
         capacity: u32,
@@ -108,9 +109,10 @@ impl Runner {
         stop: &Stop,
         mut hear: impl FnMut(PollerEvent),
     ) -> Result<(), Error> {
+        let link = self.link.apart();
         let (bell, handler, busy) = (&*stop.bell, &handler, &AtomicU32::new(0));
         let mut poller = self.new_poller();
-        thread::scope(|scope| {
+        let ran = thread::scope(|scope| {
             loop {
                 let (draining, seen) = {
                     let state = lock(&bell.state);
@@ -120,14 +122,14 @@ impl Runner {
                 if draining {
                     poller.drain();
                 }
-                match self.link.poll(&mut poller) {
+                match link.poll(&mut poller) {
                     Output::Send(call) => {
-                        let reply = self.link.exchange(call);
-                        _ = reply.hand_in(&mut poller, self.link.clock.now());
+                        let reply = link.exchange(call);
+                        _ = reply.hand_in(&mut poller, link.clock.now());
                     }
                     Output::Event(PollerEvent::Assigned(assignment)) => {
-                        let job = gitlab_runner_api::Job::new(self.config.clone(), &assignment, self.link.clock.now());
-                        let (job, slot) = (Job::start(job, &self.link, self.patience)?, Slot::hold(busy, bell));
+                        let job = gitlab_runner_api::Job::new(self.config.clone(), &assignment, link.clock.now());
+                        let (job, slot) = (Job::start(job, &link, self.patience)?, Slot::hold(busy, bell));
                         let run = move || {
                             let _slot = slot;
                             // The panic was told of on its own thread, and the job's drop has failed the job.
@@ -135,15 +137,16 @@ impl Runner {
                         };
                         thread::Builder::new().spawn_scoped(scope, run).map_err(Error::System)?;
                     }
-                    Output::Event(PollerEvent::Unreadable(job)) => {
-                        Job::start(job, &self.link, self.patience)?.forsake()
-                    }
+                    Output::Event(PollerEvent::Unreadable(job)) => Job::start(job, &link, self.patience)?.forsake(),
                     Output::Event(event) => hear(event),
-                    Output::Wait(until) => bell.wait(seen, until.map(|until| self.link.clock.until(until))),
+                    Output::Wait(until) => bell.wait(seen, until.map(|until| link.clock.until(until))),
                     Output::Done => return Ok(()),
                 }
             }
-        })
+        });
+        // What a handler could not deliver in its patience is still being sent, for as long as this process lives.
+        let delivered = link.wait_idle(self.patience);
+        ran.and(if delivered { Ok(()) } else { Err(Error::Patience) })
     }
 
     /// [`Runner::run_with`], for those who need not hear of the poller's troubles.

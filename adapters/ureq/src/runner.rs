@@ -7,141 +7,23 @@ use std::time::Duration;
 
 use gitlab_runner_api::api::Endpoint;
 use gitlab_runner_api::api::info::Info;
-use gitlab_runner_api::api::register::{AccessLevel, Attributes, Register};
+use gitlab_runner_api::api::register::{Attributes, Register};
 use gitlab_runner_api::api::verify::{Verified, Verify};
 use gitlab_runner_api::{
     CallError, Cause, Exchange, ExchangeError, Misuse, Output, Poller, PollerEvent, RegistrationToken, RunnerConfig,
-    RunnerToken, Server, SystemId,
+    RunnerToken, Server, SystemId, Timestamp,
 };
 
 use crate::driver::Link;
 use crate::error::Error;
 use crate::file::{self, Record};
 use crate::job::Job;
+use crate::registration::{Registration, default_info};
 use crate::system_id;
 use crate::transport::Transport;
 
 /// How long the result of a job is waited for.
 const PATIENCE: Duration = Duration::from_secs(3600);
-
-/// What a new runner is to be like. GitLab keeps it; change it there later.
-///
-/// By default the runner takes jobs with and without tags.
-#[derive(Clone, Debug)]
-pub struct Registration {
-    attributes: Attributes,
-    info: Info,
-}
-
-impl Default for Registration {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Registration {
-    /// A runner that takes all jobs.
-    #[must_use]
-    pub fn new() -> Self {
-        let mut attributes = Attributes::default();
-        attributes.run_untagged = true;
-        Self { attributes, info: default_info() }
-    }
-
-    /// A text for people.
-    #[must_use]
-    pub fn description(mut self, text: impl Into<String>) -> Self {
-        self.attributes.description = Some(text.into());
-        self
-    }
-
-    /// A note for administrators, up to 1024 characters.
-    #[must_use]
-    pub fn maintenance_note(mut self, text: impl Into<String>) -> Self {
-        self.attributes.maintenance_note = Some(text.into());
-        self
-    }
-
-    /// Takes no jobs until it is resumed in GitLab.
-    #[must_use]
-    pub fn paused(mut self, paused: bool) -> Self {
-        self.attributes.paused = paused;
-        self
-    }
-
-    /// Bound to its project.
-    #[must_use]
-    pub fn locked(mut self, locked: bool) -> Self {
-        self.attributes.locked = locked;
-        self
-    }
-
-    /// Takes jobs without tags. A runner that takes none needs tags.
-    #[must_use]
-    pub fn run_untagged(mut self, untagged: bool) -> Self {
-        self.attributes.run_untagged = untagged;
-        self
-    }
-
-    /// The tags of the jobs it takes.
-    #[must_use]
-    pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
-        self.attributes.tag_list = tags.into_iter().map(Into::into).collect();
-        self
-    }
-
-    /// Which refs it takes jobs from.
-    #[must_use]
-    pub fn access_level(mut self, level: AccessLevel) -> Self {
-        self.attributes.access_level = Some(level);
-        self
-    }
-
-    /// The longest a job may take, in whole seconds.
-    #[must_use]
-    pub fn maximum_timeout(mut self, seconds: u64) -> Self {
-        self.attributes.maximum_timeout = Some(seconds);
-        self
-    }
-
-    /// What the runner tells about itself. Give [`Runner::with_info`] the same.
-    #[must_use]
-    pub fn info(mut self, info: Info) -> Self {
-        self.info = info;
-        self
-    }
-
-    /// The names of those attributes that differ from the default.
-    fn given(&self) -> Vec<&'static str> {
-        let (given, default) = (&self.attributes, Self::new().attributes);
-        let rows = [
-            ("description", given.description != default.description),
-            ("maintenance_note", given.maintenance_note != default.maintenance_note),
-            ("paused", given.paused != default.paused),
-            ("locked", given.locked != default.locked),
-            ("run_untagged", given.run_untagged != default.run_untagged),
-            ("tags", given.tag_list != default.tag_list),
-            ("access_level", given.access_level != default.access_level),
-            ("maximum_timeout", given.maximum_timeout != default.maximum_timeout),
-        ];
-        rows.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
-    }
-}
-
-/// This crate and this platform, in the spelling of the official runner.
-fn default_info() -> Info {
-    let platform = match std::env::consts::OS {
-        "macos" => "darwin",
-        other => other,
-    };
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "x86" => "386",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    Info::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")).platform(platform, architecture)
-}
 
 /// A runner of a GitLab instance.
 ///
@@ -153,6 +35,8 @@ pub struct Runner {
     pub(crate) patience: Duration,
     /// Kept between requests, for the value that lets GitLab hold them.
     poller: Option<Poller>,
+    /// How long [`Runner::next_job`] leaves GitLab alone after it was refused.
+    refused_until: Option<Timestamp>,
 }
 
 impl Runner {
@@ -187,7 +71,7 @@ impl Runner {
             (made.id, made.token, made.token_expires_at)
         };
         let record = Record { server, id, token, token_expires_at, system_id, attributes: registration.attributes };
-        Ok(Self { record, config, link, patience: PATIENCE, poller: None })
+        Ok(Self { record, config, link, patience: PATIENCE, poller: None, refused_until: None })
     }
 
     /// Writes the runner file: whole or not at all, readable by its owner alone. It holds the runner's token.
@@ -207,7 +91,14 @@ impl Runner {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let record = file::load(path.as_ref())?;
         let config = config(&record.server, &record.system_id, default_info())?;
-        Ok(Self { record, config, link: Link::new(Transport::new()), patience: PATIENCE, poller: None })
+        Ok(Self {
+            record,
+            config,
+            link: Link::new(Transport::new()),
+            patience: PATIENCE,
+            poller: None,
+            refused_until: None,
+        })
     }
 
     /// What the runner tells GitLab about itself and its features, in place of this crate's name and the features that
@@ -320,8 +211,11 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`Error::Unauthorized`] when GitLab refused the token three times in a row.
+    /// [`Error::Unauthorized`] when GitLab refused the token three times in a row. Asking again after that first waits as
+    /// long as the runner would have.
     pub fn next_job(&mut self) -> Result<Job, Error> {
+        // A caller who tries again after a refusal is no reason to ask faster.
+        self.link.pause(self.refused_until.take());
         let mut poller = self.poller.take().unwrap_or_else(|| self.new_poller());
         loop {
             poller.set_capacity(1);
@@ -339,7 +233,13 @@ impl Runner {
                         return Ok(job);
                     }
                     Ok(None) => poller.set_capacity(1),
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        // A new poller tells of the next refusals again; this one knows how long to wait before.
+                        if let Output::Wait(until) = self.link.poll(&mut poller) {
+                            self.refused_until = until;
+                        }
+                        return Err(error);
+                    }
                 },
                 Output::Event(_) => {}
                 Output::Wait(until) => self.link.pause(until),

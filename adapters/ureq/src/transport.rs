@@ -13,6 +13,9 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, NextTimeout};
 use ureq::{Agent, SendBody, Timeout};
 
+/// ureq adds deadlines to the system's clock, which ends somewhere. No call takes a year.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Performs calls with ureq. Cloning shares the connections.
 ///
 /// It follows no redirect, repeats nothing, takes every status for an answer, and trusts the certificates that the
@@ -69,7 +72,7 @@ impl Transport {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let mut reader = body.reader();
         let request = http::Request::from_parts(head, SendBody::from_reader(&mut reader));
-        let request = self.agent.configure_request(request).timeout_global(Some(hints.deadline)).build();
+        let request = self.agent.configure_request(request).timeout_global(Some(hints.deadline.min(LONGEST))).build();
         let trouble = |error: ureq::Error| Trouble { failure: classify(&error), why: in_words(&error) };
         let response = self.agent.run(request).map_err(trouble)?;
         let (head, body) = response.into_parts();
