@@ -83,7 +83,7 @@ impl Registration {
         self
     }
 
-    /// What the runner tells about itself. Give [`Runner::with_info`] the same.
+    /// What the runner tells about itself. Give [`Runner::with_info`](crate::Runner::with_info) the same.
     #[must_use]
     pub fn info(mut self, info: Info) -> Self {
         self.info = info;
