@@ -32,6 +32,9 @@ pub enum ConfigError {
     /// The system ID does not fit.
     #[error("the system ID must have 1 to 64 printable characters; it looks like s_0123456789ab")]
     SystemId,
+    /// The address of a proxy cannot be used. It is not shown, since it may hold a password.
+    #[error("the address of the proxy is not that of an HTTP proxy; it looks like http://proxy.example.com:3128")]
+    Proxy,
 }
 
 /// The driver used a machine in a way that cannot be right. Nothing was changed.

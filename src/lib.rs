@@ -84,6 +84,7 @@ mod error;
 mod exchange;
 #[doc(hidden)]
 pub mod headers;
+mod http_options;
 mod job;
 mod log;
 pub mod manual;
@@ -103,6 +104,7 @@ pub use call::{Call, CallKind, ERROR_BODY_LIMIT, Hints, Priority, Replay, Respon
 pub use config::{Retain, RunnerConfig, Server, SystemId};
 pub use error::{CallError, ConfigError, Misuse, ProtocolError, Rejection};
 pub use exchange::{Exchange, ExchangeError};
+pub use http_options::{HttpOptions, Proxies, ProxyUrl};
 pub use job::{AbortReason, Cancellation, Job, JobEvent, JobResult, JobSnapshot, Outcome, WaitReason, Written};
 pub use log::Stream;
 pub use output::{Machine, Output};

@@ -44,6 +44,7 @@ const DEPENDENCIES: &[(&str, &str)] = &[
     ("crc32fast", "the log's checksum"),
     ("http", "requests and responses"),
     ("httpdate", "Retry-After and Date"),
+    ("percent-encoding", "names and passwords in a proxy's address; part of url"),
     ("serde", "payloads and snapshots"),
     ("serde_json", "payloads and snapshots"),
     ("thiserror", "errors"),
