@@ -260,7 +260,10 @@ impl Options {
 /// What this runner promises: `after_script` on cancellation, and variables in the environment. It checks nothing out.
 fn info() -> Info {
     let features = Features::default().cancel_gracefully(true).variables(true).raw_variables(true).shared(true);
-    Info::new("executor", env!("CARGO_PKG_VERSION")).platform("linux", "amd64").executor("shell").features(features)
+    Info::new("executor", env!("CARGO_PKG_VERSION"))
+        .with_platform("linux", "amd64")
+        .with_executor("shell")
+        .with_features(features)
 }
 
 /// The first signal drains the runner, the second ends the process: its jobs are left to GitLab's timeouts.

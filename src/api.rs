@@ -17,11 +17,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod create_runner;
 pub mod info;
 pub mod job_spec;
 pub mod patch_trace;
 pub mod register;
 pub mod request_job;
+pub mod reset_token;
+pub mod router;
+pub mod runtime_environment_key;
+pub mod unregister;
 pub mod update_job;
 pub mod verify;
 
@@ -55,6 +60,17 @@ pub trait Endpoint: Sealed {
     ///
     /// [`CallError::Rejected`] if GitLab said no, [`CallError::Protocol`] if the answer is not one of GitLab's.
     fn decode(&self, response: &Response<Bytes>) -> Result<Self::Response, CallError>;
+
+    /// Reads the answer to a call that was sent before, and may have been carried out then.
+    ///
+    /// The same as [`Endpoint::decode`], but for calls whose second answer is a refusal *because* the first was taken.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Endpoint::decode`].
+    fn decode_repeated(&self, response: &Response<Bytes>) -> Result<Self::Response, CallError> {
+        self.decode(response)
+    }
 
     /// How the call is to be carried out.
     fn hints(&self) -> Hints;
@@ -90,13 +106,14 @@ impl fmt::Debug for CorrelationId {
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Puts a request together. `uri` comes from a checked [`Server`] and numbers, `secret` from a checked token: neither
-/// can be refused by `http`, and a token that could not be a header is left out, which the server answers with 403.
-pub(crate) fn request(
+/// Puts a request together. `uri` comes from a checked [`Server`] and numbers, `token` is a checked one: neither can be
+/// refused by `http`, and a token that could not be a header is left out, which the server answers with 403. A call whose
+/// token is in the body alone has none.
+pub(crate) fn request<'a>(
     method: Method,
     uri: &str,
     id: CorrelationId,
-    token: (HeaderName, &Secret),
+    token: impl Into<Option<(HeaderName, &'a Secret)>>,
     content_type: HeaderValue,
     body: Body,
 ) -> Request<Body> {
@@ -105,8 +122,8 @@ pub(crate) fn request(
     *request.uri_mut() = uri.parse().unwrap_or_default();
     let headers = request.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
-    if let Some(value) = token.1.header() {
-        headers.insert(token.0, value);
+    if let Some((name, value)) = token.into().and_then(|(name, secret)| Some((name, secret.header()?))) {
+        headers.insert(name, value);
     }
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         headers.insert(headers::REQUEST_ID, value);
@@ -132,6 +149,14 @@ impl<'a> Identity<'a> {
 /// A call of a runner about itself: a form that wants JSON back.
 pub(crate) fn runner_request(uri: &str, id: CorrelationId, token: &Secret, form: &impl Serialize) -> Request<Body> {
     let mut request = request(Method::POST, uri, id, (headers::RUNNER_TOKEN, token), JSON, Body::json(form));
+    request.headers_mut().insert(ACCEPT, JSON);
+    request
+}
+
+/// A call that only asks.
+pub(crate) fn get_request(uri: &str, id: CorrelationId, token: (HeaderName, &Secret)) -> Request<Body> {
+    let mut request = request(Method::GET, uri, id, token, JSON, Body::empty());
+    request.headers_mut().remove(CONTENT_TYPE);
     request.headers_mut().insert(ACCEPT, JSON);
     request
 }

@@ -19,6 +19,20 @@ pub enum CallKind {
     UpdateJob,
     /// `PATCH /jobs/:id/trace`.
     PatchTrace,
+    /// `POST /user/runners`.
+    CreateRunner,
+    /// `DELETE /runners`.
+    Unregister,
+    /// `DELETE /runners/managers`.
+    UnregisterManager,
+    /// `POST /runners/reset_authentication_token`.
+    ResetToken,
+    /// `POST /runners/:id/reset_authentication_token`.
+    ResetTokenAsUser,
+    /// `GET /runners/router/discovery`.
+    DiscoverRouter,
+    /// `GET /jobs/:id/runtime_environment_key`.
+    GetRuntimeEnvironmentKey,
 }
 
 impl CallKind {
@@ -31,6 +45,13 @@ impl CallKind {
             Self::RequestJob => "POST /jobs/request",
             Self::UpdateJob => "PUT /jobs/:id",
             Self::PatchTrace => "PATCH /jobs/:id/trace",
+            Self::CreateRunner => "POST /user/runners",
+            Self::Unregister => "DELETE /runners",
+            Self::UnregisterManager => "DELETE /runners/managers",
+            Self::ResetToken => "POST /runners/reset_authentication_token",
+            Self::ResetTokenAsUser => "POST /runners/:id/reset_authentication_token",
+            Self::DiscoverRouter => "GET /runners/router/discovery",
+            Self::GetRuntimeEnvironmentKey => "GET /jobs/:id/runtime_environment_key",
         }
     }
 }

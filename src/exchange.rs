@@ -33,6 +33,8 @@ pub struct Exchange<E: Endpoint> {
     backoff: Backoff,
     not_before: Timestamp,
     hold: Timestamp,
+    /// An earlier attempt may have arrived.
+    repeated: bool,
     result: Option<Result<E::Response, ExchangeError>>,
     done: bool,
 }
@@ -68,12 +70,14 @@ impl<E: Endpoint> Exchange<E> {
             backoff: Backoff::default(),
             not_before: Timestamp::EPOCH,
             hold: Timestamp::EPOCH,
+            repeated: false,
             result: None,
             done: false,
         }
     }
 
     fn failed(&mut self, failure: Failure, now: Timestamp) {
+        self.repeated |= failure.may_have_arrived();
         let repeatable = self.endpoint.hints().replay == Replay::Safe || !failure.may_have_arrived();
         if !repeatable {
             self.result = Some(Err(ExchangeError::Uncertain(failure)));
@@ -94,9 +98,13 @@ impl<E: Endpoint> Exchange<E> {
         let not_looked_at = matches!(status, 429 | 503);
         let passing = not_looked_at || status == 408 || (status >= 500 && self.endpoint.hints().replay == Replay::Safe);
         if passing && self.again(headers::told_delay(response.headers(), now), now) {
+            // A gateway that gave up has passed the call on before.
+            self.repeated |= !not_looked_at;
             return;
         }
-        self.result = Some(self.endpoint.decode(response).map_err(ExchangeError::Call));
+        let decoded =
+            if self.repeated { self.endpoint.decode_repeated(response) } else { self.endpoint.decode(response) };
+        self.result = Some(decoded.map_err(ExchangeError::Call));
     }
 }
 

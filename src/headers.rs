@@ -11,6 +11,7 @@ use crate::status::JobStatus;
 use crate::time::Timestamp;
 
 pub(crate) const RUNNER_TOKEN: HeaderName = HeaderName::from_static("runner-token");
+pub(crate) const PRIVATE_TOKEN: HeaderName = HeaderName::from_static("private-token");
 pub(crate) const JOB_TOKEN: HeaderName = HeaderName::from_static("job-token");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const LAST_UPDATE: HeaderName = HeaderName::from_static("x-gitlab-last-update");

@@ -30,7 +30,7 @@
 //! # fn send(_: http::Request<gitlab_runner_api::Body>) -> http::Response<Vec<u8>> {
 //! #     http::Response::builder().status(200).body(br#"{"id":12}"#.to_vec()).unwrap()
 //! # }
-//! let info = Info::new("my-runner", "1.0.0").platform("linux", "amd64");
+//! let info = Info::new("my-runner", "1.0.0").with_platform("linux", "amd64");
 //! let config = RunnerConfig::new(Server::parse("https://gitlab.example.com")?, info);
 //! let verify = Verify::new(RunnerToken::new("glrt-0123456789")?, config.info());
 //!
@@ -110,7 +110,7 @@ pub use log::Stream;
 pub use output::{Machine, Output};
 pub use poller::{Poller, PollerEvent, Refusal, Uncertainty};
 pub use reply::{Cause, Failure, Received};
-pub use secret::{InvalidToken, JobToken, RegistrationToken, RunnerToken, Secret};
+pub use secret::{InvalidToken, JobToken, PersonalAccessToken, RegistrationToken, RunnerToken, Secret};
 pub use snapshot::ResumeError;
 pub use status::{FailureReason, JobState, JobStatus, UnknownWord};
 pub use throttle::Throttle;

@@ -107,6 +107,10 @@ token! {
     RunnerToken
 }
 token! {
+    /// A user's personal access token: makes runners, and resets their tokens, in the user's name.
+    PersonalAccessToken
+}
+token! {
     /// The token of one job, valid while the job runs: sends its log and its result.
     JobToken
 }

@@ -45,14 +45,14 @@ impl Info {
 
     /// The commit the program was built from.
     #[must_use]
-    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+    pub fn with_revision(mut self, revision: impl Into<String>) -> Self {
         self.revision = Some(revision.into());
         self
     }
 
     /// Operating system and processor, in the spelling of the official runner: `linux`, `amd64`.
     #[must_use]
-    pub fn platform(mut self, platform: impl Into<String>, architecture: impl Into<String>) -> Self {
+    pub fn with_platform(mut self, platform: impl Into<String>, architecture: impl Into<String>) -> Self {
         self.platform = Some(platform.into());
         self.architecture = Some(architecture.into());
         self
@@ -60,28 +60,64 @@ impl Info {
 
     /// What runs the jobs, such as `shell` or `slurm`.
     #[must_use]
-    pub fn executor(mut self, executor: impl Into<String>) -> Self {
+    pub fn with_executor(mut self, executor: impl Into<String>) -> Self {
         self.executor = Some(executor.into());
         self
     }
 
     /// What the runner promises.
     #[must_use]
-    pub fn features(mut self, features: Features) -> Self {
+    pub fn with_features(mut self, features: Features) -> Self {
         self.features = features;
         self
     }
 
     /// A label of this runner manager; newer servers show it.
     #[must_use]
-    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn with_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(key.into(), value.into());
         self
     }
 
+    /// The program's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The program's version.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The commit the program was built from.
+    #[must_use]
+    pub fn revision(&self) -> Option<&str> {
+        self.revision.as_deref()
+    }
+
+    /// The operating system.
+    #[must_use]
+    pub fn platform(&self) -> Option<&str> {
+        self.platform.as_deref()
+    }
+
+    /// The processor.
+    #[must_use]
+    pub fn architecture(&self) -> Option<&str> {
+        self.architecture.as_deref()
+    }
+
+    /// What runs the jobs.
+    #[must_use]
+    pub fn executor(&self) -> Option<&str> {
+        self.executor.as_deref()
+    }
+
     /// The promises made.
     #[must_use]
-    pub fn promised(&self) -> &Features {
+    pub fn features(&self) -> &Features {
         &self.features
     }
 
@@ -210,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_user_agent_never_breaks_a_header() {
-        let agent = Info::new("run\r\nner\u{e9}", "1").platform("linux", "amd64").user_agent();
+        let agent = Info::new("run\r\nner\u{e9}", "1").with_platform("linux", "amd64").user_agent();
         assert_eq!(agent, "runner 1 (linux/amd64)");
     }
 }

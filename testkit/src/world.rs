@@ -178,7 +178,7 @@ impl World {
     #[must_use]
     pub fn new(scenario: Scenario) -> Self {
         let features = Features::default().cancel_gracefully(true).variables(true).refspecs(true);
-        let info = Info::new("world", "1").platform("linux", "amd64").features(features);
+        let info = Info::new("world", "1").with_platform("linux", "amd64").with_features(features);
         let config = RunnerConfig::new(Server::parse("https://gitlab.example.test").expect(VALID), info)
             .with_system_id(SystemId::new("s_000000000001").expect(VALID))
             .with_jitter_seed(scenario.seed)

@@ -19,7 +19,7 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 pub(crate) fn config() -> RunnerConfig {
     let features = Features::default().cancel_gracefully(true);
-    let info = Info::new("by-hand", "1").platform("linux", "amd64").features(features);
+    let info = Info::new("by-hand", "1").with_platform("linux", "amd64").with_features(features);
     RunnerConfig::new(Server::parse("https://gitlab.example.test").unwrap(), info)
         .with_system_id(SystemId::new("s_0123456789ab").unwrap())
 }

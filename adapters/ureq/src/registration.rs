@@ -119,5 +119,5 @@ pub(crate) fn default_info() -> Info {
         "aarch64" => "arm64",
         other => other,
     };
-    Info::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")).platform(platform, architecture)
+    Info::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")).with_platform(platform, architecture)
 }

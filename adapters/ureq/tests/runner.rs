@@ -25,7 +25,7 @@ fn server(settings: Settings) -> Server {
 
 /// A runner that does not make tests wait.
 fn runner(server: &Server) -> Runner {
-    let info = Info::new("test", "1").features(Features::default().cancel_gracefully(true));
+    let info = Info::new("test", "1").with_features(Features::default().cancel_gracefully(true));
     let runner =
         Runner::register(&server.url(), TOKEN, Registration::new().info(info.clone())).unwrap().with_info(info);
     runner.configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
