@@ -54,11 +54,26 @@ pub(crate) fn save(record: &Record, path: &Path) -> Result<(), Error> {
     replace(path, &json).map_err(|error| Error::file(path, error))
 }
 
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
+/// Whether a file can be written there, found out without touching it.
+pub(crate) fn check_writable(path: &Path) -> Result<(), Error> {
+    let trial = || {
+        if path.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        }
+        tempfile::Builder::new().prefix(".runner-").tempfile_in(folder(path))?.close()
+    };
+    trial().map_err(|error| Error::file(path, error))
+}
+
+fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
-    };
+    }
+}
+
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = folder(path);
     let mut file = tempfile::Builder::new().prefix(".runner-").tempfile_in(&folder)?;
     file.write_all(content)?;
     file.write_all(b"\n")?;

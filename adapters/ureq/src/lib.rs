@@ -41,17 +41,23 @@
 mod clock;
 mod driver;
 mod error;
+mod exchange;
 mod file;
+mod instance;
 mod job;
 mod registration;
 mod run;
 mod runner;
 mod system_id;
+mod tls;
 mod transport;
 
 pub use error::Error;
 pub use gitlab_runner_api;
-pub use gitlab_runner_api::{Cancellation, FailureReason, JobResult, Outcome, PollerEvent, Stream};
+pub use gitlab_runner_api::{
+    Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Stream,
+};
+pub use instance::Instance;
 pub use job::{Job, Log, State};
 pub use registration::Registration;
 pub use run::Stop;

@@ -85,9 +85,15 @@ impl Registration {
 
     /// What the runner tells about itself. Give [`Runner::with_info`](crate::Runner::with_info) the same.
     #[must_use]
-    pub fn info(mut self, info: Info) -> Self {
+    pub fn with_info(mut self, info: Info) -> Self {
         self.info = info;
         self
+    }
+
+    /// What the runner tells about itself.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.info
     }
 
     /// The names of those attributes that differ from the default.

@@ -128,8 +128,7 @@ impl Runner {
                         _ = reply.hand_in(&mut poller, link.clock.now());
                     }
                     Output::Event(PollerEvent::Assigned(assignment)) => {
-                        let job = gitlab_runner_api::Job::new(self.config.clone(), &assignment, link.clock.now());
-                        let (job, slot) = (Job::start(job, &link, self.patience)?, Slot::hold(busy, bell));
+                        let (job, slot) = (self.take_up(&assignment, &link)?, Slot::hold(busy, bell));
                         let run = move || {
                             let _slot = slot;
                             // The panic was told of on its own thread, and the job's drop has failed the job.
@@ -137,7 +136,9 @@ impl Runner {
                         };
                         thread::Builder::new().spawn_scoped(scope, run).map_err(Error::System)?;
                     }
-                    Output::Event(PollerEvent::Unreadable(job)) => Job::start(job, &link, self.patience)?.forsake(),
+                    Output::Event(PollerEvent::Unreadable(job)) => {
+                        Job::start(job, &self.config, &link, self.patience)?.forsake()
+                    }
                     Output::Event(event) => hear(event),
                     Output::Wait(until) => bell.wait(seen, until.map(|until| link.clock.until(until))),
                     Output::Done => return Ok(()),

@@ -27,7 +27,8 @@ fn server(settings: Settings) -> Server {
 fn runner(server: &Server) -> Runner {
     let info = Info::new("test", "1").with_features(Features::default().cancel_gracefully(true));
     let runner =
-        Runner::register(&server.url(), TOKEN, Registration::new().info(info.clone())).unwrap().with_info(info);
+        Runner::register(&server.url(), TOKEN, Registration::new().with_info(info.clone())).unwrap().with_info(info);
+    let runner = runner.with_log_header(false);
     runner.configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
 }
 
