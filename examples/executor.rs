@@ -246,7 +246,8 @@ impl Options {
         match self.real {
             None => demo(&builds),
             Some((url, token)) => {
-                let mut runner = Runner::register(&url, token, Registration::new().with_info(info()))?.with_info(info());
+                let mut runner =
+                    Runner::register(&url, token, Registration::new().with_info(info()))?.with_info(info());
                 let stop = Stop::new();
                 leave_on_signal(&stop)?;
                 eprintln!("serving {} as runner {}; interrupt to stop", runner.url(), runner.id());

@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::Attributes;
 use gitlab_runner_api::{RunnerToken, Server, SystemId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::registration::default_info;
 
 const KIND: &str = "runner";
 const FORMAT: u32 = 1;
@@ -22,6 +24,7 @@ pub(crate) struct Record {
     pub(crate) token_expires_at: Option<String>,
     pub(crate) system_id: SystemId,
     pub(crate) attributes: Attributes,
+    pub(crate) info: Info,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -36,6 +39,40 @@ struct Stored {
     system_id: SystemId,
     #[serde(default)]
     attributes: Attributes,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    info: Option<Program>,
+}
+
+/// What a program says of itself. Its features are its code's, and are not kept.
+#[derive(Serialize, Deserialize)]
+struct Program {
+    name: String,
+    version: String,
+    #[serde(default)]
+    revision: Option<String>,
+    #[serde(default)]
+    executor: Option<String>,
+}
+
+impl Program {
+    /// None if it is this crate: the version of that is the one that is running, not the one that wrote the file.
+    fn of(info: &Info) -> Option<Self> {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let (revision, executor) = (owned(info.revision()), owned(info.executor()));
+        let own = info.name() == default_info().name() && revision.is_none() && executor.is_none();
+        (!own).then(|| Self { name: info.name().to_owned(), version: info.version().to_owned(), revision, executor })
+    }
+
+    fn into_info(self) -> Info {
+        let mut info = default_info().with_name(self.name).with_version(self.version);
+        if let Some(revision) = self.revision {
+            info = info.with_revision(revision);
+        }
+        if let Some(executor) = self.executor {
+            info = info.with_executor(executor);
+        }
+        info
+    }
 }
 
 /// Writes a file that is there whole or not at all, that its owner alone can read, and that outlives a power cut.
@@ -49,6 +86,7 @@ pub(crate) fn save(record: &Record, path: &Path) -> Result<(), Error> {
         token_expires_at: record.token_expires_at.clone(),
         system_id: record.system_id.clone(),
         attributes: record.attributes.clone(),
+        info: Program::of(&record.info),
     };
     let json = serde_json::to_vec_pretty(&stored).map_err(|error| Error::file(path, error.into()))?;
     replace(path, &json).map_err(|error| Error::file(path, error))
@@ -112,6 +150,7 @@ pub(crate) fn load(path: &Path) -> Result<Record, Error> {
         token_expires_at: stored.token_expires_at,
         system_id: stored.system_id,
         attributes: stored.attributes,
+        info: stored.info.map_or_else(default_info, Program::into_info),
     })
 }
 
@@ -127,6 +166,7 @@ mod tests {
             token_expires_at: Some("2027-01-11T14:39:24.000Z".to_owned()),
             system_id: SystemId::new("s_0123456789ab").unwrap(),
             attributes: Attributes::default(),
+            info: default_info().with_name("ours").with_revision("abc"),
         }
     }
 
@@ -138,6 +178,7 @@ mod tests {
         save(&record(), &path).unwrap();
         let loaded = load(&path).unwrap();
         assert_eq!((loaded.id, loaded.token.expose()), (12, "glrt-canary"));
+        assert_eq!(loaded.info, record().info);
         assert_eq!((loaded.system_id, loaded.token_expires_at), (record().system_id, record().token_expires_at));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays behind");
         #[cfg(unix)]

@@ -76,6 +76,7 @@ impl Instance {
             token_expires_at: made.token_expires_at,
             system_id,
             attributes: registration.attributes,
+            info: registration.info,
         };
         Ok(Runner::of(record, config, self.link.clone()))
     }
@@ -124,6 +125,7 @@ impl Instance {
             token_expires_at: expires_at,
             system_id,
             attributes: registration.attributes,
+            info: registration.info,
         };
         Ok(Runner::of(record, config, self.link.clone()))
     }

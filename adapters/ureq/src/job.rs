@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
+use gitlab_runner_api::api::artifacts::{DownloadArtifacts, UploadArtifact};
 use gitlab_runner_api::api::runtime_environment_key::GetRuntimeEnvironmentKey;
 use gitlab_runner_api::{
     AbortReason, Assignment, Cancellation, Exchange, FailureReason, JobResult, JobSpec, JobToken, Outcome,
@@ -34,6 +36,43 @@ pub struct Job {
     link: Link,
     patience: Duration,
     reported: bool,
+}
+
+/// A file to be kept beside a job.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    file_name: String,
+    content: Bytes,
+    artifact_type: String,
+    artifact_format: String,
+    expire_in: Option<String>,
+}
+
+impl Artifact {
+    /// A zip archive, the kind that other jobs and people download.
+    #[must_use]
+    pub fn archive(file_name: impl Into<String>, content: impl Into<Bytes>) -> Self {
+        Self::report("archive", "zip", file_name, content)
+    }
+
+    /// A report of this type and format, such as `junit` and `gzip`. Each type has one format that GitLab takes.
+    #[must_use]
+    pub fn report(
+        artifact_type: impl Into<String>,
+        artifact_format: impl Into<String>,
+        file_name: impl Into<String>,
+        content: impl Into<Bytes>,
+    ) -> Self {
+        let (artifact_type, artifact_format) = (artifact_type.into(), artifact_format.into());
+        Self { file_name: file_name.into(), content: content.into(), artifact_type, artifact_format, expire_in: None }
+    }
+
+    /// How long GitLab keeps it, as the job says: `1 week`, `never`.
+    #[must_use]
+    pub fn expire_in(mut self, span: impl Into<String>) -> Self {
+        self.expire_in = Some(span.into());
+        self
+    }
 }
 
 /// Where a job is.
@@ -136,6 +175,35 @@ impl Job {
             Checked::Ended(Some(End::Aborted(AbortReason::Canceled))) => Err(Error::Canceled),
             Checked::Ended(Some(End::Aborted(reason))) => Err(Error::Aborted(reason)),
         }
+    }
+
+    /// Uploads a file beside the job (`POST /jobs/:id/artifacts`), before the job has its result. What a job is to leave is
+    /// in its payload: see [`JobSpec`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] if the job is over; [`Error::Exchange`] if GitLab refuses the file: it is too large (413),
+    /// not what its type should be, or another one of that type was uploaded (400).
+    pub fn upload_artifact(&self, artifact: Artifact) -> Result<(), Error> {
+        let Artifact { file_name, content, artifact_type, artifact_format, expire_in } = artifact;
+        let mut call = UploadArtifact::new(self.id(), self.token().clone(), file_name, content)
+            .artifact_type(artifact_type)
+            .artifact_format(artifact_format);
+        if let Some(span) = expire_in {
+            call = call.expire_in(span);
+        }
+        complete(Exchange::new(&self.config, call, self.link.clock.now()), &self.link)
+    }
+
+    /// Fetches the archive of a job that this one depends on (`GET /jobs/:id/artifacts`); none if there is none. At most
+    /// `limit` bytes are taken into memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] or [`Error::Exchange`] if GitLab refuses.
+    pub fn download_artifacts(&self, job: u64, token: JobToken, limit: u64) -> Result<Option<Bytes>, Error> {
+        let call = DownloadArtifacts::new(job, token, limit);
+        complete(Exchange::new(&self.config, call, self.link.clock.now()), &self.link)
     }
 
     /// The name of the suspended environment that the job is to go on in, if there is one

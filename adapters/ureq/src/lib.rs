@@ -58,7 +58,7 @@ pub use gitlab_runner_api::{
     Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Stream,
 };
 pub use instance::Instance;
-pub use job::{Job, Log, State};
+pub use job::{Artifact, Job, Log, State};
 pub use registration::Registration;
 pub use run::Stop;
 pub use runner::Runner;

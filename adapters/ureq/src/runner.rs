@@ -23,7 +23,7 @@ use crate::exchange::{as_user, complete, misused};
 use crate::file::{self, Record};
 use crate::instance::{Instance, config};
 use crate::job::Job;
-use crate::registration::{Registration, default_info};
+use crate::registration::Registration;
 use crate::transport::Transport;
 
 /// How long the result of a job is waited for.
@@ -74,7 +74,7 @@ impl Runner {
     /// [`Error::File`], [`Error::BadFile`]. The file is never changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let record = file::load(path.as_ref())?;
-        let config = config(&record.server, &record.system_id, default_info())?;
+        let config = config(&record.server, &record.system_id, record.info.clone())?;
         Ok(Self::of(record, config, Link::new(Transport::from_env()?)))
     }
 
@@ -92,6 +92,7 @@ impl Runner {
     /// the library keeps by itself. Say it before the first call: GitLab remembers what it hears first for most of an hour.
     #[must_use]
     pub fn with_info(mut self, info: Info) -> Self {
+        self.record.info = info.clone();
         self.config = Arc::new(self.config.as_ref().clone().with_info(info));
         self.poller = None;
         self
