@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::job::Job;
 use crate::runner::Runner;
 
-/// Tells [`Runner::run`] to take no more jobs. Clones are handles to the same; one can stop any number of runners.
+/// Tells [`Runner::run`] and [`Runner::next_job_until`] to take no more jobs. Clones are handles to the same; one can stop any number of runners.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     bell: Arc<Bell>,
@@ -43,6 +43,14 @@ impl Stop {
     /// is waited for, and its job run: GitLab hands a job out only once.
     pub fn drain(&self) {
         self.bell.ring(|state| state.draining = true);
+    }
+
+    /// Sleeps so long, or until it is drained; not at all if no span is given.
+    pub(crate) fn pause(&self, span: Option<Duration>) {
+        let state = lock(&self.bell.state);
+        let calm = |state: &mut State| !state.draining;
+        let span = span.unwrap_or(Duration::ZERO);
+        drop(self.bell.rung.wait_timeout_while(state, span, calm).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Whether [`Stop::drain`] was called.

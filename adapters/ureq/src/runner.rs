@@ -24,6 +24,7 @@ use crate::file::{self, Record};
 use crate::instance::{Instance, config};
 use crate::job::Job;
 use crate::registration::Registration;
+use crate::run::Stop;
 use crate::transport::Transport;
 
 /// How long the result of a job is waited for.
@@ -293,11 +294,29 @@ impl Runner {
     /// [`Error::Unauthorized`] when GitLab refused the token three times in a row. Asking again after that first waits as
     /// long as the runner would have.
     pub fn next_job(&mut self) -> Result<Job, Error> {
+        loop {
+            if let Some(job) = self.next_job_until(&Stop::new())? {
+                return Ok(job);
+            }
+        }
+    }
+
+    /// The same, until `stop` is drained: then there is no job to come. A request that is on the wire at that moment is
+    /// waited for, and its job given: GitLab hands a job out only once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::next_job`].
+    pub fn next_job_until(&mut self, stop: &Stop) -> Result<Option<Job>, Error> {
         // A caller who tries again after a refusal is no reason to ask faster.
-        self.link.pause(self.refused_until.take());
+        stop.pause(self.refused_until.take().map(|until| self.link.clock.until(until)));
         let mut poller = self.poller.take().unwrap_or_else(|| self.new_poller());
         loop {
-            poller.set_capacity(1);
+            if stop.is_draining() {
+                poller.drain();
+            } else {
+                poller.set_capacity(1);
+            }
             match self.link.poll(&mut poller) {
                 Output::Send(call) => {
                     let reply = self.link.exchange(call);
@@ -308,10 +327,11 @@ impl Runner {
                     event @ (PollerEvent::Assigned(_) | PollerEvent::Unreadable(_) | PollerEvent::Refused { .. }),
                 ) => match self.take(event) {
                     Ok(Some(job)) => {
-                        self.poller = Some(poller);
-                        return Ok(job);
+                        // One that drains is at its end.
+                        self.poller = (!stop.is_draining()).then_some(poller);
+                        return Ok(Some(job));
                     }
-                    Ok(None) => poller.set_capacity(1),
+                    Ok(None) => {}
                     Err(error) => {
                         // A new poller tells of the next refusals again; this one knows how long to wait before.
                         if let Output::Wait(until) = self.link.poll(&mut poller) {
@@ -321,8 +341,8 @@ impl Runner {
                     }
                 },
                 Output::Event(_) => {}
-                Output::Wait(until) => self.link.pause(until),
-                Output::Done => poller = self.new_poller(),
+                Output::Wait(until) => stop.pause(until.map(|until| self.link.clock.until(until))),
+                Output::Done => return Ok(None),
             }
         }
     }
