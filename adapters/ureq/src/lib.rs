@@ -41,19 +41,16 @@
 mod clock;
 mod driver;
 mod error;
-mod file;
 mod job;
-mod registration;
 mod run;
 mod runner;
-mod system_id;
 mod transport;
 
 pub use error::Error;
 pub use gitlab_runner_api;
 pub use gitlab_runner_api::{Cancellation, FailureReason, JobResult, Outcome, PollerEvent, Stream};
 pub use job::{Job, Log, State};
-pub use registration::Registration;
+pub use gitlab_runner_api_files::Registration;
 pub use run::Stop;
 pub use runner::Runner;
 pub use transport::Transport;

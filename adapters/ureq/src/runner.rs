@@ -14,12 +14,11 @@ use gitlab_runner_api::{
     RunnerToken, Server, SystemId, Timestamp,
 };
 
+use gitlab_runner_api_files::{Record, Registration, make_system_id};
+
 use crate::driver::Link;
 use crate::error::Error;
-use crate::file::{self, Record};
 use crate::job::Job;
-use crate::registration::{Registration, default_info};
-use crate::system_id;
 use crate::transport::Transport;
 
 /// How long the result of a job is waited for.
@@ -53,9 +52,9 @@ impl Runner {
     pub fn register(url: &str, token: impl Into<String>, registration: Registration) -> Result<Self, Error> {
         let token = token.into();
         let (server, system_id) =
-            (Server::parse(url)?, system_id::make().map_err(|error| Error::System(error.into()))?);
+            (Server::parse(url)?, make_system_id().map_err(Error::System)?);
         let link = Link::new(Transport::new());
-        let config = config(&server, &system_id, registration.info.clone())?;
+        let config = config(&server, &system_id, registration.told_info().cloned().unwrap_or_else(default_info))?;
         let (id, token, token_expires_at) = if RunnerToken::looks_like(&token) {
             let given = registration.given();
             if !given.is_empty() {
@@ -66,11 +65,12 @@ impl Runner {
             (verified.id.unwrap_or(0), token, verified.token_expires_at)
         } else {
             let call = Register::new(RegistrationToken::new(token)?, config.info());
-            let call = call.system_id(system_id.clone()).attributes(registration.attributes.clone());
+            let call = call.system_id(system_id.clone()).attributes(registration.attributes().clone());
             let made = complete(Exchange::new(&config, call, link.clock.now()), &link)?;
             (made.id, made.token, made.token_expires_at)
         };
-        let record = Record { server, id, token, token_expires_at, system_id, attributes: registration.attributes };
+        let mut record = Record::new(server, id, token, system_id);
+        (record.token_expires_at, record.attributes) = (token_expires_at, registration.attributes().clone());
         Ok(Self { record, config, link, patience: PATIENCE, poller: None, refused_until: None })
     }
 
@@ -80,7 +80,7 @@ impl Runner {
     ///
     /// [`Error::File`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        file::save(&self.record, path.as_ref())
+        Ok(self.record.save(path.as_ref())?)
     }
 
     /// Reads a runner file. Asks nobody whether the token is still good: see [`Runner::check_auth`].
@@ -89,7 +89,7 @@ impl Runner {
     ///
     /// [`Error::File`], [`Error::BadFile`]. The file is never changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let record = file::load(path.as_ref())?;
+        let record = Record::load(path.as_ref())?;
         let config = config(&record.server, &record.system_id, default_info())?;
         Ok(Self {
             record,
@@ -277,6 +277,11 @@ impl Runner {
             _ => Ok(None),
         }
     }
+}
+
+/// This crate and this platform.
+fn default_info() -> Info {
+    gitlab_runner_api_files::default_info(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
 }
 
 fn config(server: &Server, system_id: &SystemId, info: Info) -> Result<Arc<RunnerConfig>, Error> {

@@ -8,8 +8,8 @@ use gitlab_runner_api::api::register::{AccessLevel, Attributes};
 /// By default the runner takes jobs with and without tags.
 #[derive(Clone, Debug)]
 pub struct Registration {
-    pub(crate) attributes: Attributes,
-    pub(crate) info: Info,
+    attributes: Attributes,
+    info: Option<Info>,
 }
 
 impl Default for Registration {
@@ -24,7 +24,7 @@ impl Registration {
     pub fn new() -> Self {
         let mut attributes = Attributes::default();
         attributes.run_untagged = true;
-        Self { attributes, info: default_info() }
+        Self { attributes, info: None }
     }
 
     /// A text for people.
@@ -83,15 +83,28 @@ impl Registration {
         self
     }
 
-    /// What the runner tells about itself. Give [`Runner::with_info`](crate::Runner::with_info) the same.
+    /// What the runner tells about itself. Give the adapter's `Runner::with_info` the same.
     #[must_use]
     pub fn info(mut self, info: Info) -> Self {
-        self.info = info;
+        self.info = Some(info);
         self
     }
 
+    /// The attributes as GitLab gets them.
+    #[must_use]
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
+    /// What the runner tells about itself, if that was said.
+    #[must_use]
+    pub fn told_info(&self) -> Option<&Info> {
+        self.info.as_ref()
+    }
+
     /// The names of those attributes that differ from the default.
-    pub(crate) fn given(&self) -> Vec<&'static str> {
+    #[must_use]
+    pub fn given(&self) -> Vec<&'static str> {
         let (given, default) = (&self.attributes, Self::new().attributes);
         let rows = [
             ("description", given.description != default.description),
@@ -107,8 +120,9 @@ impl Registration {
     }
 }
 
-/// This crate and this platform, in the spelling of the official runner.
-pub(crate) fn default_info() -> Info {
+/// This program and this platform, in the spelling of the official runner.
+#[must_use]
+pub fn default_info(name: &str, version: &str) -> Info {
     let platform = match std::env::consts::OS {
         "macos" => "darwin",
         other => other,
@@ -119,5 +133,5 @@ pub(crate) fn default_info() -> Info {
         "aarch64" => "arm64",
         other => other,
     };
-    Info::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")).with_platform(platform, architecture)
+    Info::new(name, version).with_platform(platform, architecture)
 }

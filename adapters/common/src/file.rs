@@ -8,20 +8,53 @@ use gitlab_runner_api::api::register::Attributes;
 use gitlab_runner_api::{RunnerToken, Server, SystemId};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::FileError;
 
 const KIND: &str = "runner";
 const FORMAT: u32 = 1;
 
-/// What is in the file, besides its kind and format.
+/// What is known of a runner, and kept in its file.
 #[derive(Clone, Debug)]
-pub(crate) struct Record {
-    pub(crate) server: Server,
-    pub(crate) id: u64,
-    pub(crate) token: RunnerToken,
-    pub(crate) token_expires_at: Option<String>,
-    pub(crate) system_id: SystemId,
-    pub(crate) attributes: Attributes,
+#[non_exhaustive]
+pub struct Record {
+    /// The instance it is a runner of.
+    pub server: Server,
+    /// Its id there.
+    pub id: u64,
+    /// Its authentication token.
+    pub token: RunnerToken,
+    /// When that stops working, in ISO 8601.
+    pub token_expires_at: Option<String>,
+    /// The name of this machine among those that share the token.
+    pub system_id: SystemId,
+    /// The attributes it was registered with.
+    pub attributes: Attributes,
+}
+
+impl Record {
+    /// A runner with no attributes, whose token does not expire.
+    #[must_use]
+    pub fn new(server: Server, id: u64, token: RunnerToken, system_id: SystemId) -> Self {
+        Self { server, id, token, token_expires_at: None, system_id, attributes: Attributes::default() }
+    }
+
+    /// Writes a file that is there whole or not at all, that its owner alone can read, and that outlives a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Io`].
+    pub fn save(&self, path: &Path) -> Result<(), FileError> {
+        save(self, path)
+    }
+
+    /// Reads a file that [`Record::save`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Io`], [`FileError::Bad`]. The file is never changed.
+    pub fn load(path: &Path) -> Result<Self, FileError> {
+        load(path)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,8 +71,7 @@ struct Stored {
     attributes: Attributes,
 }
 
-/// Writes a file that is there whole or not at all, that its owner alone can read, and that outlives a power cut.
-pub(crate) fn save(record: &Record, path: &Path) -> Result<(), Error> {
+fn save(record: &Record, path: &Path) -> Result<(), FileError> {
     let stored = Stored {
         kind: KIND.to_owned(),
         format: FORMAT,
@@ -50,8 +82,8 @@ pub(crate) fn save(record: &Record, path: &Path) -> Result<(), Error> {
         system_id: record.system_id.clone(),
         attributes: record.attributes.clone(),
     };
-    let json = serde_json::to_vec_pretty(&stored).map_err(|error| Error::file(path, error.into()))?;
-    replace(path, &json).map_err(|error| Error::file(path, error))
+    let json = serde_json::to_vec_pretty(&stored).map_err(|error| FileError::io(path, error.into()))?;
+    replace(path, &json).map_err(|error| FileError::io(path, error))
 }
 
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
@@ -68,28 +100,28 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-pub(crate) fn load(path: &Path) -> Result<Record, Error> {
+fn load(path: &Path) -> Result<Record, FileError> {
     #[derive(Deserialize)]
     struct Head {
         kind: String,
         format: u32,
     }
-    let text = fs::read(path).map_err(|error| Error::file(path, error))?;
+    let text = fs::read(path).map_err(|error| FileError::io(path, error))?;
     // Serde's own words quote the file, which holds a token.
     let damaged = |error: serde_json::Error| {
         let at = format!("line {} column {}", error.line(), error.column());
-        Error::bad_file(path, format!("this is not a runner file, or it is damaged ({at})"))
+        FileError::bad(path, format!("this is not a runner file, or it is damaged ({at})"))
     };
     let head: Head = serde_json::from_slice(&text).map_err(damaged)?;
     if head.kind != KIND {
-        return Err(Error::bad_file(path, "this is not a runner file"));
+        return Err(FileError::bad(path, "this is not a runner file"));
     }
     if head.format > FORMAT {
         let problem = format!("it has format {}, this version reads up to {FORMAT}; use a newer version", head.format);
-        return Err(Error::bad_file(path, problem));
+        return Err(FileError::bad(path, problem));
     }
     let stored: Stored = serde_json::from_slice(&text).map_err(damaged)?;
-    let bad = |what: String| Error::bad_file(path, what);
+    let bad = |what: String| FileError::bad(path, what);
     Ok(Record {
         server: Server::parse(&stored.url).map_err(|error| bad(error.to_string()))?,
         id: stored.id,
@@ -148,7 +180,7 @@ mod tests {
             assert!(!error.contains("canary"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
-        assert!(matches!(load(&folder.path().join("none.json")), Err(Error::File { .. })));
-        assert!(matches!(save(&record(), &folder.path().join("none/runner.json")), Err(Error::File { .. })));
+        assert!(matches!(load(&folder.path().join("none.json")), Err(FileError::Io { .. })));
+        assert!(matches!(save(&record(), &folder.path().join("none/runner.json")), Err(FileError::Io { .. })));
     }
 }
