@@ -132,7 +132,8 @@ fn proxy_for<'a>(proxies: &'a Proxies, uri: &Uri) -> Option<&'a ProxyUrl> {
 
 fn authorization(proxy: &ProxyUrl) -> Option<HeaderValue> {
     let (user, password) = proxy.credentials()?;
-    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{user}:{}", password.expose()))));
+    let mut value =
+        HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{user}:{}", password.expose()))));
     if let Ok(value) = &mut value {
         value.set_sensitive(true);
     }

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use gitlab_runner_api::{
+    AbortReason, CallError, ConfigError, ExchangeError, InvalidToken, Outcome, Refusal, Rejection,
+};
 use gitlab_runner_api_files::FileError;
-use gitlab_runner_api::{AbortReason, ConfigError, ExchangeError, InvalidToken, Outcome, Refusal, Rejection};
 
 /// What went wrong. Each is one sentence that says what to do about it; none holds a secret.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +96,18 @@ impl From<FileError> for Error {
             FileError::Io { path, source, .. } => Self::File { path, source },
             FileError::Bad { path, problem, .. } => Self::BadFile { path, problem },
             other => Self::System(io::Error::other(other)),
+        }
+    }
+}
+
+impl Error {
+    /// What a caller who waits for a job is told of a refusal.
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        match refusal.error {
+            CallError::Rejected(rejection) if rejection.status == http::StatusCode::FORBIDDEN => {
+                Self::Unauthorized(rejection)
+            }
+            _ => Self::Refused(refusal),
         }
     }
 }

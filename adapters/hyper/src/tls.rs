@@ -42,7 +42,8 @@ pub(crate) fn with_options(options: &HttpOptions) -> Result<ClientConfig, Error>
         Some((chain, key)) => {
             let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes());
             // The reader's own words might quote the key.
-            let key = key.map_err(|_| Error::Tls("the key of the client certificate is no PEM text with a key".into()))?;
+            let key =
+                key.map_err(|_| Error::Tls("the key of the client certificate is no PEM text with a key".into()))?;
             builder.with_client_auth_cert(certificates(chain)?, key).map_err(tls)
         }
     }

@@ -51,8 +51,7 @@ impl Runner {
     /// is wrong or GitLab cannot be reached.
     pub fn register(url: &str, token: impl Into<String>, registration: Registration) -> Result<Self, Error> {
         let token = token.into();
-        let (server, system_id) =
-            (Server::parse(url)?, make_system_id().map_err(Error::System)?);
+        let (server, system_id) = (Server::parse(url)?, make_system_id().map_err(Error::System)?);
         let link = Link::new(Transport::new());
         let config = config(&server, &system_id, registration.told_info().cloned().unwrap_or_else(default_info))?;
         let (id, token, token_expires_at) = if RunnerToken::looks_like(&token) {
