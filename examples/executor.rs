@@ -246,7 +246,8 @@ impl Options {
         match self.real {
             None => demo(&builds),
             Some((url, token)) => {
-                let mut runner = Runner::register(&url, token, Registration::new().info(info()))?.with_info(info());
+                let mut runner =
+                    Runner::register(&url, token, Registration::new().with_info(info()))?.with_info(info());
                 let stop = Stop::new();
                 leave_on_signal(&stop)?;
                 eprintln!("serving {} as runner {}; interrupt to stop", runner.url(), runner.id());
@@ -331,7 +332,7 @@ fn demo(builds: &Path) -> Result<ExitCode> {
         jobs.into_iter().map(|(job, wanted)| (server.with(|gitlab, now| gitlab.queue(now, job)), wanted)).collect();
 
     let quick = Duration::from_millis(200);
-    let mut runner = Runner::register(&server.url(), "glrt-simulated", Registration::new().info(info()))?
+    let mut runner = Runner::register(&server.url(), "glrt-simulated", Registration::new().with_info(info()))?
         .with_info(info())
         .configure(|config| config.with_check_interval(quick).with_update_interval(quick).with_keep_alive(quick));
     let (stop, failure) = (Stop::new(), Mutex::new(None));

@@ -17,6 +17,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod artifacts;
 pub mod create_runner;
 pub mod info;
 pub mod job_spec;
@@ -157,7 +158,6 @@ pub(crate) fn runner_request(uri: &str, id: CorrelationId, token: &Secret, form:
 pub(crate) fn get_request(uri: &str, id: CorrelationId, token: (HeaderName, &Secret)) -> Request<Body> {
     let mut request = request(Method::GET, uri, id, token, JSON, Body::empty());
     request.headers_mut().remove(CONTENT_TYPE);
-    request.headers_mut().insert(ACCEPT, JSON);
     request
 }
 

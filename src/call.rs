@@ -33,6 +33,10 @@ pub enum CallKind {
     DiscoverRouter,
     /// `GET /jobs/:id/runtime_environment_key`.
     GetRuntimeEnvironmentKey,
+    /// `POST /jobs/:id/artifacts`.
+    UploadArtifact,
+    /// `GET /jobs/:id/artifacts`.
+    DownloadArtifacts,
 }
 
 impl CallKind {
@@ -52,6 +56,8 @@ impl CallKind {
             Self::ResetTokenAsUser => "POST /runners/:id/reset_authentication_token",
             Self::DiscoverRouter => "GET /runners/router/discovery",
             Self::GetRuntimeEnvironmentKey => "GET /jobs/:id/runtime_environment_key",
+            Self::UploadArtifact => "POST /jobs/:id/artifacts",
+            Self::DownloadArtifacts => "GET /jobs/:id/artifacts",
         }
     }
 }

@@ -165,6 +165,8 @@ pub struct Job {
     accepted: bool,
     /// A bare 403 came: a keep-alive asks whether it was meant.
     doubted: bool,
+    /// The application wants to know whether the job is still ours.
+    check_wanted: bool,
     timed_out: bool,
     trace_asked: bool,
     unreachable: bool,
@@ -227,6 +229,7 @@ impl Job {
             probe: None,
             accepted: false,
             doubted: false,
+            check_wanted: false,
             timed_out: false,
             trace_asked: false,
             unreachable: false,
@@ -322,6 +325,19 @@ impl Job {
         self.change_critically();
     }
 
+    /// Asks GitLab at the next opportunity whether the job is still ours, without waiting for the keep-alive to fall due.
+    /// What it says comes as events, as always. Of no effect once the job has a result or is over.
+    pub fn check_in(&mut self) {
+        self.check_wanted = !self.abandoned && self.phase == Phase::Running;
+    }
+
+    /// Whether [`Job::check_in`] still waits for an answer. If not, GitLab has taken a call of this job since, or the job
+    /// has ended.
+    #[must_use]
+    pub fn is_checking_in(&self) -> bool {
+        self.check_wanted && self.phase == Phase::Running
+    }
+
     /// Stops talking about this job, without a verdict: somebody else takes it up from a snapshot.
     pub fn abandon(&mut self) {
         self.abandoned = true;
@@ -356,6 +372,12 @@ impl Job {
     #[must_use]
     pub fn unsent(&self) -> u64 {
         self.trace.unsent()
+    }
+
+    /// The bytes of the log that are kept, and the offset of the first: all of them with [`Retain::All`].
+    #[must_use]
+    pub fn retained(&mut self) -> (u64, Vec<Bytes>) {
+        self.trace.retained()
     }
 
     /// The bytes of the log that are not declared saved, and the offset of the first.

@@ -121,6 +121,20 @@ impl RunnerToken {
     pub fn looks_like(text: &str) -> bool {
         text.trim().starts_with("glrt-")
     }
+
+    /// As much of the token as may be shown, by which people tell runners apart: the nine characters after its prefix,
+    /// as the official runner and GitLab's own pages show it.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        let text = self.expose();
+        let rest = ["glrtr-", "glrt-", "glcbt-"].iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+        let rest = ["t1_", "t2_", "t3_"].iter().find_map(|kind| rest.strip_prefix(kind)).unwrap_or(rest);
+        let old = rest.get(2..9).filter(|hex| rest.starts_with("GR") && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        let rest = old.and_then(|_| rest.get(9..)).unwrap_or(rest);
+        // A token of nine characters or less would be shown whole.
+        let shown = if rest.chars().count() > 9 { 9 } else { 0 };
+        rest.char_indices().nth(shown).and_then(|(end, _)| rest.get(..end)).unwrap_or_default()
+    }
 }
 
 /// A token that is empty, or that cannot be sent.
@@ -139,6 +153,23 @@ mod tests {
         assert_eq!(format!("{token:?} {:?}", token.secret()), "RunnerToken(..) Secret(..)");
         assert_eq!(token.expose(), "glrt-canary");
         assert_eq!(format!("{:?}", token.secret().header().unwrap()), "Sensitive");
+    }
+
+    #[test]
+    fn a_short_token_is_what_the_official_runner_shows() {
+        for (token, short) in [
+            ("glrt-abcdefghijklmnop", "abcdefghi"),
+            ("glrt-t1_abcdefghijklmnop", "abcdefghi"),
+            ("t3_abcdefghijklmnop", "abcdefghi"),
+            ("glrtr-abcdefghijklmnop", "abcdefghi"),
+            ("GR1348941abcdefghijklmnop", "abcdefghi"),
+            ("GRxyz8941abcdefghijklmnop", "GRxyz8941"),
+            ("abcdefghijklmnop", "abcdefghi"),
+            ("glrt-123456789", ""),
+            ("x", ""),
+        ] {
+            assert_eq!(RunnerToken::new(token).unwrap().short(), short, "{token}");
+        }
     }
 
     #[test]

@@ -43,6 +43,20 @@ impl Info {
         }
     }
 
+    /// Another name.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Another version.
+    #[must_use]
+    pub fn with_version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
     /// The commit the program was built from.
     #[must_use]
     pub fn with_revision(mut self, revision: impl Into<String>) -> Self {

@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::ACCEPT;
 use http::{Request, Response, StatusCode};
 use serde::Deserialize;
 
-use super::{CorrelationId, Endpoint, get_request};
+use super::{CorrelationId, Endpoint, JSON, get_request};
 use crate::body::Body;
 use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
 use crate::config::Server;
@@ -41,7 +42,9 @@ impl Endpoint for GetRuntimeEnvironmentKey {
 
     fn request(&self, server: &Server, id: CorrelationId) -> Request<Body> {
         let uri = server.api(format_args!("jobs/{}/runtime_environment_key", self.job));
-        get_request(&uri, id, (JOB_TOKEN, self.token.secret()))
+        let mut request = get_request(&uri, id, (JOB_TOKEN, self.token.secret()));
+        request.headers_mut().insert(ACCEPT, JSON);
+        request
     }
 
     fn decode(&self, response: &Response<Bytes>) -> Result<Option<String>, CallError> {

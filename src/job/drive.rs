@@ -110,7 +110,7 @@ impl Job {
             return step;
         }
         let silent_at = self.last_contact.saturating_add(self.config.keep_alive);
-        if now >= silent_at {
+        if now >= silent_at || (self.check_wanted && self.phase == Phase::Running) {
             return Step::Send(Intent::Heartbeat);
         }
         soonest.at(silent_at, WaitReason::KeepAlive);
@@ -307,7 +307,7 @@ impl Job {
 
     fn contact(&mut self, now: Timestamp) {
         self.last_contact = now;
-        self.doubted = false;
+        (self.doubted, self.check_wanted) = (false, false);
         self.backoff.succeeded();
         self.retry_at = Timestamp::EPOCH;
         if std::mem::take(&mut self.unreachable) {

@@ -257,6 +257,12 @@ impl Trace {
         (range.start, self.tail.slice(range))
     }
 
+    /// What is kept: the offset, and the bytes from there on.
+    pub(super) fn retained(&mut self) -> (u64, Vec<Bytes>) {
+        let range = self.tail.start..self.written();
+        (range.start, self.tail.slice(range))
+    }
+
     pub(super) fn saved(&mut self, up_to: u64) {
         self.saved = self.saved.max(up_to.min(self.written()));
         self.release();

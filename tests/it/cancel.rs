@@ -237,3 +237,37 @@ fn an_abandoned_job_says_nothing_more_and_can_be_taken_up() {
     let taken = Job::resume(Arc::new(config()), &crate::common::assignment(), job.machine.snapshot(), START).unwrap();
     assert_eq!(Hand::new(taken).call().name(), "probe 3");
 }
+
+#[test]
+fn a_job_can_be_asked_whether_it_is_ours() {
+    let mut job = Hand::accepted(config());
+    job.waits();
+    assert!(!job.machine.is_checking_in());
+    job.machine.check_in();
+    job.sends("running");
+    job.answer(502, &[], "");
+    assert!(job.machine.is_checking_in(), "a gateway knows nothing of jobs");
+    assert_eq!(job.call().name(), "running");
+    job.answer(200, &[("job-status", "canceling")], "");
+    assert!(!job.machine.is_checking_in() && job.machine.cancellation() == Cancellation::Requested);
+
+    job.machine.check_in();
+    job.machine.write("any answer that GitLab gives to a call of this job says it");
+    job.call();
+    job.answer(202, &[("job-status", "canceling")], "");
+    while job.machine.is_checking_in() {
+        job.call();
+        job.answer(202, &[], "");
+    }
+    job.machine.check_in();
+    job.machine.finish(JobResult::success());
+    assert!(!job.machine.is_checking_in(), "a job with a result needs no asking");
+    job.machine.check_in();
+    assert!(!job.machine.is_checking_in());
+
+    let mut gone = Hand::accepted(config());
+    gone.machine.check_in();
+    gone.sends("running");
+    gone.answer(403, &[], FORBIDDEN);
+    assert!(gone.is_done() && !gone.machine.is_checking_in());
+}

@@ -4,18 +4,20 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::Attributes;
 use gitlab_runner_api::{RunnerToken, Server, SystemId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FileError;
+use crate::registration::default_info;
 
 const KIND: &str = "runner";
 const FORMAT: u32 = 1;
 
 /// What is known of a runner, and kept in its file.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "a new member is one that every adapter must fill in")]
 pub struct Record {
     /// The instance it is a runner of.
     pub server: Server,
@@ -29,32 +31,8 @@ pub struct Record {
     pub system_id: SystemId,
     /// The attributes it was registered with.
     pub attributes: Attributes,
-}
-
-impl Record {
-    /// A runner with no attributes, whose token does not expire.
-    #[must_use]
-    pub fn new(server: Server, id: u64, token: RunnerToken, system_id: SystemId) -> Self {
-        Self { server, id, token, token_expires_at: None, system_id, attributes: Attributes::default() }
-    }
-
-    /// Writes a file that is there whole or not at all, that its owner alone can read, and that outlives a power cut.
-    ///
-    /// # Errors
-    ///
-    /// [`FileError::Io`].
-    pub fn save(&self, path: &Path) -> Result<(), FileError> {
-        save(self, path)
-    }
-
-    /// Reads a file that [`Record::save`] wrote.
-    ///
-    /// # Errors
-    ///
-    /// [`FileError::Io`], [`FileError::Bad`]. The file is never changed.
-    pub fn load(path: &Path) -> Result<Self, FileError> {
-        load(path)
-    }
+    /// What it tells about itself. Its features are not kept.
+    pub info: Info,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,9 +47,48 @@ struct Stored {
     system_id: SystemId,
     #[serde(default)]
     attributes: Attributes,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    info: Option<Program>,
 }
 
-fn save(record: &Record, path: &Path) -> Result<(), FileError> {
+/// What a program says of itself. Its features are its code's, and are not kept.
+#[derive(Serialize, Deserialize)]
+struct Program {
+    name: String,
+    version: String,
+    #[serde(default)]
+    revision: Option<String>,
+    #[serde(default)]
+    executor: Option<String>,
+}
+
+impl Program {
+    /// None if it is this crate: the version of that is the one that is running, not the one that wrote the file.
+    fn of(info: &Info) -> Option<Self> {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let (revision, executor) = (owned(info.revision()), owned(info.executor()));
+        let own = info.name() == default_info().name() && revision.is_none() && executor.is_none();
+        (!own).then(|| Self { name: info.name().to_owned(), version: info.version().to_owned(), revision, executor })
+    }
+
+    fn into_info(self) -> Info {
+        let mut info = default_info().with_name(self.name).with_version(self.version);
+        if let Some(revision) = self.revision {
+            info = info.with_revision(revision);
+        }
+        if let Some(executor) = self.executor {
+            info = info.with_executor(executor);
+        }
+        info
+    }
+}
+
+/// Writes a file that is there whole or not at all, that its owner alone can read, and that outlives a power cut.
+///
+/// # Errors
+///
+/// [`FileError::Io`].
+pub fn save(record: &Record, path: &Path) -> Result<(), FileError> {
     let stored = Stored {
         kind: KIND.to_owned(),
         format: FORMAT,
@@ -81,16 +98,36 @@ fn save(record: &Record, path: &Path) -> Result<(), FileError> {
         token_expires_at: record.token_expires_at.clone(),
         system_id: record.system_id.clone(),
         attributes: record.attributes.clone(),
+        info: Program::of(&record.info),
     };
     let json = serde_json::to_vec_pretty(&stored).map_err(|error| FileError::io(path, error.into()))?;
     replace(path, &json).map_err(|error| FileError::io(path, error))
 }
 
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
+/// Whether a file can be written there, found out without touching it.
+///
+/// # Errors
+///
+/// [`FileError::Io`] if not.
+pub fn check_writable(path: &Path) -> Result<(), FileError> {
+    let trial = || {
+        if path.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        }
+        tempfile::Builder::new().prefix(".runner-").tempfile_in(folder(path))?.close()
+    };
+    trial().map_err(|error| FileError::io(path, error))
+}
+
+fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
-    };
+    }
+}
+
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = folder(path);
     let mut file = tempfile::Builder::new().prefix(".runner-").tempfile_in(&folder)?;
     file.write_all(content)?;
     file.write_all(b"\n")?;
@@ -100,7 +137,12 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-fn load(path: &Path) -> Result<Record, FileError> {
+/// Reads a file that [`save`] wrote, and never changes it.
+///
+/// # Errors
+///
+/// [`FileError::Io`], [`FileError::Bad`].
+pub fn load(path: &Path) -> Result<Record, FileError> {
     #[derive(Deserialize)]
     struct Head {
         kind: String,
@@ -129,6 +171,7 @@ fn load(path: &Path) -> Result<Record, FileError> {
         token_expires_at: stored.token_expires_at,
         system_id: stored.system_id,
         attributes: stored.attributes,
+        info: stored.info.map_or_else(default_info, Program::into_info),
     })
 }
 
@@ -144,6 +187,7 @@ mod tests {
             token_expires_at: Some("2027-01-11T14:39:24.000Z".to_owned()),
             system_id: SystemId::new("s_0123456789ab").unwrap(),
             attributes: Attributes::default(),
+            info: default_info().with_name("ours").with_revision("abc"),
         }
     }
 
@@ -155,6 +199,7 @@ mod tests {
         save(&record(), &path).unwrap();
         let loaded = load(&path).unwrap();
         assert_eq!((loaded.id, loaded.token.expose()), (12, "glrt-canary"));
+        assert_eq!(loaded.info, record().info);
         assert_eq!((loaded.system_id, loaded.token_expires_at), (record().system_id, record().token_expires_at));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays behind");
         #[cfg(unix)]

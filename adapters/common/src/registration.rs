@@ -9,7 +9,7 @@ use gitlab_runner_api::api::register::{AccessLevel, Attributes};
 #[derive(Clone, Debug)]
 pub struct Registration {
     attributes: Attributes,
-    info: Option<Info>,
+    info: Info,
 }
 
 impl Default for Registration {
@@ -24,7 +24,7 @@ impl Registration {
     pub fn new() -> Self {
         let mut attributes = Attributes::default();
         attributes.run_untagged = true;
-        Self { attributes, info: None }
+        Self { attributes, info: default_info() }
     }
 
     /// A text for people.
@@ -85,21 +85,21 @@ impl Registration {
 
     /// What the runner tells about itself. Give the adapter's `Runner::with_info` the same.
     #[must_use]
-    pub fn info(mut self, info: Info) -> Self {
-        self.info = Some(info);
+    pub fn with_info(mut self, info: Info) -> Self {
+        self.info = info;
         self
+    }
+
+    /// What the runner tells about itself.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.info
     }
 
     /// The attributes as GitLab gets them.
     #[must_use]
     pub fn attributes(&self) -> &Attributes {
         &self.attributes
-    }
-
-    /// What the runner tells about itself, if that was said.
-    #[must_use]
-    pub fn told_info(&self) -> Option<&Info> {
-        self.info.as_ref()
     }
 
     /// The names of those attributes that differ from the default.
@@ -120,9 +120,10 @@ impl Registration {
     }
 }
 
-/// This program and this platform, in the spelling of the official runner.
+/// This library and this platform, in the spelling of the official runner: what a runner says of itself that was told nothing
+/// else.
 #[must_use]
-pub fn default_info(name: &str, version: &str) -> Info {
+pub fn default_info() -> Info {
     let platform = match std::env::consts::OS {
         "macos" => "darwin",
         other => other,
@@ -133,5 +134,5 @@ pub fn default_info(name: &str, version: &str) -> Info {
         "aarch64" => "arm64",
         other => other,
     };
-    Info::new(name, version).with_platform(platform, architecture)
+    Info::new("gitlab-runner-api", env!("CARGO_PKG_VERSION")).with_platform(platform, architecture)
 }

@@ -13,7 +13,7 @@ use gitlab_runner_api::{
     CallError, Exchange, ExchangeError, Misuse, Output, RegistrationToken, RunnerConfig, RunnerToken, Server, SystemId,
 };
 
-use gitlab_runner_api_files::{Record, Registration, make_system_id};
+use gitlab_runner_api_files::{self as file, Record, Registration, make_system_id};
 use tokio::runtime::Handle;
 
 use crate::driver::{Driver, Setup};
@@ -70,7 +70,7 @@ impl Runner {
         let token = token.into();
         let (server, system_id) = (Server::parse(url)?, make_system_id().map_err(Error::System)?);
         let link = Link::new(transport);
-        let config = config(&server, &system_id, registration.told_info().cloned().unwrap_or_else(default_info))?;
+        let config = config(&server, &system_id, registration.info().clone())?;
         let (id, token, token_expires_at) = if RunnerToken::looks_like(&token) {
             let given = registration.given();
             if !given.is_empty() {
@@ -85,8 +85,8 @@ impl Runner {
             let made = complete(Exchange::new(&config, call, link.clock.now()), &link).await?;
             (made.id, made.token, made.token_expires_at)
         };
-        let mut record = Record::new(server, id, token, system_id);
-        (record.token_expires_at, record.attributes) = (token_expires_at, registration.attributes().clone());
+        let (attributes, info) = (registration.attributes().clone(), registration.info().clone());
+        let record = Record { server, id, token, token_expires_at, system_id, attributes, info };
         Ok(Self { record, config, link, patience: PATIENCE, hub: Owner::default() })
     }
 
@@ -96,7 +96,7 @@ impl Runner {
     ///
     /// [`Error::File`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        Ok(self.record.save(path.as_ref())?)
+        Ok(file::save(&self.record, path.as_ref())?)
     }
 
     /// Reads a runner file. Asks nobody whether the token is still good: see [`Runner::check_auth`].
@@ -105,8 +105,8 @@ impl Runner {
     ///
     /// [`Error::File`], [`Error::BadFile`]. The file is never changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let record = Record::load(path.as_ref())?;
-        let config = config(&record.server, &record.system_id, default_info())?;
+        let record = file::load(path.as_ref())?;
+        let config = config(&record.server, &record.system_id, record.info.clone())?;
         Ok(Self { record, config, link: Link::new(Transport::new()?), patience: PATIENCE, hub: Owner::default() })
     }
 
@@ -114,6 +114,7 @@ impl Runner {
     /// the library keeps by itself. Say it before the first call: GitLab remembers what it hears first for most of an hour.
     #[must_use]
     pub fn with_info(mut self, info: Info) -> Self {
+        self.record.info = info.clone();
         self.config = Arc::new(self.config.as_ref().clone().with_info(info));
         self.hub = Owner::default();
         self
@@ -247,11 +248,6 @@ impl Runner {
         }
         Ok(())
     }
-}
-
-/// This crate and this platform.
-fn default_info() -> Info {
-    gitlab_runner_api_files::default_info(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
 }
 
 fn config(server: &Server, system_id: &SystemId, info: Info) -> Result<Arc<RunnerConfig>, Error> {

@@ -27,7 +27,7 @@ fn server(settings: Settings) -> Server {
 /// A runner that does not make tests wait.
 async fn runner(server: &Server) -> Runner {
     let info = Info::new("test", "1").with_features(Features::default().cancel_gracefully(true));
-    let runner = Runner::register(&server.url(), TOKEN, Registration::new().info(info.clone())).await.unwrap();
+    let runner = Runner::register(&server.url(), TOKEN, Registration::new().with_info(info.clone())).await.unwrap();
     runner
         .with_info(info)
         .configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))

@@ -144,6 +144,15 @@ pub(crate) enum End {
     Aborted(AbortReason),
 }
 
+/// What GitLab says of a job.
+#[derive(Clone, Debug)]
+pub(crate) enum Checked {
+    Ours,
+    /// It is not, or has its result.
+    Ended(Option<End>),
+    Unknown,
+}
+
 /// Beyond this many bytes that are not sent, the driver is woken by each write.
 const PRESSING: u64 = 1 << 20;
 
@@ -180,6 +189,7 @@ impl Shared {
                     state = lock(&self.state);
                     // No misuse but a stale ticket is possible: the call is this job's own, and answered once.
                     _ = reply.hand_in(&mut state.job, link.clock.now());
+                    self.news.notify_all();
                 }
                 Output::Event(event) => self.obey(&mut state, event),
                 Output::Wait(until) => state = self.sleep(state, until.map(|until| link.clock.until(until))),
@@ -236,6 +246,26 @@ impl Shared {
     /// Waits until the job has ended at GitLab, or `span` has passed.
     pub(crate) fn wait_end(&self, span: Duration) -> Option<End> {
         self.wait_for(span, |state| state.end.is_some()).end.clone()
+    }
+
+    /// Asks GitLab whether the job is still ours.
+    pub(crate) fn check_in(&self, span: Duration) -> Checked {
+        {
+            let mut state = lock(&self.state);
+            state.job.check_in();
+            self.work.notify_all();
+        }
+        let state = self.wait_for(span, |state| state.end.is_some() || !state.job.is_checking_in());
+        match &state.end {
+            None if state.job.is_checking_in() => Checked::Unknown,
+            None if !state.job.is_ended() => Checked::Ours,
+            end => Checked::Ended(end.clone()),
+        }
+    }
+
+    /// The log, as far as it is kept.
+    pub(crate) fn retained(&self) -> Vec<bytes::Bytes> {
+        lock(&self.state).job.retained().1
     }
 
     /// Waits until the job is to stop, or has ended, or `span` has passed.

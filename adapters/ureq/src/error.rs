@@ -16,12 +16,18 @@ pub enum Error {
     /// A token cannot be one.
     #[error(transparent)]
     Token(#[from] InvalidToken),
+    /// A certificate or its key is not what it should be.
+    #[error("the {0} cannot be read; it must be a PEM text")]
+    Certificate(&'static str),
     /// GitLab does not know the token: it was mistyped, has expired, was reset, or its runner was removed.
     #[error("{0}; check the token, and that the runner still exists in GitLab")]
     Unauthorized(Rejection),
     /// Registration tokens are switched off at this instance (410).
     #[error("{0}; this GitLab takes no registration tokens: create the runner in GitLab, and use its glrt- token")]
     RegistrationDisabled(Rejection),
+    /// A user may not do this, or the personal access token is not good for it (401, 403).
+    #[error("{0}; check the personal access token, its scope ({1}) and the user's role")]
+    NotPermitted(Rejection, &'static str),
     /// Attributes were given for a runner that exists already. GitLab keeps them, and would ignore these.
     #[error("a glrt- token belongs to a runner that exists: change its attributes in GitLab, and leave out {0} here")]
     AttributesIgnored(String),
@@ -34,6 +40,11 @@ pub enum Error {
         /// What happened last, in words.
         why: String,
     },
+    /// The answer to a token reset did not come home: the old token may be worth nothing any more.
+    #[error(
+        "it is not known whether the token was reset ({0}); verify the old one, and if it is refused, reset it in GitLab"
+    )]
+    TokenUncertain(String),
     /// Any other call got no good answer.
     #[error(transparent)]
     Exchange(ExchangeError),

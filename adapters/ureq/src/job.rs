@@ -6,11 +6,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use gitlab_runner_api::{Assignment, Cancellation, FailureReason, JobResult, JobSpec, Outcome, Stream, Written};
+use bytes::Bytes;
+use gitlab_runner_api::api::artifacts::{DownloadArtifacts, UploadArtifact};
+use gitlab_runner_api::api::runtime_environment_key::GetRuntimeEnvironmentKey;
+use gitlab_runner_api::{
+    AbortReason, Assignment, Cancellation, Exchange, FailureReason, JobResult, JobSpec, JobToken, Outcome,
+    RunnerConfig, Stream, Written,
+};
 
-use crate::clock::Clock;
-use crate::driver::{End, Link, Shared};
+use crate::driver::{Checked, End, Link, Shared};
 use crate::error::Error;
+use crate::exchange::complete;
 
 /// How long a job that is dropped unfinished is waited for.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -26,9 +32,47 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub struct Job {
     shared: Arc<Shared>,
     assignment: Assignment,
-    clock: Clock,
+    config: Arc<RunnerConfig>,
+    link: Link,
     patience: Duration,
     reported: bool,
+}
+
+/// A file to be kept beside a job.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    file_name: String,
+    content: Bytes,
+    artifact_type: String,
+    artifact_format: String,
+    expire_in: Option<String>,
+}
+
+impl Artifact {
+    /// A zip archive, the kind that other jobs and people download.
+    #[must_use]
+    pub fn archive(file_name: impl Into<String>, content: impl Into<Bytes>) -> Self {
+        Self::report("archive", "zip", file_name, content)
+    }
+
+    /// A report of this type and format, such as `junit` and `gzip`. Each type has one format that GitLab takes.
+    #[must_use]
+    pub fn report(
+        artifact_type: impl Into<String>,
+        artifact_format: impl Into<String>,
+        file_name: impl Into<String>,
+        content: impl Into<Bytes>,
+    ) -> Self {
+        let (artifact_type, artifact_format) = (artifact_type.into(), artifact_format.into());
+        Self { file_name: file_name.into(), content: content.into(), artifact_type, artifact_format, expire_in: None }
+    }
+
+    /// How long GitLab keeps it, as the job says: `1 week`, `never`.
+    #[must_use]
+    pub fn expire_in(mut self, span: impl Into<String>) -> Self {
+        self.expire_in = Some(span.into());
+        self
+    }
 }
 
 /// Where a job is.
@@ -52,10 +96,15 @@ pub enum State {
 }
 
 impl Job {
-    pub(crate) fn start(job: gitlab_runner_api::Job, link: &Link, patience: Duration) -> Result<Self, Error> {
+    pub(crate) fn start(
+        job: gitlab_runner_api::Job,
+        config: &Arc<RunnerConfig>,
+        link: &Link,
+        patience: Duration,
+    ) -> Result<Self, Error> {
         let assignment = job.assignment().clone();
         let shared = Shared::start(job, link).map_err(Error::System)?;
-        Ok(Self { shared, assignment, clock: link.clock, patience, reported: false })
+        Ok(Self { shared, assignment, config: config.clone(), link: link.clone(), patience, reported: false })
     }
 
     /// Leaves a job to its driver that has its result already.
@@ -99,6 +148,75 @@ impl Job {
         self.shared.look(|job, _| job.log_size())
     }
 
+    /// The log so far, as GitLab gets it.
+    #[must_use]
+    pub fn log_content(&self) -> Vec<u8> {
+        self.shared.retained().concat()
+    }
+
+    /// The job's token. **Secret.**
+    #[must_use]
+    pub fn token(&self) -> &JobToken {
+        &self.spec().token
+    }
+
+    /// Asks GitLab now whether the job is still ours (`PUT /jobs/:id`), and waits for what it says. A job that is
+    /// being cancelled still is: see [`Job::cancellation`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Canceled`], [`Error::Aborted`] or [`Error::AlreadyFinished`] if it is not; [`Error::Unavailable`] if
+    /// GitLab could not be reached for as long as results are waited for.
+    pub fn auth(&self) -> Result<(), Error> {
+        match self.shared.check_in(self.patience) {
+            Checked::Ours => Ok(()),
+            Checked::Unknown => Err(Error::Unavailable(self.link.trouble())),
+            Checked::Ended(None | Some(End::Finished(_))) => Err(Error::AlreadyFinished),
+            Checked::Ended(Some(End::Aborted(AbortReason::Canceled))) => Err(Error::Canceled),
+            Checked::Ended(Some(End::Aborted(reason))) => Err(Error::Aborted(reason)),
+        }
+    }
+
+    /// Uploads a file beside the job (`POST /jobs/:id/artifacts`), before the job has its result. What a job is to leave is
+    /// in its payload: see [`JobSpec`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] if the job is over; [`Error::Exchange`] if GitLab refuses the file: it is too large (413),
+    /// not what its type should be, or another one of that type was uploaded (400).
+    pub fn upload_artifact(&self, artifact: Artifact) -> Result<(), Error> {
+        let Artifact { file_name, content, artifact_type, artifact_format, expire_in } = artifact;
+        let mut call = UploadArtifact::new(self.id(), self.token().clone(), file_name, content)
+            .artifact_type(artifact_type)
+            .artifact_format(artifact_format);
+        if let Some(span) = expire_in {
+            call = call.expire_in(span);
+        }
+        complete(Exchange::new(&self.config, call, self.link.clock.now()), &self.link)
+    }
+
+    /// Fetches the archive of a job that this one depends on (`GET /jobs/:id/artifacts`); none if there is none. At most
+    /// `limit` bytes are taken into memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] or [`Error::Exchange`] if GitLab refuses.
+    pub fn download_artifacts(&self, job: u64, token: JobToken, limit: u64) -> Result<Option<Bytes>, Error> {
+        let call = DownloadArtifacts::new(job, token, limit);
+        complete(Exchange::new(&self.config, call, self.link.clock.now()), &self.link)
+    }
+
+    /// The name of the suspended environment that the job is to go on in, if there is one
+    /// (`GET /jobs/:id/runtime_environment_key`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] if the job is over.
+    pub fn runtime_environment_key(&self) -> Result<Option<String>, Error> {
+        let call = GetRuntimeEnvironmentKey::new(self.id(), self.token().clone());
+        complete(Exchange::new(&self.config, call, self.link.clock.now()), &self.link)
+    }
+
     /// Where the job is.
     #[must_use]
     pub fn state(&self) -> State {
@@ -129,7 +247,7 @@ impl Job {
     /// [`FailureReason::JobExecutionTimeout`]: GitLab fails it a quarter of an hour later.
     #[must_use]
     pub fn time_left(&self) -> Duration {
-        self.clock.until(self.shared.look(|job, _| job.deadline()))
+        self.link.clock.until(self.shared.look(|job, _| job.deadline()))
     }
 
     /// How long [`Job::success`] and its sisters wait for GitLab to take a result. Default one hour.

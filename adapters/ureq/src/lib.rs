@@ -41,16 +41,22 @@
 mod clock;
 mod driver;
 mod error;
+mod exchange;
+mod instance;
 mod job;
 mod run;
 mod runner;
+mod tls;
 mod transport;
 
 pub use error::Error;
 pub use gitlab_runner_api;
-pub use gitlab_runner_api::{Cancellation, FailureReason, JobResult, Outcome, PollerEvent, Stream};
+pub use gitlab_runner_api::{
+    Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Stream,
+};
 pub use gitlab_runner_api_files::Registration;
-pub use job::{Job, Log, State};
+pub use instance::Instance;
+pub use job::{Artifact, Job, Log, State};
 pub use run::Stop;
 pub use runner::Runner;
 pub use transport::Transport;

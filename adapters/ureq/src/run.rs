@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::job::Job;
 use crate::runner::Runner;
 
-/// Tells [`Runner::run`] to take no more jobs. Clones are handles to the same; one can stop any number of runners.
+/// Tells [`Runner::run`] and [`Runner::next_job_until`] to take no more jobs. Clones are handles to the same; one can stop any number of runners.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     bell: Arc<Bell>,
@@ -43,6 +43,14 @@ impl Stop {
     /// is waited for, and its job run: GitLab hands a job out only once.
     pub fn drain(&self) {
         self.bell.ring(|state| state.draining = true);
+    }
+
+    /// Sleeps so long, or until it is drained; not at all if no span is given.
+    pub(crate) fn pause(&self, span: Option<Duration>) {
+        let state = lock(&self.bell.state);
+        let calm = |state: &mut State| !state.draining;
+        let span = span.unwrap_or(Duration::ZERO);
+        drop(self.bell.rung.wait_timeout_while(state, span, calm).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Whether [`Stop::drain`] was called.
@@ -128,8 +136,7 @@ impl Runner {
                         _ = reply.hand_in(&mut poller, link.clock.now());
                     }
                     Output::Event(PollerEvent::Assigned(assignment)) => {
-                        let job = gitlab_runner_api::Job::new(self.config.clone(), &assignment, link.clock.now());
-                        let (job, slot) = (Job::start(job, &link, self.patience)?, Slot::hold(busy, bell));
+                        let (job, slot) = (self.take_up(&assignment, &link)?, Slot::hold(busy, bell));
                         let run = move || {
                             let _slot = slot;
                             // The panic was told of on its own thread, and the job's drop has failed the job.
@@ -137,7 +144,9 @@ impl Runner {
                         };
                         thread::Builder::new().spawn_scoped(scope, run).map_err(Error::System)?;
                     }
-                    Output::Event(PollerEvent::Unreadable(job)) => Job::start(job, &link, self.patience)?.forsake(),
+                    Output::Event(PollerEvent::Unreadable(job)) => {
+                        Job::start(job, &self.config, &link, self.patience)?.forsake()
+                    }
                     Output::Event(event) => hear(event),
                     Output::Wait(until) => bell.wait(seen, until.map(|until| link.clock.until(until))),
                     Output::Done => return Ok(()),

@@ -7,18 +7,24 @@ use std::time::Duration;
 
 use gitlab_runner_api::api::Endpoint;
 use gitlab_runner_api::api::info::Info;
-use gitlab_runner_api::api::register::{Attributes, Register};
-use gitlab_runner_api::api::verify::{Verified, Verify};
+use gitlab_runner_api::api::register::Attributes;
+use gitlab_runner_api::api::reset_token::{NewToken, ResetToken, ResetTokenAsUser};
+use gitlab_runner_api::api::router::DiscoverRouter;
+use gitlab_runner_api::api::unregister::{Removal, Unregister, UnregisterManager};
+use gitlab_runner_api::api::verify::Verify;
 use gitlab_runner_api::{
-    CallError, Cause, Exchange, ExchangeError, Misuse, Output, Poller, PollerEvent, RegistrationToken, RunnerConfig,
-    RunnerToken, Server, SystemId, Timestamp,
+    Assignment, CallError, Cause, Exchange, ExchangeError, Output, PersonalAccessToken, Poller, PollerEvent,
+    RunnerConfig, RunnerToken, SystemId, Timestamp,
 };
 
-use gitlab_runner_api_files::{Record, Registration, make_system_id};
+use gitlab_runner_api_files::{self as file, Record, Registration};
 
 use crate::driver::Link;
 use crate::error::Error;
+use crate::exchange::{as_user, complete, misused};
+use crate::instance::{Instance, config};
 use crate::job::Job;
+use crate::run::Stop;
 use crate::transport::Transport;
 
 /// How long the result of a job is waited for.
@@ -32,6 +38,7 @@ pub struct Runner {
     pub(crate) config: Arc<RunnerConfig>,
     pub(crate) link: Link,
     pub(crate) patience: Duration,
+    header: bool,
     /// Kept between requests, for the value that lets GitLab hold them.
     poller: Option<Poller>,
     /// How long [`Runner::next_job`] leaves GitLab alone after it was refused.
@@ -39,38 +46,17 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Makes a runner of this machine.
-    ///
-    /// A registration token registers a new one (`POST /runners`). A token that starts with `glrt-` belongs to a runner
-    /// that was created in GitLab: it is verified, and the runner is that one.
+    pub(crate) fn of(record: Record, config: Arc<RunnerConfig>, link: Link) -> Self {
+        Self { record, config, link, patience: PATIENCE, header: true, poller: None, refused_until: None }
+    }
+
+    /// Makes a runner of this machine, as [`Instance::register`] does, with the proxies of the environment.
     ///
     /// # Errors
     ///
-    /// [`Error::Unauthorized`] if GitLab does not know the token; [`Error::RegistrationDisabled`] if it takes no
-    /// registration tokens; [`Error::AttributesIgnored`] if attributes come with a `glrt-` token; others if the address
-    /// is wrong or GitLab cannot be reached.
+    /// Those of [`Instance::new`] and [`Instance::register`].
     pub fn register(url: &str, token: impl Into<String>, registration: Registration) -> Result<Self, Error> {
-        let token = token.into();
-        let (server, system_id) = (Server::parse(url)?, make_system_id().map_err(Error::System)?);
-        let link = Link::new(Transport::new());
-        let config = config(&server, &system_id, registration.told_info().cloned().unwrap_or_else(default_info))?;
-        let (id, token, token_expires_at) = if RunnerToken::looks_like(&token) {
-            let given = registration.given();
-            if !given.is_empty() {
-                return Err(Error::AttributesIgnored(given.join(", ")));
-            }
-            let token = RunnerToken::new(token)?;
-            let verified = verify(&config, &link, &token, &system_id)?;
-            (verified.id.unwrap_or(0), token, verified.token_expires_at)
-        } else {
-            let call = Register::new(RegistrationToken::new(token)?, config.info());
-            let call = call.system_id(system_id.clone()).attributes(registration.attributes().clone());
-            let made = complete(Exchange::new(&config, call, link.clock.now()), &link)?;
-            (made.id, made.token, made.token_expires_at)
-        };
-        let mut record = Record::new(server, id, token, system_id);
-        (record.token_expires_at, record.attributes) = (token_expires_at, registration.attributes().clone());
-        Ok(Self { record, config, link, patience: PATIENCE, poller: None, refused_until: None })
+        Instance::new(url)?.register(token, registration)
     }
 
     /// Writes the runner file: whole or not at all, readable by its owner alone. It holds the runner's token.
@@ -79,7 +65,7 @@ impl Runner {
     ///
     /// [`Error::File`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        Ok(self.record.save(path.as_ref())?)
+        Ok(file::save(&self.record, path.as_ref())?)
     }
 
     /// Reads a runner file. Asks nobody whether the token is still good: see [`Runner::check_auth`].
@@ -88,22 +74,26 @@ impl Runner {
     ///
     /// [`Error::File`], [`Error::BadFile`]. The file is never changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let record = Record::load(path.as_ref())?;
-        let config = config(&record.server, &record.system_id, default_info())?;
-        Ok(Self {
-            record,
-            config,
-            link: Link::new(Transport::new()),
-            patience: PATIENCE,
-            poller: None,
-            refused_until: None,
-        })
+        let record = file::load(path.as_ref())?;
+        let config = config(&record.server, &record.system_id, record.info.clone())?;
+        Ok(Self::of(record, config, Link::new(Transport::from_env()?)))
+    }
+
+    /// Whether a runner file can be written there, found out without touching what is there. Ask before a token is made
+    /// that needs a place.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`].
+    pub fn check_writable(path: impl AsRef<Path>) -> Result<(), Error> {
+        Ok(file::check_writable(path.as_ref())?)
     }
 
     /// What the runner tells GitLab about itself and its features, in place of this crate's name and the features that
     /// the library keeps by itself. Say it before the first call: GitLab remembers what it hears first for most of an hour.
     #[must_use]
     pub fn with_info(mut self, info: Info) -> Self {
+        self.record.info = info.clone();
         self.config = Arc::new(self.config.as_ref().clone().with_info(info));
         self.poller = None;
         self
@@ -130,6 +120,20 @@ impl Runner {
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
+    }
+
+    /// Whether each job's log begins with the lines that the official runner writes: `Running with` and the runner's name
+    /// and version, then its description, short token and system ID. Default yes.
+    #[must_use]
+    pub fn with_log_header(mut self, header: bool) -> Self {
+        self.header = header;
+        self
+    }
+
+    /// What the runner tells GitLab about itself.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        self.config.info()
     }
 
     /// The runner's id.
@@ -174,7 +178,84 @@ impl Runner {
     ///
     /// [`Error::Unauthorized`] if it is not. Anything else says nothing about the token.
     pub fn check_auth(&self) -> Result<(), Error> {
-        verify(&self.config, &self.link, &self.record.token, &self.record.system_id).map(drop)
+        let call = Verify::new(self.record.token.clone(), self.config.info()).system_id(self.record.system_id.clone());
+        self.ask(call).map(drop)
+    }
+
+    /// Takes this machine out of GitLab, as the official runner does: of a runner that was created in GitLab
+    /// (`glrt-`) only this manager is removed (`DELETE /runners/managers`); one that was registered is removed as a whole
+    /// (`DELETE /runners`), and its token is worth nothing afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] if GitLab does not know the token.
+    pub fn unregister(&self) -> Result<Removal, Error> {
+        if RunnerToken::looks_like(self.record.token.expose()) {
+            self.ask(UnregisterManager::new(self.record.token.clone(), self.record.system_id.clone()))
+        } else {
+            self.unregister_all()
+        }
+    }
+
+    /// Removes the runner with all its machines (`DELETE /runners`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] if GitLab does not know the token.
+    pub fn unregister_all(&self) -> Result<Removal, Error> {
+        self.ask(Unregister::new(self.record.token.clone()))
+    }
+
+    /// Replaces the runner's token by a new one, which is saved to `path` before this returns. The old one stops working
+    /// at once, for every machine that shares it. Never repeated when the answer was lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if nothing can be written there, before GitLab is asked; [`Error::TokenUncertain`] if the answer
+    /// was lost; [`Error::Unauthorized`] if GitLab refuses.
+    pub fn reset_token(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        file::check_writable(path.as_ref())?;
+        let new = self.ask(ResetToken::new(self.record.token.clone())).map_err(|error| match error {
+            Error::Unreachable { error: ExchangeError::Uncertain(_), why } => Error::TokenUncertain(why),
+            Error::Exchange(ExchangeError::Call(CallError::Protocol(error))) => {
+                Error::TokenUncertain(error.to_string())
+            }
+            other => other,
+        })?;
+        self.take_token(new, path.as_ref())
+    }
+
+    /// The same in the name of a user, whose personal access token has the scope `manage_runner` or `api`. Works also if
+    /// the runner's own token is lost or has expired.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], [`Error::NotPermitted`].
+    pub fn reset_token_as_user(&mut self, user: PersonalAccessToken, path: impl AsRef<Path>) -> Result<(), Error> {
+        file::check_writable(path.as_ref())?;
+        let call = ResetTokenAsUser::new(user, self.record.id);
+        let new = self.ask(call).map_err(|error| as_user(error, "manage_runner"))?;
+        self.take_token(new, path.as_ref())
+    }
+
+    fn take_token(&mut self, new: NewToken, path: &Path) -> Result<(), Error> {
+        self.record.token = new.token;
+        self.record.token_expires_at = new.token_expires_at;
+        self.poller = None;
+        self.save(path)
+    }
+
+    /// Where the job router is, if this GitLab has one (`GET /runners/router/discovery`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] if GitLab does not know the token.
+    pub fn discover_router(&self) -> Result<Option<String>, Error> {
+        self.ask(DiscoverRouter::new(self.record.token.clone()))
+    }
+
+    fn ask<E: Endpoint>(&self, call: E) -> Result<E::Response, Error> {
+        complete(Exchange::new(&self.config, call, self.link.clock.now()), &self.link)
     }
 
     /// Asks for a job, once, and does not wait for one (`POST /jobs/request`).
@@ -213,11 +294,29 @@ impl Runner {
     /// [`Error::Unauthorized`] when GitLab refused the token three times in a row. Asking again after that first waits as
     /// long as the runner would have.
     pub fn next_job(&mut self) -> Result<Job, Error> {
+        loop {
+            if let Some(job) = self.next_job_until(&Stop::new())? {
+                return Ok(job);
+            }
+        }
+    }
+
+    /// The same, until `stop` is drained: then there is no job to come. A request that is on the wire at that moment is
+    /// waited for, and its job given: GitLab hands a job out only once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::next_job`].
+    pub fn next_job_until(&mut self, stop: &Stop) -> Result<Option<Job>, Error> {
         // A caller who tries again after a refusal is no reason to ask faster.
-        self.link.pause(self.refused_until.take());
+        stop.pause(self.refused_until.take().map(|until| self.link.clock.until(until)));
         let mut poller = self.poller.take().unwrap_or_else(|| self.new_poller());
         loop {
-            poller.set_capacity(1);
+            if stop.is_draining() {
+                poller.drain();
+            } else {
+                poller.set_capacity(1);
+            }
             match self.link.poll(&mut poller) {
                 Output::Send(call) => {
                     let reply = self.link.exchange(call);
@@ -228,10 +327,11 @@ impl Runner {
                     event @ (PollerEvent::Assigned(_) | PollerEvent::Unreadable(_) | PollerEvent::Refused { .. }),
                 ) => match self.take(event) {
                     Ok(Some(job)) => {
-                        self.poller = Some(poller);
-                        return Ok(job);
+                        // One that drains is at its end.
+                        self.poller = (!stop.is_draining()).then_some(poller);
+                        return Ok(Some(job));
                     }
-                    Ok(None) => poller.set_capacity(1),
+                    Ok(None) => {}
                     Err(error) => {
                         // A new poller tells of the next refusals again; this one knows how long to wait before.
                         if let Output::Wait(until) = self.link.poll(&mut poller) {
@@ -241,8 +341,8 @@ impl Runner {
                     }
                 },
                 Output::Event(_) => {}
-                Output::Wait(until) => self.link.pause(until),
-                Output::Done => poller = self.new_poller(),
+                Output::Wait(until) => stop.pause(until.map(|until| self.link.clock.until(until))),
+                Output::Done => return Ok(None),
             }
         }
     }
@@ -251,16 +351,31 @@ impl Runner {
         Poller::new(self.config.clone(), self.record.token.clone(), self.link.clock.now())
     }
 
+    pub(crate) fn take_up(&self, assignment: &Assignment, link: &Link) -> Result<Job, Error> {
+        let mut job = gitlab_runner_api::Job::new(self.config.clone(), assignment, link.clock.now());
+        if self.header {
+            job.write(self.log_header());
+        }
+        Job::start(job, &self.config, link, self.patience)
+    }
+
+    fn log_header(&self) -> String {
+        let Record { token, system_id, attributes, .. } = &self.record;
+        let (info, id) = (self.config.info(), system_id.as_str());
+        let revision = info.revision().map(|revision| format!(" ({revision})")).unwrap_or_default();
+        let description = attributes.description.as_deref().map(|text| format!("{text} ")).unwrap_or_default();
+        let description = description.replace(|c: char| c.is_control(), " ");
+        let (name, version, short) = (info.name(), info.version(), token.short());
+        format!("Running with {name} {version}{revision}\n  on {description}{short}, system ID: {id}\n")
+    }
+
     /// Turns what a poller tells into a job, or into the error that a caller who asked once gets.
     fn take(&self, event: PollerEvent) -> Result<Option<Job>, Error> {
         match event {
-            PollerEvent::Assigned(assignment) => {
-                let job = gitlab_runner_api::Job::new(self.config.clone(), &assignment, self.link.clock.now());
-                Job::start(job, &self.link, self.patience).map(Some)
-            }
+            PollerEvent::Assigned(assignment) => self.take_up(&assignment, &self.link).map(Some),
             PollerEvent::Unreadable(job) => {
                 // It fails by itself; nobody is to run it.
-                Job::start(job, &self.link, self.patience)?.forsake();
+                Job::start(job, &self.config, &self.link, self.patience)?.forsake();
                 Ok(None)
             }
             PollerEvent::Refused { refusal, .. } => match refusal.error {
@@ -276,57 +391,6 @@ impl Runner {
             _ => Ok(None),
         }
     }
-}
-
-/// This crate and this platform.
-fn default_info() -> Info {
-    gitlab_runner_api_files::default_info(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
-}
-
-fn config(server: &Server, system_id: &SystemId, info: Info) -> Result<Arc<RunnerConfig>, Error> {
-    let seed = getrandom::u64().map_err(|error| Error::System(error.into()))?;
-    let config = RunnerConfig::new(server.clone(), info).with_system_id(system_id.clone()).with_jitter_seed(seed);
-    Ok(Arc::new(config))
-}
-
-fn verify(config: &RunnerConfig, link: &Link, token: &RunnerToken, system_id: &SystemId) -> Result<Verified, Error> {
-    let call = Verify::new(token.clone(), config.info()).system_id(system_id.clone());
-    complete(Exchange::new(config, call, link.clock.now()), link)
-}
-
-/// Drives one exchange to its end.
-fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> Result<E::Response, Error> {
-    loop {
-        match link.poll(&mut exchange) {
-            Output::Send(call) => {
-                let reply = link.exchange(call);
-                reply.hand_in(&mut exchange, link.clock.now()).map_err(misused)?;
-            }
-            Output::Event(result) => return result.map_err(|error| sorted(error, link)),
-            Output::Wait(until) => link.pause(until),
-            Output::Done => return Err(misused(Misuse::Stale)),
-        }
-    }
-}
-
-/// Tells the refusals apart that have a mend of their own.
-fn sorted(error: ExchangeError, link: &Link) -> Error {
-    match error {
-        ExchangeError::Call(CallError::Rejected(rejection)) => match rejection.status.as_u16() {
-            403 => Error::Unauthorized(rejection),
-            410 => Error::RegistrationDisabled(rejection),
-            _ => Error::Exchange(CallError::Rejected(rejection).into()),
-        },
-        ExchangeError::Unreachable(_) | ExchangeError::Uncertain(_) => {
-            Error::Unreachable { error, why: link.trouble() }
-        }
-        other => Error::Exchange(other),
-    }
-}
-
-/// Cannot happen: each driver hands its own tickets to its own machine.
-fn misused(misuse: Misuse) -> Error {
-    Error::System(std::io::Error::other(misuse))
 }
 
 impl PartialEq for Runner {

@@ -4,26 +4,29 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gitlab_runner_api::{Call, ERROR_BODY_LIMIT, Failure, Hints, ResponseBody, Ticket};
+use gitlab_runner_api::{Call, ERROR_BODY_LIMIT, Failure, Hints, HttpOptions, Proxies, ResponseBody, Ticket};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Response};
 use ureq::config::Config;
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::tls::{ClientCert, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, NextTimeout};
-use ureq::{Agent, SendBody, Timeout};
+use ureq::{Agent, Proxy, ProxyProtocol, SendBody, Timeout};
+
+use crate::error::Error;
+use crate::tls;
 
 /// ureq adds deadlines to the system's clock, which ends somewhere. No call takes a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Performs calls with ureq. Cloning shares the connections.
 ///
-/// It follows no redirect, repeats nothing, takes every status for an answer, and trusts the certificates that the
-/// operating system trusts. Connections are reused for a few seconds only: one that the server closed meanwhile would make
-/// it uncertain whether a job request arrived.
+/// It follows no redirect, repeats nothing, and takes every status for an answer. Connections are reused for a few seconds
+/// only: one that the server closed meanwhile would make it uncertain whether a job request arrived.
 #[derive(Clone, Debug)]
 pub struct Transport {
     agent: Agent,
+    proxies: Proxies,
 }
 
 impl Default for Transport {
@@ -33,12 +36,41 @@ impl Default for Transport {
 }
 
 impl Transport {
-    /// A transport of its own connections.
+    /// Trusts the certificates that the operating system trusts, and uses no proxy.
     #[must_use]
     pub fn new() -> Self {
-        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        Self::built(RootCerts::PlatformVerifier, None, Proxies::none())
+    }
+
+    /// Trusts what the operating system trusts, and uses the proxies that the environment names (`HTTP_PROXY`,
+    /// `HTTPS_PROXY`, `NO_PROXY`, in capitals or not).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the address of a proxy cannot be used.
+    pub fn from_env() -> Result<Self, Error> {
+        let proxies = Proxies::from_vars(|name| std::env::var(name).ok())?;
+        Ok(Self::built(RootCerts::PlatformVerifier, None, proxies))
+    }
+
+    /// With certificates and proxies of one's own.
+    ///
+    /// Certificates beside those of the operating system are added to a copy of its list, so that rules which the
+    /// platform keeps outside of that list do not apply then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Certificate`] if a certificate or a key cannot be read.
+    pub fn with_options(options: &HttpOptions) -> Result<Self, Error> {
+        let client = options.client_certificate().map(|(chain, key)| tls::client(chain, key)).transpose()?;
+        Ok(Self::built(tls::roots(options)?, client, options.proxies().clone()))
+    }
+
+    fn built(roots: RootCerts, client: Option<ClientCert>, proxies: Proxies) -> Self {
+        let tls = TlsConfig::builder().root_certs(roots).client_cert(client).build();
         let config = Agent::config_builder()
             .tls_config(tls)
+            .proxy(None)
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -48,7 +80,7 @@ impl Transport {
             .accept_encoding("")
             .user_agent(concat!("gitlab-runner-api-ureq/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: Agent::with_parts(config, Connecting::default(), Resolving::default()) }
+        Self { agent: Agent::with_parts(config, Connecting::default(), Resolving::default()), proxies }
     }
 
     /// Sends the request, and waits for its answer or for its deadline to pass.
@@ -71,14 +103,32 @@ impl Transport {
         // Without it, ureq would send a body read from a reader in chunks, which the trace endpoint need not take.
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let mut reader = body.reader();
+        let proxy = self
+            .proxy_for(&head.uri)
+            .map_err(|()| Trouble { failure: Failure::NotSent, why: "the proxy cannot be used".to_owned() })?;
         let request = http::Request::from_parts(head, SendBody::from_reader(&mut reader));
-        let request = self.agent.configure_request(request).timeout_global(Some(hints.deadline.min(LONGEST))).build();
+        let request = self.agent.configure_request(request).timeout_global(Some(hints.deadline.min(LONGEST)));
+        let request = request.proxy(proxy).build();
         let trouble = |error: ureq::Error| Trouble { failure: classify(&error), why: in_words(&error) };
         let response = self.agent.run(request).map_err(trouble)?;
         let (head, body) = response.into_parts();
         let bytes = collect(body.into_reader(), head.status.is_success(), hints.response);
         let bytes = bytes.map_err(|failure| Trouble { failure, why: failure.to_string() })?;
         Ok(Response::from_parts(head, bytes))
+    }
+}
+
+impl Transport {
+    /// The proxy for a request. ureq's own choice knows neither the scheme nor addresses in blocks.
+    fn proxy_for(&self, uri: &http::Uri) -> Result<Option<Proxy>, ()> {
+        let scheme = uri.scheme_str().unwrap_or_default();
+        let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+        let Some(proxy) = self.proxies.for_url(scheme, uri.host().unwrap_or_default(), port) else { return Ok(None) };
+        let mut builder = Proxy::builder(ProxyProtocol::Http).host(proxy.host()).port(proxy.port());
+        if let Some((user, password)) = proxy.credentials() {
+            builder = builder.username(user).password(password.expose());
+        }
+        builder.build().map(Some).map_err(drop)
     }
 }
 
@@ -94,6 +144,7 @@ fn in_words(error: &ureq::Error) -> String {
     use ureq::Error;
     match error {
         Error::HostNotFound => "the name of the host does not resolve".to_owned(),
+        Error::ConnectProxyFailed(why) => format!("the proxy made no connection: {why}"),
         Error::Io(error) => error.to_string(),
         Error::Rustls(error) => error.to_string(),
         Error::Timeout(timeout) => format!("timeout: {timeout}"),
@@ -133,7 +184,21 @@ impl Connector for Connecting {
     type Out = <DefaultConnector as Connector>::Out;
 
     fn connect(&self, details: &ConnectionDetails<'_>, chained: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
-        self.0.connect(details, chained).map_err(|error| match error {
+        // Requests differ in their deadline and proxy, never in their TLS settings. Said to be the agent's, these are
+        // prepared once, and not for each connection.
+        let details = ConnectionDetails {
+            uri: details.uri,
+            addrs: details.addrs.clone(),
+            config: details.config,
+            request_level: false,
+            resolver: details.resolver,
+            now: details.now,
+            timeout: details.timeout,
+            current_time: details.current_time.clone(),
+            run_connector: details.run_connector.clone(),
+            register_shutdown: details.register_shutdown.clone(),
+        };
+        self.0.connect(&details, chained).map_err(|error| match error {
             ureq::Error::Io(error) => ureq::Error::Io(io::Error::new(error.kind(), NotConnected(error))),
             ureq::Error::Timeout(_) | ureq::Error::Rustls(_) => ureq::Error::ConnectionFailed,
             other => other,

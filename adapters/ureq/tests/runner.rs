@@ -27,7 +27,8 @@ fn server(settings: Settings) -> Server {
 fn runner(server: &Server) -> Runner {
     let info = Info::new("test", "1").with_features(Features::default().cancel_gracefully(true));
     let runner =
-        Runner::register(&server.url(), TOKEN, Registration::new().info(info.clone())).unwrap().with_info(info);
+        Runner::register(&server.url(), TOKEN, Registration::new().with_info(info.clone())).unwrap().with_info(info);
+    let runner = runner.with_log_header(false);
     runner.configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
 }
 
@@ -132,6 +133,66 @@ fn next_job_waits_for_one() {
         job.id()
     });
     assert_eq!(held(&server, id).0, JobStatus::Success);
+}
+
+#[test]
+fn waiting_for_a_job_can_be_stopped() {
+    let server = server(Settings::default());
+    let (mut runner, stop) = (runner(&server), Stop::new());
+    let id = queue(&server, "one");
+    let mut job = runner.next_job_until(&stop).unwrap().unwrap();
+    assert_eq!(job.id(), id);
+    job.success().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(2 * QUICK);
+            stop.drain();
+        });
+        assert!(runner.next_job_until(&stop).unwrap().is_none());
+    });
+    queue(&server, "for somebody else");
+    assert!(runner.next_job_until(&stop).unwrap().is_none(), "nothing is asked for any more");
+    assert!(runner.next_job_until(&Stop::new()).unwrap().is_some(), "until there is a reason again");
+}
+
+#[test]
+fn a_job_is_asked_whether_it_is_ours() {
+    let server = server(Settings::default());
+    // Nothing but the asking itself is to find out.
+    let mut runner = runner(&server).configure(|config| config.with_keep_alive(600 * SECOND));
+    let id = queue(&server, "ours");
+    let mut job = runner.request_job().unwrap().unwrap();
+    job.auth().unwrap();
+    server.with(|gitlab, now| gitlab.cancel(now, id));
+    job.auth().unwrap();
+    assert_eq!(job.state(), State::Canceling, "it is still ours, and to be stopped");
+    assert!(matches!(job.success(), Err(Error::Canceled)) && matches!(job.auth(), Err(Error::AlreadyFinished)));
+
+    let id = queue(&server, "taken away");
+    let job = runner.request_job().unwrap().unwrap();
+    job.auth().unwrap();
+    server.with(|gitlab, now| gitlab.force_cancel(now, id));
+    assert!(matches!(job.auth(), Err(Error::Canceled)), "{:?}", job.state());
+    assert!(server.with(|gitlab, _| gitlab.job(id).unwrap().status()) == JobStatus::Canceled);
+}
+
+#[test]
+fn the_log_begins_as_the_official_runners_does() {
+    let server = server(Settings::default());
+    let info = Info::new("ours", "1.2").with_revision("abc");
+    let registration = Registration::new().description("a b\u{1b}").with_info(info);
+    let mut runner = Runner::register(&server.url(), "GR1348941canary", registration).unwrap();
+    let id = queue(&server, "with a header");
+    let mut job = runner.request_job().unwrap().unwrap();
+    writeln!(job.log(), "hello").unwrap();
+    let written = job.log_size();
+    let content = job.log_content();
+    job.success().unwrap();
+    let log = held(&server, id).2;
+    let (token, system) = (runner.token().short(), runner.system_id().as_str());
+    assert_eq!(log, format!("Running with ours 1.2 (abc)\n  on a b  {token}, system ID: {system}\nhello\n"));
+    assert_eq!((written, content.as_slice()), (log.len() as u64, log.as_bytes()));
+    assert!(!log.contains(runner.token().expose()));
 }
 
 #[test]

@@ -1,0 +1,265 @@
+//! `register-runner`, the program, against the simulated GitLab: each flow and each error as a person sees it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use gitlab_runner_api_testkit::{Coordinator, Server, Settings};
+use gitlab_runner_api_ureq::Runner;
+use tempfile::TempDir;
+
+const REGISTRATION: &str = "GR1348941canary-registration";
+const CREATED: &str = "glrt-canary-created";
+
+/// A GitLab, a folder, and the program run in it.
+struct Desk {
+    gitlab: Server,
+    folder: TempDir,
+}
+
+/// What the program did.
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let mut gitlab = Coordinator::new(Settings::default());
+        gitlab.add_runner(CREATED);
+        gitlab.set_registration_token(REGISTRATION);
+        Self { gitlab: Server::start(gitlab).unwrap(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// Runs `register-runner` with these words; `URL` stands for the GitLab's address.
+    fn run(&self, words: &[&str]) -> Ran {
+        self.run_with(words, &[], "")
+    }
+
+    fn run_with(&self, words: &[&str], vars: &[(&str, &str)], input: &str) -> Ran {
+        let url = self.gitlab.url();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_register-runner"));
+        command.args(words.iter().map(|word| if *word == "URL" { url.as_str() } else { word }));
+        command.current_dir(self.folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for var in ["GITLAB_RUNNER_TOKEN", "GITLAB_ACCESS_TOKEN", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"] {
+            command.env_remove(var);
+        }
+        let mut child = command.envs(vars.iter().copied()).spawn().unwrap();
+        // A program that does not read its input is fine.
+        _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(&url, "URL");
+        let ran = Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) };
+        assert!(!ran.out.contains("canary") && !ran.err.contains("canary"), "a token shows: {} {}", ran.out, ran.err);
+        ran
+    }
+
+    fn runners(&self) -> usize {
+        self.gitlab.with(|gitlab, _| gitlab.runners().count())
+    }
+}
+
+impl Ran {
+    #[track_caller]
+    fn succeeded(&self, out: &str) {
+        assert_eq!((self.code, self.out.trim_end(), self.err.as_str()), (0, out, ""));
+    }
+
+    #[track_caller]
+    fn failed(&self, code: i32, words: &[&str]) {
+        assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.err);
+        assert!(self.err.starts_with("register-runner: ") && self.err.trim_end().lines().count() == 1, "{}", self.err);
+        for word in words {
+            assert!(self.err.contains(word), "no {word:?} in: {}", self.err);
+        }
+    }
+}
+
+#[test]
+fn a_registration_token_makes_a_runner() {
+    let desk = Desk::new();
+    let ran = desk.run(&[
+        "URL",
+        REGISTRATION,
+        "my.json",
+        "--locked",
+        "--maximum-timeout",
+        "3600",
+        "--description",
+        "a b",
+        "--tag-list",
+        "hpc, gpu",
+        "--run-untagged=false",
+        "--paused",
+        "--access-level",
+        "ref_protected",
+        "--maintenance-note",
+        "n",
+        "--name",
+        "our-runner",
+        "--executor",
+        "slurm",
+    ]);
+    ran.succeeded("URL: Successfully registered runner 2");
+    let runner = Runner::load(desk.path("my.json")).unwrap();
+    runner.check_auth().unwrap();
+    let kept = runner.attributes();
+    assert_eq!((runner.id(), kept.locked, kept.paused, kept.run_untagged), (2, true, true, false));
+    assert_eq!((kept.maximum_timeout, kept.description.as_deref()), (Some(3600), Some("a b")));
+    assert_eq!(
+        (&kept.tag_list[..], kept.maintenance_note.as_deref()),
+        (&["hpc".to_owned(), "gpu".to_owned()][..], Some("n"))
+    );
+    assert_eq!(kept.access_level.as_ref().map(|level| level.as_str()), Some("ref_protected"));
+    assert_eq!((runner.info().name(), runner.info().executor()), ("our-runner", Some("slurm")));
+}
+
+#[test]
+fn a_token_of_a_runner_that_exists_is_verified_and_kept() {
+    let desk = Desk::new();
+    desk.run(&["URL", CREATED, "my.json"]).succeeded("URL: Successfully registered runner 1");
+    assert_eq!(Runner::load(desk.path("my.json")).unwrap().token().expose(), CREATED);
+    desk.run(&["verify", "my.json"]).succeeded("URL: Runner 1 is valid");
+    let ran = desk.run(&["URL", CREATED, "other.json", "--locked", "--tag-list", "a"]);
+    ran.failed(2, &["locked, tags", "change its attributes in GitLab"]);
+    assert!(!Path::new(&desk.path("other.json")).exists());
+    assert_eq!(desk.runners(), 1);
+}
+
+#[test]
+fn tokens_come_from_a_file_the_environment_or_standard_input() {
+    let desk = Desk::new();
+    fs::write(desk.path("token"), format!("{REGISTRATION}\n")).unwrap();
+    desk.run(&["URL", "a.json", "--token-file", "token"]).succeeded("URL: Successfully registered runner 2");
+    let ran = desk.run_with(&["URL", "b.json"], &[("GITLAB_RUNNER_TOKEN", REGISTRATION)], "");
+    ran.succeeded("URL: Successfully registered runner 3");
+    let ran = desk.run_with(&["URL", "c.json", "--token-file", "-"], &[], REGISTRATION);
+    ran.succeeded("URL: Successfully registered runner 4");
+    desk.run(&["URL", "d.json"]).failed(2, &["GITLAB_RUNNER_TOKEN"]);
+    desk.run(&["URL", "d.json", "--token-file", "none"]).failed(5, &["none: "]);
+    desk.run(&["URL", "x", "d.json", "--token-file", "token"]).failed(2, &["not both"]);
+}
+
+#[test]
+fn programs_read_json() {
+    let desk = Desk::new();
+    let ran = desk.run(&["--output=json", "URL", REGISTRATION, "my.json"]);
+    let told: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &told["id"], &told["url"], &told["file"]), (0, &2.into(), &"URL".into(), &"my.json".into()));
+    assert!(told["system_id"].as_str().is_some_and(|id| id.len() == 14) && told["token_expires_at"].is_null());
+    let ran = desk.run(&["URL", "GR1348941wrong", "my2.json", "--output", "json"]);
+    let told: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &told["exit_code"], ran.err.as_str()), (3, &3.into(), ""));
+    assert!(told["error"].as_str().unwrap().contains("403"));
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let desk = Desk::new();
+    let words = &["403", "check the token"];
+    desk.run(&["URL", "GR1348941wrong", "my.json"]).failed(3, words);
+    desk.run(&["URL", "glrt-wrong", "my.json"]).failed(3, words);
+    desk.run(&["URL", "  ", "my.json"]).failed(2, &["token is empty"]);
+    assert!(!Path::new(&desk.path("my.json")).exists());
+}
+
+#[test]
+fn an_address_that_cannot_work_is_told() {
+    let desk = Desk::new();
+    desk.run(&["gitlab.example.com", "t", "my.json"]).failed(2, &["https://gitlab.example.com"]);
+    desk.run(&["ftp://gitlab.example.com", "t", "my.json"]).failed(2, &["https:// or http://"]);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    desk.run(&[&format!("http://{nobody}"), "glrt-t", "my.json"]).failed(4, &["GitLab cannot be reached", "refused"]);
+}
+
+/// Answers each connection with this text.
+fn answering(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            _ = stream.read(&mut request);
+            _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn what_is_not_gitlab_is_told_apart() {
+    let desk = Desk::new();
+    let moved = "HTTP/1.1 301 Moved\r\nLocation: https://gitlab.example.com/x?t=canary\r\nContent-Length: 0\r\n\r\n";
+    let ran = desk.run(&[&answering(moved), "glrt-t", "my.json"]);
+    ran.failed(4, &["redirects to https://gitlab.example.com", "use it as the address"]);
+    let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>";
+    desk.run(&[&answering(page), "glrt-t", "my.json"]).failed(4, &["cannot be read"]);
+    let gone = "HTTP/1.1 410 Gone\r\nContent-Type: application/json\r\nContent-Length: 58\r\n\r\n\
+                {\"message\":\"410 Gone - runner registration disallowed\"}   ";
+    let ran = desk.run(&[&answering(gone), REGISTRATION, "my.json"]);
+    ran.failed(3, &["410", "takes no registration tokens", "glrt-"]);
+    let hangs_up = answering("");
+    let ran = desk.run(&[&hangs_up, REGISTRATION, "my.json"]);
+    ran.failed(6, &["not known whether", "look before you repeat"]);
+}
+
+#[test]
+fn no_file_is_lost_and_no_runner_made_without_a_place() {
+    let desk = Desk::new();
+    fs::write(desk.path("old.json"), "precious").unwrap();
+    desk.run(&["URL", REGISTRATION, "old.json"]).failed(5, &["old.json exists", "--overwrite"]);
+    assert_eq!(fs::read_to_string(desk.path("old.json")).unwrap(), "precious");
+    desk.run(&["URL", REGISTRATION, "none/my.json"]).failed(5, &["none/my.json", "see that the folder exists"]);
+    desk.run(&["URL", REGISTRATION, "my.txt"]).failed(2, &["must end in .json"]);
+    fs::create_dir(desk.path("folder.json")).unwrap();
+    desk.run(&["URL", REGISTRATION, "folder.json", "--overwrite"]).failed(5, &["folder.json"]);
+    assert_eq!(desk.runners(), 1);
+    desk.run(&["URL", REGISTRATION, "old.json", "--overwrite"]).succeeded("URL: Successfully registered runner 2");
+}
+
+#[test]
+fn wrong_usage_is_told_in_one_sentence() {
+    let desk = Desk::new();
+    for (words, told) in [
+        (&["URL"][..], "are needed"),
+        (&[], "are needed"),
+        (&["URL", "t", "f.json", "more"], "are needed"),
+        (&["--nonsense"], "no option --nonsense"),
+        (&["-x"], "no option -x"),
+        (&["URL", "t", "f.json", "--maximum-timeout", "1h"], "--maximum-timeout needs a whole number"),
+        (&["URL", "t", "f.json", "--maximum-timeout"], "--maximum-timeout needs a value"),
+        (&["URL", "t", "f.json", "--locked=maybe"], "--locked is true or false"),
+        (&["URL", "t", "f.json", "--access-level", "all"], "--access-level is"),
+        (&["URL", "t", "f.json", "--output", "xml"], "--output is"),
+        (&["URL", "t", "f.json", "--all"], "--all belongs to unregister"),
+        (&["URL", "t", "f.json", "--access-token", "p"], "not both"),
+        (&["URL", "f.json", "--access-token", "p"], "--runner-type"),
+        (&["URL", "f.json", "--access-token", "p", "--runner-type", "group", "--project-id", "1"], "--runner-type"),
+        (&["URL", "f.json", "--project-id", "1"], "GITLAB_ACCESS_TOKEN"),
+        (&["URL", "t", "f.json", "--client-cert", "c"], "belong together"),
+        (&["URL", "t", "f.json", "--ca-only"], "--ca-only needs --ca-file"),
+        (&["URL", "t", "f.json", "--proxy", "socks5://x"], "HTTP proxy"),
+        (&["verify"], "give one FILE.json"),
+        (&["verify", "f.json", "--locked"], "cannot be given here"),
+        (&["verify", "f.json", "--all"], "cannot be given here"),
+    ] {
+        let ran = desk.run(words);
+        assert_eq!(ran.code, 2, "{words:?}: {}", ran.err);
+        ran.failed(2, &[told]);
+    }
+    let help = desk.run(&["--help"]);
+    assert!(help.code == 0 && help.out.contains("Exit codes") && help.err.is_empty());
+    assert!(desk.run(&["--version"]).out.starts_with("register-runner "));
+    desk.run(&["verify", "none.json"]).failed(5, &["none.json"]);
+    fs::write(desk.path("bad.json"), "{").unwrap();
+    desk.run(&["verify", "bad.json"]).failed(5, &["bad.json", "not changed"]);
+}
