@@ -3,6 +3,8 @@
 //! - [`Coordinator`]: a simulated GitLab, a pure machine on virtual time.
 //! - [`World`]: a whole runner, a faulty network and a GitLab on virtual time, with the laws of a correct runner checked.
 //! - [`conformance`]: what a transport must do and must not, over a loopback server that misbehaves.
+//! - [`scenarios`]: what an adapter must get right, whatever the network does.
+//! - [`Front`]: a door to the server with faults.
 //! - [`Server`]: the same GitLab behind a loopback HTTP server, for tests of real clients.
 //!
 //! Nothing here shares parsing code with the crate under test.
@@ -10,8 +12,10 @@
 pub mod conformance;
 mod coordinator;
 mod dice;
+mod front;
 pub mod fuzz;
 mod net;
+pub mod scenarios;
 mod server;
 mod world;
 
@@ -20,6 +24,7 @@ pub use self::coordinator::{
     ReplayRule, Settings, Stats,
 };
 pub use self::dice::Dice;
+pub use self::front::{Front, Treatment};
 pub use self::net::{Fate, Faults, Net};
 pub use self::server::Server;
 pub use self::world::{Intervention, JobStory, Payload, Scenario, Violation, World};

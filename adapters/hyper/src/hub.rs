@@ -1,6 +1,7 @@
 //! What the driver of a runner shares with those who wait for it.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gitlab_runner_api::{PollerEvent, Refusal};
@@ -70,18 +71,34 @@ impl Hub {
 }
 
 /// A wish for one job, withdrawn when it is dropped.
-pub(crate) struct Wish<'a>(&'a Hub);
+pub(crate) struct Wish<'a> {
+    hub: &'a Hub,
+    open: AtomicBool,
+}
 
 impl<'a> Wish<'a> {
     pub(crate) fn make(hub: &'a Hub) -> Self {
         hub.tell(|desk| desk.wanted = desk.wanted.saturating_add(1));
-        Self(hub)
+        Self { hub, open: AtomicBool::new(true) }
+    }
+
+    /// Takes a job that has arrived. The wish goes with it, in one step: else another job would be asked for meanwhile.
+    pub(crate) fn take(&self, desk: &mut Desk) -> Option<Job> {
+        let job = desk.arrived.pop_front()?;
+        self.withdraw(desk);
+        Some(job)
+    }
+
+    fn withdraw(&self, desk: &mut Desk) {
+        if self.open.swap(false, Ordering::Relaxed) {
+            desk.wanted = desk.wanted.saturating_sub(1);
+        }
     }
 }
 
 impl Drop for Wish<'_> {
     fn drop(&mut self) {
-        self.0.tell(|desk| desk.wanted = desk.wanted.saturating_sub(1));
+        self.hub.tell(|desk| self.withdraw(desk));
     }
 }
 

@@ -139,9 +139,12 @@ impl Runner {
 
 /// The next job; when `draining`, none is asked for any more, and there is none once no request is on the wire.
 async fn next(hub: &Hub, draining: bool) -> Option<Job> {
-    let _wish = (!draining).then(|| Wish::make(hub));
+    if !draining {
+        let wish = Wish::make(hub);
+        return Some(hub.until(|desk| wish.take(desk)).await);
+    }
     hub.until(|desk| match desk.arrived.pop_front() {
-        None if !draining || desk.asking => None,
+        None if desk.asking => None,
         job => Some(job),
     })
     .await

@@ -217,8 +217,8 @@ impl Runner {
     pub async fn next_job(&self) -> Result<Job, Error> {
         self.start()?;
         let seen = self.hub.0.tell(|desk| desk.refused.0);
-        let _wish = Wish::make(&self.hub.0);
-        let found = self.hub.0.until(|desk| match (desk.arrived.pop_front(), &desk.refused) {
+        let wish = Wish::make(&self.hub.0);
+        let found = self.hub.0.until(|desk| match (wish.take(desk), &desk.refused) {
             (Some(job), _) => Some(Ok(job)),
             (None, (count, Some(refusal))) if *count != seen => Some(Err(Error::refused(refusal.clone()))),
             (None, _) => None,

@@ -1,5 +1,6 @@
 //! The user level, against the simulated GitLab behind a loopback socket.
 
+use std::future::Future;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -103,41 +104,58 @@ async fn one_request_says_job_or_none() {
     assert!(matches!(runner.request_job().await, Err(Error::Unavailable(_))));
 }
 
-/// The request is on the wire when its caller loses patience; the job it brings is not lost.
-#[tokio::test]
+/// Asks for a job and gives up while the request is on the wire, where it gets a job.
+async fn ask_and_leave(server: &Arc<Server>, asking: impl Future) -> u64 {
+    let (busy, ready) = (server.clone(), Arc::new(Notify::new()));
+    let holds = ready.clone();
+    let queued = tokio::task::spawn_blocking(move || {
+        busy.with(|gitlab, now| {
+            holds.notify_one();
+            // The server looks at no request meanwhile.
+            std::thread::sleep(6 * QUICK);
+            gitlab.queue(now, NewJob::new("late"))
+        })
+    });
+    ready.notified().await;
+    assert!(timeout(3 * QUICK, asking).await.is_err(), "it waits for the answer");
+    queued.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_comes_after_its_caller_has_gone_is_the_next_callers() {
-    let server = server(Settings::default().with(|settings| settings.long_poll = Some(30 * SECOND)));
+    let server = Arc::new(server(Settings::default()));
     let runner = runner(&server).await;
-    for ask_once in [false, true] {
-        let before = server.with(|gitlab, _| gitlab.stats().requests(Endpoint::RequestJob));
-        let asked = || until(&server, |gitlab| gitlab.stats().requests(Endpoint::RequestJob) >= before + 2);
-        if ask_once {
-            // The first of the two was the one that is still held for the last caller.
-            tokio::select! { _ = runner.request_job() => {}, () = tokio::time::sleep(QUICK) => {} }
-        } else {
-            tokio::select! { _ = runner.next_job() => panic!("there is none"), () = asked() => {} }
-        }
-        let id = queue(&server, "late");
-        until(&server, |gitlab| gitlab.job(id).unwrap().status() == JobStatus::Running || ask_once).await;
-        let mut job = timeout(10 * SECOND, runner.next_job()).await.unwrap().unwrap();
+    for round in 0..3 {
+        let id = match round {
+            0 => ask_and_leave(&server, runner.next_job()).await,
+            _ => ask_and_leave(&server, runner.request_job()).await,
+        };
+        until(&server, |gitlab| gitlab.job(id).unwrap().requests(Endpoint::UpdateJob) > 0).await;
+        let mut job = match round {
+            2 => runner.request_job().await.unwrap().unwrap(),
+            _ => timeout(10 * SECOND, runner.next_job()).await.unwrap().unwrap(),
+        };
         assert_eq!(job.id(), id);
         job.success().await.unwrap();
     }
 }
 
 /// A job that nobody took when the runner goes is failed, and not left to GitLab's timeouts.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_nobody_takes_is_failed_when_the_runner_goes() {
-    let server = server(Settings::default().with(|settings| settings.long_poll = Some(30 * SECOND)));
-    let runner = runner(&server).await;
-    let held_request = until(&server, |gitlab| gitlab.stats().requests(Endpoint::RequestJob) >= 2);
-    tokio::select! { _ = runner.next_job() => panic!("there is none"), () = held_request => {} }
-    drop(runner);
-    let id = queue(&server, "nobody's");
-    until(&server, |gitlab| gitlab.job(id).unwrap().status().is_final()).await;
-    let (status, reason, log) = held(&server, id);
-    assert_eq!((status, reason.as_deref()), (JobStatus::Failed, Some("runner_system_failure")));
-    assert!(log.contains("dropped without a result"), "{log}");
+    let server = Arc::new(server(Settings::default()));
+    for after in [false, true] {
+        let runner = runner(&server).await;
+        let id = ask_and_leave(&server, runner.next_job()).await;
+        if after {
+            until(&server, |gitlab| gitlab.job(id).unwrap().requests(Endpoint::UpdateJob) > 0).await;
+        }
+        drop(runner);
+        until(&server, |gitlab| gitlab.job(id).unwrap().status().is_final()).await;
+        let (status, reason, log) = held(&server, id);
+        assert_eq!((status, reason.as_deref()), (JobStatus::Failed, Some("runner_system_failure")));
+        assert!(log.contains("dropped without a result"), "{log}");
+    }
 }
 
 /// Whoever stops waiting for the delivery of a result has not taken it back.
