@@ -15,8 +15,11 @@ mod dice;
 mod front;
 pub mod fuzz;
 mod net;
+mod proxy;
 pub mod scenarios;
 mod server;
+#[cfg(feature = "tls")]
+mod tls;
 mod world;
 
 pub use self::coordinator::{
@@ -26,5 +29,8 @@ pub use self::coordinator::{
 pub use self::dice::Dice;
 pub use self::front::{Front, Treatment};
 pub use self::net::{Fate, Faults, Net};
+pub use self::proxy::Proxy;
 pub use self::server::Server;
+#[cfg(feature = "tls")]
+pub use self::tls::TlsFront;
 pub use self::world::{Intervention, JobStory, Payload, Scenario, Violation, World};

@@ -35,6 +35,18 @@ pub struct Record {
     pub info: Info,
 }
 
+impl Record {
+    /// The lines that a job's log starts with, as with the official runner: which runner it was, and where.
+    #[must_use]
+    pub fn log_header(&self, info: &Info) -> String {
+        let revision = info.revision().map(|revision| format!(" ({revision})")).unwrap_or_default();
+        let description = self.attributes.description.as_deref().map(|text| format!("{text} ")).unwrap_or_default();
+        let description = description.replace(|c: char| c.is_control(), " ");
+        let (name, version, short, id) = (info.name(), info.version(), self.token.short(), self.system_id.as_str());
+        format!("Running with {name} {version}{revision}\n  on {description}{short}, system ID: {id}\n")
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stored {
     kind: String,

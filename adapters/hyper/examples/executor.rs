@@ -158,6 +158,7 @@ async fn demo() -> Result<ExitCode> {
     let mut runner = Runner::register(&server.url(), "glrt-simulated", registration)
         .await?
         .with_info(info())
+        .with_log_header(false)
         .configure(|config| config.with_check_interval(quick).with_update_interval(quick).with_keep_alive(quick));
     runner.run(4, serve, watch(&server)).await?;
 

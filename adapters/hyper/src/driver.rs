@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use gitlab_runner_api::{Call, Cause, Output, Poller, PollerEvent, RunnerConfig, RunnerToken, Timestamp};
+use gitlab_runner_api::{Assignment, Call, Cause, Output, Poller, PollerEvent, RunnerConfig, RunnerToken, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
@@ -22,11 +22,21 @@ use crate::shared::Shared;
 pub(crate) struct Setup {
     pub(crate) config: Arc<RunnerConfig>,
     pub(crate) token: RunnerToken,
+    /// What each log starts with.
+    pub(crate) header: Option<String>,
     pub(crate) link: Link,
     pub(crate) patience: Duration,
 }
 
 impl Setup {
+    fn job(&self, assignment: &Assignment) -> gitlab_runner_api::Job {
+        let mut job = gitlab_runner_api::Job::new(self.config.clone(), assignment, self.link.clock.now());
+        if let Some(header) = &self.header {
+            job.write(header.clone());
+        }
+        job
+    }
+
     fn poller(&self) -> Poller {
         Poller::new(self.config.clone(), self.token.clone(), self.link.clock.now())
     }
@@ -188,8 +198,7 @@ impl Driver {
     fn obey(&mut self, event: PollerEvent) {
         match event {
             PollerEvent::Assigned(assignment) => {
-                let now = self.setup.link.clock.now();
-                let job = self.hold(gitlab_runner_api::Job::new(self.setup.config.clone(), &assignment, now));
+                let job = self.hold(self.setup.job(&assignment));
                 self.keep(job);
             }
             PollerEvent::Unreadable(job) => self.hold(job).forsake(),
@@ -228,9 +237,7 @@ impl Driver {
                     self.send(key, call);
                 }
                 Output::Event(PollerEvent::Assigned(assignment)) => {
-                    let now = self.setup.link.clock.now();
-                    let job = gitlab_runner_api::Job::new(self.setup.config.clone(), &assignment, now);
-                    ask.found = Ok(Some(self.hold(job)));
+                    ask.found = Ok(Some(self.hold(self.setup.job(&assignment))));
                 }
                 Output::Event(PollerEvent::Unreadable(job)) => self.hold(job).forsake(),
                 // What was said first is the cause of what was said next.

@@ -38,6 +38,8 @@ pub struct Runner {
     pub(crate) config: Arc<RunnerConfig>,
     pub(crate) link: Link,
     pub(crate) patience: Duration,
+    /// Whether logs start with what ran the job.
+    header: bool,
     pub(crate) hub: Owner,
 }
 
@@ -87,7 +89,7 @@ impl Runner {
         };
         let (attributes, info) = (registration.attributes().clone(), registration.info().clone());
         let record = Record { server, id, token, token_expires_at, system_id, attributes, info };
-        Ok(Self { record, config, link, patience: PATIENCE, hub: Owner::default() })
+        Ok(Self { record, config, link, patience: PATIENCE, header: true, hub: Owner::default() })
     }
 
     /// Writes the runner file: whole or not at all, readable by its owner alone. It holds the runner's token.
@@ -107,7 +109,14 @@ impl Runner {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let record = file::load(path.as_ref())?;
         let config = config(&record.server, &record.system_id, record.info.clone())?;
-        Ok(Self { record, config, link: Link::new(Transport::new()?), patience: PATIENCE, hub: Owner::default() })
+        Ok(Self {
+            record,
+            config,
+            link: Link::new(Transport::new()?),
+            patience: PATIENCE,
+            header: true,
+            hub: Owner::default(),
+        })
     }
 
     /// What the runner tells GitLab about itself and its features, in place of this crate's name and the features that
@@ -142,6 +151,20 @@ impl Runner {
         self.hub = Owner::default();
         self.patience = patience;
         self
+    }
+
+    /// Whether each log starts with the lines that say which runner it was, as with the official runner. Default yes.
+    #[must_use]
+    pub fn with_log_header(mut self, header: bool) -> Self {
+        self.hub = Owner::default();
+        self.header = header;
+        self
+    }
+
+    /// What the runner tells GitLab about itself.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        self.config.info()
     }
 
     /// The runner's id.
@@ -243,7 +266,8 @@ impl Runner {
         let started = self.hub.0.tell(|desk| std::mem::replace(&mut desk.started, true));
         if !started {
             let (config, token) = (self.config.clone(), self.record.token.clone());
-            let setup = Setup { config, token, link: self.link.clone(), patience: self.patience };
+            let header = self.header.then(|| self.record.log_header(self.config.info()));
+            let setup = Setup { config, token, header, link: self.link.clone(), patience: self.patience };
             runtime.spawn(Driver::new(self.hub.0.clone(), setup).run());
         }
         Ok(())

@@ -31,6 +31,7 @@ async fn runner(server: &Server) -> Runner {
     let runner = Runner::register(&server.url(), TOKEN, Registration::new().with_info(info.clone())).await.unwrap();
     runner
         .with_info(info)
+        .with_log_header(false)
         .configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
 }
 

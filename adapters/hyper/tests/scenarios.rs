@@ -25,7 +25,8 @@ async fn obey(mut job: Job, steps: Vec<Step>) {
 async fn serve(run: Arc<Run>) {
     let info = Info::new("test", "1").with_features(Features::default().cancel_gracefully(true));
     let registration = Registration::new().with_info(info.clone());
-    let runner = Runner::register(run.url(), Run::TOKEN, registration).await.unwrap().with_info(info);
+    let runner =
+        Runner::register(run.url(), Run::TOKEN, registration).await.unwrap().with_info(info).with_log_header(false);
     let mut runner =
         runner.configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK));
     let script = run.clone();

@@ -354,19 +354,9 @@ impl Runner {
     pub(crate) fn take_up(&self, assignment: &Assignment, link: &Link) -> Result<Job, Error> {
         let mut job = gitlab_runner_api::Job::new(self.config.clone(), assignment, link.clock.now());
         if self.header {
-            job.write(self.log_header());
+            job.write(self.record.log_header(self.config.info()));
         }
         Job::start(job, &self.config, link, self.patience)
-    }
-
-    fn log_header(&self) -> String {
-        let Record { token, system_id, attributes, .. } = &self.record;
-        let (info, id) = (self.config.info(), system_id.as_str());
-        let revision = info.revision().map(|revision| format!(" ({revision})")).unwrap_or_default();
-        let description = attributes.description.as_deref().map(|text| format!("{text} ")).unwrap_or_default();
-        let description = description.replace(|c: char| c.is_control(), " ");
-        let (name, version, short) = (info.name(), info.version(), token.short());
-        format!("Running with {name} {version}{revision}\n  on {description}{short}, system ID: {id}\n")
     }
 
     /// Turns what a poller tells into a job, or into the error that a caller who asked once gets.

@@ -26,7 +26,7 @@ fn obey(mut job: Job, steps: Vec<Step>) {
 fn serve(run: &Run) {
     let info = Info::new("test", "1").with_features(Features::default().cancel_gracefully(true));
     let registration = Registration::new().with_info(info.clone());
-    let runner = Runner::register(run.url(), Run::TOKEN, registration).unwrap().with_info(info);
+    let runner = Runner::register(run.url(), Run::TOKEN, registration).unwrap().with_info(info).with_log_header(false);
     let mut runner =
         runner.configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK));
     let stop = Stop::new();
