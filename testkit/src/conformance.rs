@@ -85,6 +85,18 @@ pub fn check(mut exchange: impl FnMut(Call) -> Exchanged) -> Report {
     Report { cases: CASES.iter().map(|(name, case)| (*name, case(&mut exchange))).collect() }
 }
 
+/// The same through a door before each server: it is given the server's address, and returns the URL to use instead, of a
+/// TLS front for instance.
+pub fn check_through(
+    door: impl Fn(std::net::SocketAddr) -> String + 'static,
+    exchange: impl FnMut(Call) -> Exchanged,
+) -> Report {
+    scripted::set_door(Some(std::rc::Rc::new(door)));
+    let report = check(exchange);
+    scripted::set_door(None);
+    report
+}
+
 fn expect(condition: bool, problem: impl FnOnce() -> String) -> Result<(), String> {
     if condition { Ok(()) } else { Err(problem()) }
 }

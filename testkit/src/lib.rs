@@ -3,6 +3,8 @@
 //! - [`Coordinator`]: a simulated GitLab, a pure machine on virtual time.
 //! - [`World`]: a whole runner, a faulty network and a GitLab on virtual time, with the laws of a correct runner checked.
 //! - [`conformance`]: what a transport must do and must not, over a loopback server that misbehaves.
+//! - [`scenarios`]: what an adapter must get right, whatever the network does.
+//! - [`Front`]: a door to the server with faults.
 //! - [`Server`]: the same GitLab behind a loopback HTTP server, for tests of real clients.
 //!
 //! Nothing here shares parsing code with the crate under test.
@@ -10,9 +12,14 @@
 pub mod conformance;
 mod coordinator;
 mod dice;
+mod front;
 pub mod fuzz;
 mod net;
+mod proxy;
+pub mod scenarios;
 mod server;
+#[cfg(feature = "tls")]
+mod tls;
 mod world;
 
 pub use self::coordinator::{
@@ -20,6 +27,10 @@ pub use self::coordinator::{
     ReplayRule, Settings, Stats,
 };
 pub use self::dice::Dice;
+pub use self::front::{Front, Treatment};
 pub use self::net::{Fate, Faults, Net};
+pub use self::proxy::Proxy;
 pub use self::server::Server;
+#[cfg(feature = "tls")]
+pub use self::tls::TlsFront;
 pub use self::world::{Intervention, JobStory, Payload, Scenario, Violation, World};

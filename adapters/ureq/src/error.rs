@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use gitlab_runner_api::{AbortReason, ConfigError, ExchangeError, InvalidToken, Outcome, Refusal, Rejection};
+use gitlab_runner_api_files::FileError;
 
 /// What went wrong. Each is one sentence that says what to do about it; none holds a secret.
 #[derive(Debug, thiserror::Error)]
@@ -95,12 +96,12 @@ pub enum Error {
     Patience,
 }
 
-impl Error {
-    pub(crate) fn file(path: &std::path::Path, source: io::Error) -> Self {
-        Self::File { path: path.to_owned(), source }
-    }
-
-    pub(crate) fn bad_file(path: &std::path::Path, problem: impl Into<String>) -> Self {
-        Self::BadFile { path: path.to_owned(), problem: problem.into() }
+impl From<FileError> for Error {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { path, source, .. } => Self::File { path, source },
+            FileError::Bad { path, problem, .. } => Self::BadFile { path, problem },
+            other => Self::System(io::Error::other(other)),
+        }
     }
 }

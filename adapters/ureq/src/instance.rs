@@ -10,13 +10,12 @@ use gitlab_runner_api::{
     Exchange, PersonalAccessToken, RegistrationToken, RunnerConfig, RunnerToken, Server, SystemId,
 };
 
+use gitlab_runner_api_files::{Record, Registration, make_system_id};
+
 use crate::driver::Link;
 use crate::error::Error;
 use crate::exchange::{as_user, complete};
-use crate::file::Record;
-use crate::registration::Registration;
 use crate::runner::Runner;
-use crate::system_id;
 use crate::transport::Transport;
 
 /// A GitLab instance to make runners of, over a transport of one's own.
@@ -65,9 +64,9 @@ impl Instance {
             }
             return self.adopt(RunnerToken::new(token)?, None, system_id, registration);
         }
-        let config = config(&self.server, &system_id, registration.info.clone())?;
+        let config = config(&self.server, &system_id, registration.info().clone())?;
         let call = Register::new(RegistrationToken::new(token)?, config.info());
-        let call = call.system_id(system_id.clone()).attributes(registration.attributes.clone());
+        let call = call.system_id(system_id.clone()).attributes(registration.attributes().clone());
         let made = complete(Exchange::new(&config, call, self.link.clock.now()), &self.link)?;
         let record = Record {
             server: self.server.clone(),
@@ -75,8 +74,8 @@ impl Instance {
             token: made.token,
             token_expires_at: made.token_expires_at,
             system_id,
-            attributes: registration.attributes,
-            info: registration.info,
+            attributes: registration.attributes().clone(),
+            info: registration.info().clone(),
         };
         Ok(Runner::of(record, config, self.link.clone()))
     }
@@ -94,8 +93,8 @@ impl Instance {
         registration: Registration,
     ) -> Result<Runner, Error> {
         let system_id = machine()?;
-        let config = config(&self.server, &system_id, registration.info.clone())?;
-        let call = CreateRunner::new(user, runner_type).attributes(registration.attributes.clone());
+        let config = config(&self.server, &system_id, registration.info().clone())?;
+        let call = CreateRunner::new(user, runner_type).attributes(registration.attributes().clone());
         let made = complete(Exchange::new(&config, call, self.link.clock.now()), &self.link)
             .map_err(|error| as_user(error, "create_runner"))?;
         let expires_at = made.token_expires_at.clone();
@@ -114,7 +113,7 @@ impl Instance {
         system_id: SystemId,
         registration: Registration,
     ) -> Result<Runner, Error> {
-        let config = config(&self.server, &system_id, registration.info.clone())?;
+        let config = config(&self.server, &system_id, registration.info().clone())?;
         let call = Verify::new(token.clone(), config.info()).system_id(system_id.clone());
         let verified = complete(Exchange::new(&config, call, self.link.clock.now()), &self.link)?;
         let (id, expires_at) = known.unwrap_or((verified.id.unwrap_or(0), verified.token_expires_at));
@@ -124,15 +123,15 @@ impl Instance {
             token,
             token_expires_at: expires_at,
             system_id,
-            attributes: registration.attributes,
-            info: registration.info,
+            attributes: registration.attributes().clone(),
+            info: registration.info().clone(),
         };
         Ok(Runner::of(record, config, self.link.clone()))
     }
 }
 
 fn machine() -> Result<SystemId, Error> {
-    system_id::make().map_err(|error| Error::System(error.into()))
+    make_system_id().map_err(Error::System)
 }
 
 pub(crate) fn config(server: &Server, system_id: &SystemId, info: Info) -> Result<Arc<RunnerConfig>, Error> {

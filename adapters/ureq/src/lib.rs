@@ -42,13 +42,10 @@ mod clock;
 mod driver;
 mod error;
 mod exchange;
-mod file;
 mod instance;
 mod job;
-mod registration;
 mod run;
 mod runner;
-mod system_id;
 mod tls;
 mod transport;
 
@@ -57,9 +54,9 @@ pub use gitlab_runner_api;
 pub use gitlab_runner_api::{
     Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Stream,
 };
+pub use gitlab_runner_api_files::Registration;
 pub use instance::Instance;
 pub use job::{Artifact, Job, Log, State};
-pub use registration::Registration;
 pub use run::Stop;
 pub use runner::Runner;
 pub use transport::Transport;

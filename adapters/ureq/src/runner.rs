@@ -17,13 +17,13 @@ use gitlab_runner_api::{
     RunnerConfig, RunnerToken, SystemId, Timestamp,
 };
 
+use gitlab_runner_api_files::{self as file, Record, Registration};
+
 use crate::driver::Link;
 use crate::error::Error;
 use crate::exchange::{as_user, complete, misused};
-use crate::file::{self, Record};
 use crate::instance::{Instance, config};
 use crate::job::Job;
-use crate::registration::Registration;
 use crate::run::Stop;
 use crate::transport::Transport;
 
@@ -65,7 +65,7 @@ impl Runner {
     ///
     /// [`Error::File`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        file::save(&self.record, path.as_ref())
+        Ok(file::save(&self.record, path.as_ref())?)
     }
 
     /// Reads a runner file. Asks nobody whether the token is still good: see [`Runner::check_auth`].
@@ -86,7 +86,7 @@ impl Runner {
     ///
     /// [`Error::File`].
     pub fn check_writable(path: impl AsRef<Path>) -> Result<(), Error> {
-        file::check_writable(path.as_ref())
+        Ok(file::check_writable(path.as_ref())?)
     }
 
     /// What the runner tells GitLab about itself and its features, in place of this crate's name and the features that
@@ -354,19 +354,9 @@ impl Runner {
     pub(crate) fn take_up(&self, assignment: &Assignment, link: &Link) -> Result<Job, Error> {
         let mut job = gitlab_runner_api::Job::new(self.config.clone(), assignment, link.clock.now());
         if self.header {
-            job.write(self.log_header());
+            job.write(self.record.log_header(self.config.info()));
         }
         Job::start(job, &self.config, link, self.patience)
-    }
-
-    fn log_header(&self) -> String {
-        let Record { token, system_id, attributes, .. } = &self.record;
-        let (info, id) = (self.config.info(), system_id.as_str());
-        let revision = info.revision().map(|revision| format!(" ({revision})")).unwrap_or_default();
-        let description = attributes.description.as_deref().map(|text| format!("{text} ")).unwrap_or_default();
-        let description = description.replace(|c: char| c.is_control(), " ");
-        let (name, version, short) = (info.name(), info.version(), token.short());
-        format!("Running with {name} {version}{revision}\n  on {description}{short}, system ID: {id}\n")
     }
 
     /// Turns what a poller tells into a job, or into the error that a caller who asked once gets.

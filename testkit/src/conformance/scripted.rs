@@ -1,7 +1,9 @@
 //! A loopback server that answers each request with what it is told to, byte for byte.
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -43,7 +45,21 @@ struct Shared {
 /// Stops listening when it is dropped.
 pub(super) struct Scripted {
     address: SocketAddr,
+    url: String,
     shared: Arc<Shared>,
+}
+
+/// Where the way to a server starts.
+pub(super) type Door = dyn Fn(SocketAddr) -> String;
+
+thread_local! {
+    /// The cases all run on one thread, and each starts servers of its own.
+    static DOOR: RefCell<Option<Rc<Door>>> = const { RefCell::new(None) };
+}
+
+/// Reaches the servers that this thread starts from now on through doors.
+pub(super) fn set_door(door: Option<Rc<Door>>) {
+    DOOR.set(door);
 }
 
 impl Scripted {
@@ -64,11 +80,13 @@ impl Scripted {
                 thread::spawn(move || stream.map(|stream| serving.serve(stream)));
             }
         });
-        Self { address, shared }
+        let door = DOOR.with_borrow(Clone::clone);
+        let url = door.map_or_else(|| format!("http://{address}"), |door| door(address));
+        Self { address, url, shared }
     }
 
     pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
     }
 
     pub(super) fn requests(&self) -> Vec<Seen> {

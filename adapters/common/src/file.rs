@@ -9,22 +9,42 @@ use gitlab_runner_api::api::register::Attributes;
 use gitlab_runner_api::{RunnerToken, Server, SystemId};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::FileError;
 use crate::registration::default_info;
 
 const KIND: &str = "runner";
 const FORMAT: u32 = 1;
 
-/// What is in the file, besides its kind and format.
+/// What is known of a runner, and kept in its file.
 #[derive(Clone, Debug)]
-pub(crate) struct Record {
-    pub(crate) server: Server,
-    pub(crate) id: u64,
-    pub(crate) token: RunnerToken,
-    pub(crate) token_expires_at: Option<String>,
-    pub(crate) system_id: SystemId,
-    pub(crate) attributes: Attributes,
-    pub(crate) info: Info,
+#[expect(clippy::exhaustive_structs, reason = "a new member is one that every adapter must fill in")]
+pub struct Record {
+    /// The instance it is a runner of.
+    pub server: Server,
+    /// Its id there.
+    pub id: u64,
+    /// Its authentication token.
+    pub token: RunnerToken,
+    /// When that stops working, in ISO 8601.
+    pub token_expires_at: Option<String>,
+    /// The name of this machine among those that share the token.
+    pub system_id: SystemId,
+    /// The attributes it was registered with.
+    pub attributes: Attributes,
+    /// What it tells about itself. Its features are not kept.
+    pub info: Info,
+}
+
+impl Record {
+    /// The lines that a job's log starts with, as with the official runner: which runner it was, and where.
+    #[must_use]
+    pub fn log_header(&self, info: &Info) -> String {
+        let revision = info.revision().map(|revision| format!(" ({revision})")).unwrap_or_default();
+        let description = self.attributes.description.as_deref().map(|text| format!("{text} ")).unwrap_or_default();
+        let description = description.replace(|c: char| c.is_control(), " ");
+        let (name, version, short, id) = (info.name(), info.version(), self.token.short(), self.system_id.as_str());
+        format!("Running with {name} {version}{revision}\n  on {description}{short}, system ID: {id}\n")
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,7 +96,11 @@ impl Program {
 }
 
 /// Writes a file that is there whole or not at all, that its owner alone can read, and that outlives a power cut.
-pub(crate) fn save(record: &Record, path: &Path) -> Result<(), Error> {
+///
+/// # Errors
+///
+/// [`FileError::Io`].
+pub fn save(record: &Record, path: &Path) -> Result<(), FileError> {
     let stored = Stored {
         kind: KIND.to_owned(),
         format: FORMAT,
@@ -88,19 +112,23 @@ pub(crate) fn save(record: &Record, path: &Path) -> Result<(), Error> {
         attributes: record.attributes.clone(),
         info: Program::of(&record.info),
     };
-    let json = serde_json::to_vec_pretty(&stored).map_err(|error| Error::file(path, error.into()))?;
-    replace(path, &json).map_err(|error| Error::file(path, error))
+    let json = serde_json::to_vec_pretty(&stored).map_err(|error| FileError::io(path, error.into()))?;
+    replace(path, &json).map_err(|error| FileError::io(path, error))
 }
 
 /// Whether a file can be written there, found out without touching it.
-pub(crate) fn check_writable(path: &Path) -> Result<(), Error> {
+///
+/// # Errors
+///
+/// [`FileError::Io`] if not.
+pub fn check_writable(path: &Path) -> Result<(), FileError> {
     let trial = || {
         if path.is_dir() {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
         tempfile::Builder::new().prefix(".runner-").tempfile_in(folder(path))?.close()
     };
-    trial().map_err(|error| Error::file(path, error))
+    trial().map_err(|error| FileError::io(path, error))
 }
 
 fn folder(path: &Path) -> PathBuf {
@@ -121,28 +149,33 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-pub(crate) fn load(path: &Path) -> Result<Record, Error> {
+/// Reads a file that [`save`] wrote, and never changes it.
+///
+/// # Errors
+///
+/// [`FileError::Io`], [`FileError::Bad`].
+pub fn load(path: &Path) -> Result<Record, FileError> {
     #[derive(Deserialize)]
     struct Head {
         kind: String,
         format: u32,
     }
-    let text = fs::read(path).map_err(|error| Error::file(path, error))?;
+    let text = fs::read(path).map_err(|error| FileError::io(path, error))?;
     // Serde's own words quote the file, which holds a token.
     let damaged = |error: serde_json::Error| {
         let at = format!("line {} column {}", error.line(), error.column());
-        Error::bad_file(path, format!("this is not a runner file, or it is damaged ({at})"))
+        FileError::bad(path, format!("this is not a runner file, or it is damaged ({at})"))
     };
     let head: Head = serde_json::from_slice(&text).map_err(damaged)?;
     if head.kind != KIND {
-        return Err(Error::bad_file(path, "this is not a runner file"));
+        return Err(FileError::bad(path, "this is not a runner file"));
     }
     if head.format > FORMAT {
         let problem = format!("it has format {}, this version reads up to {FORMAT}; use a newer version", head.format);
-        return Err(Error::bad_file(path, problem));
+        return Err(FileError::bad(path, problem));
     }
     let stored: Stored = serde_json::from_slice(&text).map_err(damaged)?;
-    let bad = |what: String| Error::bad_file(path, what);
+    let bad = |what: String| FileError::bad(path, what);
     Ok(Record {
         server: Server::parse(&stored.url).map_err(|error| bad(error.to_string()))?,
         id: stored.id,
@@ -204,7 +237,7 @@ mod tests {
             assert!(!error.contains("canary"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
-        assert!(matches!(load(&folder.path().join("none.json")), Err(Error::File { .. })));
-        assert!(matches!(save(&record(), &folder.path().join("none/runner.json")), Err(Error::File { .. })));
+        assert!(matches!(load(&folder.path().join("none.json")), Err(FileError::Io { .. })));
+        assert!(matches!(save(&record(), &folder.path().join("none/runner.json")), Err(FileError::Io { .. })));
     }
 }

@@ -8,8 +8,8 @@ use gitlab_runner_api::api::register::{AccessLevel, Attributes};
 /// By default the runner takes jobs with and without tags.
 #[derive(Clone, Debug)]
 pub struct Registration {
-    pub(crate) attributes: Attributes,
-    pub(crate) info: Info,
+    attributes: Attributes,
+    info: Info,
 }
 
 impl Default for Registration {
@@ -83,7 +83,7 @@ impl Registration {
         self
     }
 
-    /// What the runner tells about itself. Give [`Runner::with_info`](crate::Runner::with_info) the same.
+    /// What the runner tells about itself. Give the adapter's `Runner::with_info` the same.
     #[must_use]
     pub fn with_info(mut self, info: Info) -> Self {
         self.info = info;
@@ -96,8 +96,15 @@ impl Registration {
         &self.info
     }
 
+    /// The attributes as GitLab gets them.
+    #[must_use]
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
     /// The names of those attributes that differ from the default.
-    pub(crate) fn given(&self) -> Vec<&'static str> {
+    #[must_use]
+    pub fn given(&self) -> Vec<&'static str> {
         let (given, default) = (&self.attributes, Self::new().attributes);
         let rows = [
             ("description", given.description != default.description),
@@ -113,8 +120,10 @@ impl Registration {
     }
 }
 
-/// This crate and this platform, in the spelling of the official runner.
-pub(crate) fn default_info() -> Info {
+/// This library and this platform, in the spelling of the official runner: what a runner says of itself that was told nothing
+/// else.
+#[must_use]
+pub fn default_info() -> Info {
     let platform = match std::env::consts::OS {
         "macos" => "darwin",
         other => other,
@@ -125,5 +134,5 @@ pub(crate) fn default_info() -> Info {
         "aarch64" => "arm64",
         other => other,
     };
-    Info::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")).with_platform(platform, architecture)
+    Info::new("gitlab-runner-api", env!("CARGO_PKG_VERSION")).with_platform(platform, architecture)
 }

@@ -1,6 +1,7 @@
 //! The name of this machine among those that share a runner token.
 
 use std::fs;
+use std::io;
 
 use getrandom::Error;
 use gitlab_runner_api::SystemId;
@@ -12,13 +13,17 @@ const MACHINE_ID_FILES: [&str; 2] = ["/var/lib/dbus/machine-id", "/etc/machine-i
 
 /// In the official runner's form: `s_` and twelve hex digits that stay the same on a machine that has an id, else `r_` and
 /// twelve random ones. Keep it: a new one is a new runner manager in GitLab's list.
-pub(crate) fn make() -> Result<SystemId, Error> {
+///
+/// # Errors
+///
+/// If the operating system gives no random numbers.
+pub fn make() -> io::Result<SystemId> {
     let machine = MACHINE_ID_FILES.iter().find_map(|file| fs::read_to_string(file).ok());
     let text = match machine.as_deref().map(str::trim).filter(|id| !id.is_empty()).and_then(derived) {
         Some(id) => id,
-        None => random()?,
+        None => random().map_err(io::Error::from)?,
     };
-    SystemId::new(text).map_err(|_| Error::UNEXPECTED)
+    SystemId::new(text).map_err(io::Error::other)
 }
 
 fn derived(machine: &str) -> Option<String> {

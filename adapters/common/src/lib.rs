@@ -1,0 +1,16 @@
+//! What the adapters of [`gitlab_runner_api`] share: the runner file, the system id, and what a new runner is to be like.
+//!
+//! Applications use an adapter, which passes on what they need of this. It does no networking, and the file is the same
+//! for all adapters.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod error;
+mod file;
+mod registration;
+mod system_id;
+
+pub use error::FileError;
+pub use file::{Record, check_writable, load, save};
+pub use registration::{Registration, default_info};
+pub use system_id::make as make_system_id;

@@ -1,0 +1,213 @@
+//! A job in hand.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use gitlab_runner_api::{Assignment, Cancellation, FailureReason, JobResult, JobSpec, Outcome, Stream};
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::log::Log;
+use crate::shared::{End, Shared};
+
+/// A job that GitLab handed out to us.
+///
+/// The runner's task sends its log, keeps it alive, and watches for its cancellation, from the moment it is received until
+/// GitLab has its result.
+///
+/// A job that is dropped without a result, for instance because its handler panicked, is failed with
+/// `runner_system_failure` and a line in its log that says so. The drop does not wait; the runner's task delivers it, as
+/// long as the tokio runtime lives: see [`Runner::delivered`](crate::Runner::delivered).
+pub struct Job {
+    shared: Arc<Shared>,
+    assignment: Assignment,
+    clock: Clock,
+    patience: Duration,
+    reported: bool,
+}
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// It runs.
+    Running,
+    /// A user cancelled it, and it is to stop gracefully.
+    Canceling,
+    /// It has a result, which GitLab does not have yet.
+    Finishing,
+    /// GitLab holds `success`.
+    Success,
+    /// GitLab holds `failed`.
+    Failed,
+    /// GitLab holds `canceled`.
+    Canceled,
+    /// It was over before it had a result.
+    Aborted,
+}
+
+impl Job {
+    pub(crate) fn new(shared: Arc<Shared>, assignment: Assignment, clock: Clock, patience: Duration) -> Self {
+        Self { shared, assignment, clock, patience, reported: false }
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Leaves a job to its driver that has its result already.
+    pub(crate) fn forsake(mut self) {
+        self.reported = true;
+    }
+
+    /// The job's id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.assignment.id()
+    }
+
+    /// The job's payload.
+    #[must_use]
+    pub fn spec(&self) -> &JobSpec {
+        self.assignment.spec()
+    }
+
+    /// The branch or tag the job was started for.
+    #[must_use]
+    pub fn git_ref(&self) -> &str {
+        &self.spec().git_info.git_ref
+    }
+
+    /// The value of a job variable, as GitLab sent it. Of several with one name the last counts.
+    #[must_use]
+    pub fn variable(&self, key: &str) -> Option<&str> {
+        self.spec().variable(key)
+    }
+
+    /// A writer to the job's log, as the runner itself. Any number of them can write at the same time, from any thread.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        Log::new(self.shared.clone())
+    }
+
+    /// How many bytes of log there are.
+    #[must_use]
+    pub fn log_size(&self) -> u64 {
+        self.shared.look(|job, _| job.log_size())
+    }
+
+    /// Where the job is.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.shared.look(|job, end| match end {
+            Some(End::Aborted(_)) => State::Aborted,
+            Some(End::Finished(Outcome::Success)) => State::Success,
+            Some(End::Finished(Outcome::Canceled)) => State::Canceled,
+            Some(End::Finished(_)) => State::Failed,
+            None if job.is_ended() => State::Finishing,
+            None if job.cancellation() == Cancellation::Requested => State::Canceling,
+            None => State::Running,
+        })
+    }
+
+    /// How urgently the job is to stop. GitLab is asked at least every 30 seconds.
+    #[must_use]
+    pub fn cancellation(&self) -> Cancellation {
+        self.shared.look(|job, _| job.cancellation())
+    }
+
+    /// Waits until the job is to stop, or is over: then it says [`Cancellation::None`] if it was never cancelled.
+    pub async fn cancelled(&self) -> Cancellation {
+        self.shared.cancelled().await
+    }
+
+    /// How much is left of the time the job may take; zero if it is up. Then stop it, and finish it with
+    /// [`FailureReason::JobExecutionTimeout`]: GitLab fails it a quarter of an hour later.
+    #[must_use]
+    pub fn time_left(&self) -> Duration {
+        self.clock.until(self.shared.look(|job, _| job.deadline()))
+    }
+
+    /// How long [`Job::success`] and its sisters wait for GitLab to take a result. Default one hour.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// The job did what it should. Waits until GitLab has the whole log and the result.
+    ///
+    /// Once it was polled, the result stands: whoever drops the future only ceases to wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyFinished`]; [`Error::Canceled`], [`Error::Aborted`] or [`Error::NotAsReported`] if GitLab holds
+    /// something else; [`Error::Patience`] if GitLab could not be reached for too long. Nothing is lost then: the result
+    /// is still being sent.
+    pub async fn success(&mut self) -> Result<(), Error> {
+        self.report(JobResult::success(), &Outcome::Success).await
+    }
+
+    /// The job failed. Waits until GitLab has the whole log and the result.
+    ///
+    /// # Errors
+    ///
+    /// As [`Job::success`].
+    pub async fn failed(&mut self, reason: FailureReason) -> Result<(), Error> {
+        self.report(JobResult::failed(reason), &Outcome::Failed).await
+    }
+
+    async fn report(&mut self, result: JobResult, wanted: &Outcome) -> Result<(), Error> {
+        match self.finish(result).await? {
+            outcome if outcome == *wanted => Ok(()),
+            Outcome::Canceled => Err(Error::Canceled),
+            other => Err(Error::NotAsReported(other)),
+        }
+    }
+
+    /// The job ended with this result. Waits until GitLab has the whole log and the result, and says what it holds: for a
+    /// cancelled job, [`Outcome::Canceled`] whatever the result.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyFinished`], [`Error::Aborted`], [`Error::Patience`].
+    pub async fn finish(&mut self, result: JobResult) -> Result<Outcome, Error> {
+        if std::mem::replace(&mut self.reported, true) {
+            return Err(Error::AlreadyFinished);
+        }
+        // A job that is over takes no result, and has an end to tell.
+        self.shared.finish(result);
+        self.wait_delivered().await
+    }
+
+    /// Waits until GitLab has the result of a finished job, as [`Job::finish`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Aborted`], [`Error::Patience`].
+    pub async fn wait_delivered(&self) -> Result<Outcome, Error> {
+        match tokio::time::timeout(self.patience, self.shared.ended()).await {
+            Ok(End::Finished(outcome)) => Ok(outcome),
+            Ok(End::Aborted(reason)) => Err(Error::Aborted(reason)),
+            Err(_) => Err(Error::Patience),
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if self.reported {
+            return;
+        }
+        let why = if thread::panicking() { "its handler panicked" } else { "it was dropped without a result" };
+        let line = format!("\u{1b}[31;1mERROR: The runner gave this job up: {why}.\u{1b}[0;m\n");
+        _ = self.shared.write(Stream::Runner, line.into());
+        self.shared.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("id", &self.id()).field("state", &self.state()).finish_non_exhaustive()
+    }
+}

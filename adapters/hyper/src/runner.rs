@@ -1,0 +1,345 @@
+//! A runner: registered once, saved, loaded, and asking for jobs.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gitlab_runner_api::api::Endpoint;
+use gitlab_runner_api::api::info::Info;
+use gitlab_runner_api::api::register::{Attributes, Register};
+use gitlab_runner_api::api::verify::{Verified, Verify};
+use gitlab_runner_api::{
+    CallError, Exchange, ExchangeError, Misuse, Output, RegistrationToken, RunnerConfig, RunnerToken, Server, SystemId,
+};
+
+use gitlab_runner_api_files::{self as file, Record, Registration, make_system_id};
+use tokio::runtime::Handle;
+
+use crate::driver::{Driver, Setup};
+use crate::error::Error;
+use crate::hub::{Asking, Owner, Wish};
+use crate::job::Job;
+use crate::link::Link;
+use crate::transport::Transport;
+
+/// How long the result of a job is waited for.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// A runner of a GitLab instance.
+///
+/// One task of the tokio runtime, started with the first request for a job, drives all of the runner's jobs. It goes on when
+/// the runner is dropped, until GitLab has the results of those that are held; a job that nobody took by then is failed.
+/// Settings are for before the first request: changing them later leaves what runs as it is, and starts anew.
+///
+/// Two runners are equal if they are the same one of the same instance. `Debug` does not show the token.
+pub struct Runner {
+    pub(crate) record: Record,
+    pub(crate) config: Arc<RunnerConfig>,
+    pub(crate) link: Link,
+    pub(crate) patience: Duration,
+    /// Whether logs start with what ran the job.
+    header: bool,
+    pub(crate) hub: Owner,
+}
+
+impl Runner {
+    /// Makes a runner of this machine.
+    ///
+    /// A registration token registers a new one (`POST /runners`). A token that starts with `glrt-` belongs to a runner
+    /// that was created in GitLab: it is verified, and the runner is that one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] if GitLab does not know the token; [`Error::RegistrationDisabled`] if it takes no
+    /// registration tokens; [`Error::AttributesIgnored`] if attributes come with a `glrt-` token; others if the address
+    /// is wrong or GitLab cannot be reached.
+    pub async fn register(url: &str, token: impl Into<String>, registration: Registration) -> Result<Self, Error> {
+        Self::register_with(Transport::new()?, url, token, registration).await
+    }
+
+    /// [`Runner::register`] through a transport of yours.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::register`].
+    pub async fn register_with(
+        transport: Transport,
+        url: &str,
+        token: impl Into<String>,
+        registration: Registration,
+    ) -> Result<Self, Error> {
+        let token = token.into();
+        let (server, system_id) = (Server::parse(url)?, make_system_id().map_err(Error::System)?);
+        let link = Link::new(transport);
+        let config = config(&server, &system_id, registration.info().clone())?;
+        let (id, token, token_expires_at) = if RunnerToken::looks_like(&token) {
+            let given = registration.given();
+            if !given.is_empty() {
+                return Err(Error::AttributesIgnored(given.join(", ")));
+            }
+            let token = RunnerToken::new(token)?;
+            let verified = verify(&config, &link, &token, &system_id).await?;
+            (verified.id.unwrap_or(0), token, verified.token_expires_at)
+        } else {
+            let call = Register::new(RegistrationToken::new(token)?, config.info());
+            let call = call.system_id(system_id.clone()).attributes(registration.attributes().clone());
+            let made = complete(Exchange::new(&config, call, link.clock.now()), &link).await?;
+            (made.id, made.token, made.token_expires_at)
+        };
+        let (attributes, info) = (registration.attributes().clone(), registration.info().clone());
+        let record = Record { server, id, token, token_expires_at, system_id, attributes, info };
+        Ok(Self { record, config, link, patience: PATIENCE, header: true, hub: Owner::default() })
+    }
+
+    /// Writes the runner file: whole or not at all, readable by its owner alone. It holds the runner's token.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        Ok(file::save(&self.record, path.as_ref())?)
+    }
+
+    /// Reads a runner file. Asks nobody whether the token is still good: see [`Runner::check_auth`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], [`Error::BadFile`]. The file is never changed.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let record = file::load(path.as_ref())?;
+        let config = config(&record.server, &record.system_id, record.info.clone())?;
+        Ok(Self {
+            record,
+            config,
+            link: Link::new(Transport::new()?),
+            patience: PATIENCE,
+            header: true,
+            hub: Owner::default(),
+        })
+    }
+
+    /// What the runner tells GitLab about itself and its features, in place of this crate's name and the features that
+    /// the library keeps by itself. Say it before the first call: GitLab remembers what it hears first for most of an hour.
+    #[must_use]
+    pub fn with_info(mut self, info: Info) -> Self {
+        self.record.info = info.clone();
+        self.config = Arc::new(self.config.as_ref().clone().with_info(info));
+        self.hub = Owner::default();
+        self
+    }
+
+    /// Changes intervals and limits.
+    #[must_use]
+    pub fn configure(mut self, change: impl FnOnce(RunnerConfig) -> RunnerConfig) -> Self {
+        self.config = Arc::new(change(self.config.as_ref().clone()));
+        self.hub = Owner::default();
+        self
+    }
+
+    /// Performs calls with this transport.
+    #[must_use]
+    pub fn with_transport(mut self, transport: Transport) -> Self {
+        self.link = Link::new(transport);
+        self.hub = Owner::default();
+        self
+    }
+
+    /// How long a job's result is waited for, see [`Job::success`]. Default one hour.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.hub = Owner::default();
+        self.patience = patience;
+        self
+    }
+
+    /// Whether each log starts with the lines that say which runner it was, as with the official runner. Default yes.
+    #[must_use]
+    pub fn with_log_header(mut self, header: bool) -> Self {
+        self.hub = Owner::default();
+        self.header = header;
+        self
+    }
+
+    /// What the runner tells GitLab about itself.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        self.config.info()
+    }
+
+    /// The runner's id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.record.id
+    }
+
+    /// The instance it is a runner of.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.record.server.as_str()
+    }
+
+    /// Its authentication token. **Secret.**
+    #[must_use]
+    pub fn token(&self) -> &RunnerToken {
+        &self.record.token
+    }
+
+    /// When the token stops working, in ISO 8601; none if never.
+    #[must_use]
+    pub fn token_expires_at(&self) -> Option<&str> {
+        self.record.token_expires_at.as_deref()
+    }
+
+    /// The name of this machine among those that share the token.
+    #[must_use]
+    pub fn system_id(&self) -> &SystemId {
+        &self.record.system_id
+    }
+
+    /// The attributes it was registered with.
+    #[must_use]
+    pub fn attributes(&self) -> &Attributes {
+        &self.record.attributes
+    }
+
+    /// Asks GitLab whether the token is good (`POST /runners/verify`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] if it is not. Anything else says nothing about the token.
+    pub async fn check_auth(&self) -> Result<(), Error> {
+        verify(&self.config, &self.link, &self.record.token, &self.record.system_id).await.map(drop)
+    }
+
+    /// Asks for a job, once, and does not wait for one (`POST /jobs/request`).
+    ///
+    /// If the future is dropped, a job that comes after that is kept for the next caller.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`], [`Error::Refused`], [`Error::Unavailable`]; [`Error::AssignmentUncertain`] if the answer
+    /// did not come home.
+    pub async fn request_job(&self) -> Result<Option<Job>, Error> {
+        self.start()?;
+        let kept = self.hub.0.tell(|desk| desk.arrived.pop_front());
+        match kept {
+            Some(job) => Ok(Some(job)),
+            None => Asking::make(&self.hub.0).answer().await,
+        }
+    }
+
+    /// Waits for a job, however long it takes, and through any outage.
+    ///
+    /// If the future is dropped, a job that comes after that is kept for the next caller.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`] when GitLab refused the token three times in a row. Asking again after that first waits as
+    /// long as the runner would have.
+    pub async fn next_job(&self) -> Result<Job, Error> {
+        self.start()?;
+        let seen = self.hub.0.tell(|desk| desk.refused.0);
+        let wish = Wish::make(&self.hub.0);
+        let found = self.hub.0.until(|desk| match (wish.take(desk), &desk.refused) {
+            (Some(job), _) => Some(Ok(job)),
+            (None, (count, Some(refusal))) if *count != seen => Some(Err(Error::refused(refusal.clone()))),
+            (None, _) => None,
+        });
+        found.await
+    }
+
+    /// Waits until GitLab has the results of all jobs that this runner took, for as long as its patience goes. To be called
+    /// before the tokio runtime ends.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Patience`]; a job that is still running is waited for as well.
+    pub async fn delivered(&self) -> Result<(), Error> {
+        let idle = self.hub.0.until(|desk| (desk.driven == 0 && desk.ready.is_empty()).then_some(()));
+        tokio::time::timeout(self.patience, idle).await.map_err(|_| Error::Patience)
+    }
+
+    /// Starts the task that drives the jobs, if it does not run yet.
+    pub(crate) fn start(&self) -> Result<(), Error> {
+        let runtime = Handle::try_current().map_err(|error| Error::System(std::io::Error::other(error)))?;
+        let started = self.hub.0.tell(|desk| std::mem::replace(&mut desk.started, true));
+        if !started {
+            let (config, token) = (self.config.clone(), self.record.token.clone());
+            let header = self.header.then(|| self.record.log_header(self.config.info()));
+            let setup = Setup { config, token, header, link: self.link.clone(), patience: self.patience };
+            runtime.spawn(Driver::new(self.hub.0.clone(), setup).run());
+        }
+        Ok(())
+    }
+}
+
+fn config(server: &Server, system_id: &SystemId, info: Info) -> Result<Arc<RunnerConfig>, Error> {
+    let seed = getrandom::u64().map_err(|error| Error::System(error.into()))?;
+    let config = RunnerConfig::new(server.clone(), info).with_system_id(system_id.clone()).with_jitter_seed(seed);
+    Ok(Arc::new(config))
+}
+
+async fn verify(
+    config: &RunnerConfig,
+    link: &Link,
+    token: &RunnerToken,
+    system_id: &SystemId,
+) -> Result<Verified, Error> {
+    let call = Verify::new(token.clone(), config.info()).system_id(system_id.clone());
+    complete(Exchange::new(config, call, link.clock.now()), link).await
+}
+
+/// Drives one exchange to its end.
+async fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> Result<E::Response, Error> {
+    loop {
+        match link.poll(&mut exchange) {
+            Output::Send(call) => {
+                let reply = link.exchange(call).await;
+                reply.hand_in(&mut exchange, link.clock.now()).map_err(misused)?;
+            }
+            Output::Event(result) => return result.map_err(|error| sorted(error, link)),
+            Output::Wait(until) => link.pause(until).await,
+            Output::Done => return Err(misused(Misuse::Stale)),
+        }
+    }
+}
+
+/// Tells the refusals apart that have a mend of their own.
+fn sorted(error: ExchangeError, link: &Link) -> Error {
+    match error {
+        ExchangeError::Call(CallError::Rejected(rejection)) => match rejection.status.as_u16() {
+            403 => Error::Unauthorized(rejection),
+            410 => Error::RegistrationDisabled(rejection),
+            _ => Error::Exchange(CallError::Rejected(rejection).into()),
+        },
+        ExchangeError::Unreachable(_) | ExchangeError::Uncertain(_) => {
+            Error::Unreachable { error, why: link.trouble() }
+        }
+        other => Error::Exchange(other),
+    }
+}
+
+/// Cannot happen: each driver hands its own tickets to its own machine.
+fn misused(misuse: Misuse) -> Error {
+    Error::System(std::io::Error::other(misuse))
+}
+
+impl PartialEq for Runner {
+    fn eq(&self, other: &Self) -> bool {
+        self.record.server == other.record.server && self.record.id == other.record.id
+    }
+}
+
+impl Eq for Runner {}
+
+impl fmt::Debug for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Record { server, id, system_id, .. } = &self.record;
+        f.debug_struct("Runner")
+            .field("server", server)
+            .field("id", id)
+            .field("system_id", system_id)
+            .finish_non_exhaustive()
+    }
+}

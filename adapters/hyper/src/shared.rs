@@ -1,0 +1,173 @@
+//! A job that the driver, its handle and its log writers share.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use gitlab_runner_api::{AbortReason, Cancellation, Job, JobEvent, JobResult, Outcome, Output, Stream, Written};
+use tokio::sync::Notify;
+
+use crate::hub::Hub;
+use crate::link::{Link, Reply};
+use crate::lock;
+
+/// Beyond this many bytes that are not sent, the driver is woken by each write.
+const PRESSING: u64 = 1 << 20;
+
+/// Beyond this many bytes that are not sent, writers that can wait do.
+pub(crate) const FULL: u64 = 8 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    key: u64,
+    hub: Arc<Hub>,
+    state: Mutex<State>,
+    news: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    job: Job,
+    end: Option<End>,
+    /// Writers that wait for room.
+    writers: Vec<Waker>,
+}
+
+/// How it ended.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    Finished(Outcome),
+    Aborted(AbortReason),
+}
+
+impl Shared {
+    pub(crate) fn new(key: u64, job: Job, hub: &Arc<Hub>) -> Arc<Self> {
+        let state = Mutex::new(State { job, end: None, writers: Vec::new() });
+        Arc::new(Self { key, hub: hub.clone(), state, news: Notify::new() })
+    }
+
+    /// For the driver: what the job wants next, its events obeyed.
+    pub(crate) fn poll(&self, link: &Link) -> Output<Infallible> {
+        let mut state = lock(&self.state);
+        loop {
+            let output = match link.poll(&mut state.job) {
+                Output::Send(call) => Output::Send(call),
+                Output::Event(event) => {
+                    self.obey(&mut state, event);
+                    continue;
+                }
+                Output::Wait(until) => Output::Wait(until),
+                Output::Done => Output::Done,
+            };
+            make_room(state);
+            return output;
+        }
+    }
+
+    pub(crate) fn hand_in(&self, reply: Reply, link: &Link) {
+        // No misuse but a stale ticket is possible: the call is this job's own, and answered once.
+        _ = reply.hand_in(&mut lock(&self.state).job, link.clock.now());
+    }
+
+    fn obey(&self, state: &mut State, event: JobEvent) {
+        match event {
+            JobEvent::Finished(outcome) => state.end = Some(End::Finished(outcome)),
+            JobEvent::Aborted(reason) => state.end = Some(End::Aborted(reason)),
+            // The log is kept whole in memory, so that this asks for nothing; were it to, nobody has the bytes.
+            JobEvent::TraceNeeded(_) => _ = state.job.forfeit_trace(),
+            _ => {}
+        }
+        self.news.notify_waiters();
+    }
+
+    fn wake_driver(&self) {
+        self.hub.tell(|desk| _ = desk.ready.insert(self.key));
+    }
+
+    /// Never waits.
+    pub(crate) fn write(&self, stream: Stream, bytes: Bytes) -> Written {
+        let (written, wake) = {
+            let mut state = lock(&self.state);
+            let idle = state.job.unsent() == 0;
+            let written = state.job.write_to(stream, bytes);
+            // If there was something to send already, the driver sleeps no longer than until that is due.
+            (written, idle || state.job.unsent() >= PRESSING)
+        };
+        if wake {
+            self.wake_driver();
+        }
+        written
+    }
+
+    /// Waits while too much is not sent yet; an ended job has room for what it will not take.
+    pub(crate) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.state);
+        if state.has_room() {
+            return Poll::Ready(());
+        }
+        if !state.writers.iter().any(|writer| writer.will_wake(context.waker())) {
+            state.writers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Gives the job its result; false if it has one, or is over.
+    pub(crate) fn finish(&self, result: JobResult) -> bool {
+        {
+            let mut state = lock(&self.state);
+            if state.job.is_ended() {
+                return false;
+            }
+            state.job.finish(result);
+            make_room(state);
+        }
+        self.wake_driver();
+        true
+    }
+
+    pub(crate) fn look<R>(&self, at: impl FnOnce(&Job, Option<&End>) -> R) -> R {
+        let state = lock(&self.state);
+        at(&state.job, state.end.as_ref())
+    }
+
+    /// Waits until the job has ended at GitLab.
+    pub(crate) async fn ended(&self) -> End {
+        self.until(|state| state.end.clone()).await
+    }
+
+    /// Waits until the job is to stop, or has ended.
+    pub(crate) async fn cancelled(&self) -> Cancellation {
+        let level = |state: &State| {
+            let level = state.job.cancellation();
+            (level != Cancellation::None || state.end.is_some()).then_some(level)
+        };
+        self.until(level).await
+    }
+
+    async fn until<R>(&self, look: impl Fn(&State) -> Option<R>) -> R {
+        loop {
+            // Made before the look: what changes in between is not missed.
+            let news = self.news.notified();
+            let found = look(&lock(&self.state));
+            match found {
+                Some(found) => return found,
+                None => news.await,
+            }
+        }
+    }
+}
+
+impl State {
+    fn has_room(&self) -> bool {
+        self.job.is_ended() || self.job.unsent() < FULL
+    }
+}
+
+fn make_room(mut state: MutexGuard<'_, State>) {
+    if state.has_room() && !state.writers.is_empty() {
+        let writers = std::mem::take(&mut state.writers);
+        drop(state);
+        writers.into_iter().for_each(Waker::wake);
+    }
+}
