@@ -7,8 +7,10 @@
 //! It reads requests by itself. A mistake the crate under test makes when it writes them cannot be undone by the same
 //! mistake here.
 
+mod artifacts;
 mod jobs;
 mod limits;
+mod ownership;
 mod payload;
 mod queue;
 mod runners;
@@ -31,6 +33,7 @@ use gitlab_runner_api::Timestamp;
 use http::header::{DATE, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 
+pub use self::artifacts::StoredArtifact;
 pub use self::jobs::{FinalUpdate, JobRecord, JobStatus};
 pub use self::payload::NewJob;
 pub use self::settings::{HostLimit, Maintenance, ReplayRule, Settings};
@@ -80,6 +83,7 @@ pub struct Coordinator {
     settings: Settings,
     clock: Timestamp,
     registration_token: Option<String>,
+    access_token: Option<String>,
     runners: BTreeMap<u64, Runner>,
     next_runner: u64,
     jobs: BTreeMap<u64, JobRecord>,
@@ -118,6 +122,7 @@ impl Coordinator {
             settings,
             clock: Timestamp::EPOCH,
             registration_token: None,
+            access_token: None,
             runners: BTreeMap::new(),
             next_runner: 1,
             jobs: BTreeMap::new(),
@@ -304,8 +309,8 @@ impl Coordinator {
         }
         let query = parts.uri.query();
         let params = match route {
-            // The body is the log, not parameters.
-            Route::PatchTrace(_) => Params::from_query(query),
+            // The body is the log, or a file, not parameters.
+            Route::PatchTrace(_) | Route::UploadArtifact(_) => Params::from_query(query),
             _ => Params::read(query, &parts.headers, &body)?,
         };
         let inbound = Inbound { params, headers: parts.headers, body };
@@ -315,6 +320,15 @@ impl Coordinator {
             Route::RequestJob => self.request_job(now, &inbound),
             Route::UpdateJob(id) => self.update_job(now, id, &inbound),
             Route::PatchTrace(id) => self.patch_trace(now, id, &inbound),
+            Route::Unregister => self.unregister(&inbound),
+            Route::UnregisterManager => self.unregister_manager(&inbound),
+            Route::ResetToken => self.reset_token(&inbound),
+            Route::ResetTokenAsUser(id) => self.reset_token_as_user(id, &inbound),
+            Route::CreateRunner => self.create_runner(&inbound),
+            Route::DiscoverRouter => self.discover_router(&inbound),
+            Route::RuntimeEnvironmentKey(id) => self.runtime_environment_key(now, id, &inbound),
+            Route::UploadArtifact(id) => self.upload_artifact(now, id, &inbound),
+            Route::DownloadArtifacts(id) => self.download_artifacts(now, id, &inbound),
             Route::Refused(refusal) => Err(refusal),
         }
     }

@@ -24,7 +24,7 @@ mod world;
 
 pub use self::coordinator::{
     Answer, Coordinator, Endpoint, FinalUpdate, HoldId, HostLimit, JobRecord, JobStatus, Maintenance, NewJob,
-    ReplayRule, Settings, Stats,
+    ReplayRule, Settings, Stats, StoredArtifact,
 };
 pub use self::dice::Dice;
 pub use self::front::{Front, Treatment};

@@ -263,3 +263,52 @@ fn wrong_usage_is_told_in_one_sentence() {
     fs::write(desk.path("bad.json"), "{").unwrap();
     desk.run(&["verify", "bad.json"]).failed(5, &["bad.json", "not changed"]);
 }
+
+#[test]
+fn a_user_creates_a_runner_first() {
+    let desk = Desk::new();
+    desk.gitlab.with(|gitlab, _| gitlab.set_access_token("glpat-canary"));
+    let ran = desk.run(&["URL", "a.json", "--access-token", "glpat-canary", "--project-id", "7", "--tag-list", "x"]);
+    ran.succeeded("URL: Successfully registered runner 2");
+    desk.run(&["verify", "a.json"]).succeeded("URL: Runner 2 is valid");
+    let words = &["URL", "b.json", "--runner-type", "instance"];
+    desk.run_with(words, &[("GITLAB_ACCESS_TOKEN", "glpat-canary")], "")
+        .succeeded("URL: Successfully registered runner 3");
+    let words = &["URL", "c.json", "--group-id", "3", "--access-token-file", "-"];
+    desk.run_with(words, &[], "glpat-canary\n").succeeded("URL: Successfully registered runner 4");
+    desk.run(&["URL", "d.json", "--access-token", "glpat-wrong", "--project-id", "7"])
+        .failed(3, &["401", "create_runner"]);
+    desk.gitlab.with(|gitlab, _| gitlab.settings_mut().creation_allowed = false);
+    desk.run(&["URL", "d.json", "--access-token", "glpat-canary", "--project-id", "7"])
+        .failed(3, &["403", "Insufficient permissions", "the user's role"]);
+    assert!(!Path::new(&desk.path("d.json")).exists());
+}
+
+#[test]
+fn a_runner_is_taken_out_of_gitlab() {
+    let desk = Desk::new();
+    desk.run(&["URL", REGISTRATION, "a.json"]).succeeded("URL: Successfully registered runner 2");
+    desk.run(&["unregister", "a.json"]).succeeded("URL: Runner 2 was removed; its file was kept: a.json");
+    desk.run(&["unregister", "a.json"]).failed(3, &["403"]);
+    desk.run(&["verify", "a.json"]).failed(3, &["403", "check the token"]);
+    desk.run(&["URL", CREATED, "b.json"]).succeeded("URL: Successfully registered runner 1");
+    desk.run(&["unregister", "b.json"]).succeeded("URL: Runner 1 was removed; its file was kept: b.json");
+    desk.run(&["unregister", "b.json"]).succeeded("URL: Runner 1 was gone already; its file was kept: b.json");
+    assert_eq!(desk.runners(), 1, "the runner stays for its other machines");
+    desk.run(&["unregister", "b.json", "--all"]).succeeded("URL: Runner 1 was removed; its file was kept: b.json");
+    assert_eq!(desk.runners(), 0);
+}
+
+#[test]
+fn a_token_is_reset() {
+    let desk = Desk::new();
+    desk.gitlab.with(|gitlab, _| gitlab.set_access_token("glpat-canary"));
+    desk.run(&["URL", CREATED, "a.json"]).succeeded("URL: Successfully registered runner 1");
+    desk.run(&["URL", CREATED, "b.json"]).succeeded("URL: Successfully registered runner 1");
+    desk.run(&["reset-token", "a.json"]).succeeded("URL: Runner 1 has a new token");
+    desk.run(&["verify", "a.json"]).succeeded("URL: Runner 1 is valid");
+    desk.run(&["reset-token", "b.json"]).failed(3, &["403"]);
+    desk.run(&["reset-token", "b.json", "--access-token", "glpat-canary"]).succeeded("URL: Runner 1 has a new token");
+    desk.run(&["verify", "b.json"]).succeeded("URL: Runner 1 is valid");
+    desk.run(&["verify", "a.json"]).failed(3, &["403"]);
+}

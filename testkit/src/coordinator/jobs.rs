@@ -6,6 +6,7 @@ use std::time::Duration;
 use gitlab_runner_api::Timestamp;
 use serde_json::Value;
 
+use super::artifacts::StoredArtifact;
 use super::payload::NewJob;
 use super::settings::{Settings, minutes};
 use super::stats::Endpoint;
@@ -97,6 +98,7 @@ pub struct JobRecord {
     pub(super) failure_reason: Option<String>,
     pub(super) exit_code: Option<i64>,
     pub(super) trace: Vec<u8>,
+    pub(super) artifacts: Vec<StoredArtifact>,
     pub(super) appended_at: Timestamp,
     pub(super) debug_trace: bool,
     pub(super) watched: bool,
@@ -131,6 +133,7 @@ impl JobRecord {
             failure_reason: None,
             exit_code: None,
             trace: Vec::new(),
+            artifacts: Vec::new(),
             appended_at: now,
             debug_trace: false,
             watched: false,

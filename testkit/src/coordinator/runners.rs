@@ -16,9 +16,11 @@ const LEGACY_SYSTEM_ID: &str = "<legacy>";
 
 #[derive(Clone, Debug)]
 pub(super) struct Runner {
-    token: String,
-    paused: bool,
-    managers: BTreeMap<String, Manager>,
+    pub(super) token: String,
+    pub(super) paused: bool,
+    pub(super) resets: u64,
+    pub(super) attributes: Map<String, Value>,
+    pub(super) managers: BTreeMap<String, Manager>,
     generation: u64,
     queue: Option<QueueValue>,
 }
@@ -31,7 +33,7 @@ struct QueueValue {
 }
 
 #[derive(Clone, Debug)]
-struct Manager {
+pub(super) struct Manager {
     features: BTreeSet<String>,
     stored_at: Timestamp,
     contacted_at: Timestamp,
@@ -45,8 +47,15 @@ impl Coordinator {
         }
         let id = self.next_runner;
         self.next_runner += 1;
-        let runner =
-            Runner { token: token.to_owned(), paused: false, managers: BTreeMap::new(), generation: 0, queue: None };
+        let runner = Runner {
+            token: token.to_owned(),
+            paused: false,
+            resets: 0,
+            attributes: Map::new(),
+            managers: BTreeMap::new(),
+            generation: 0,
+            queue: None,
+        };
         self.runners.insert(id, runner);
         id
     }
@@ -76,6 +85,23 @@ impl Coordinator {
         self.runners.keys().copied()
     }
 
+    /// The token of a runner now.
+    #[must_use]
+    pub fn runner_token(&self, runner: u64) -> Option<&str> {
+        Some(&self.runners.get(&runner)?.token)
+    }
+
+    /// The attributes a runner was made with, such as `description` and `tag_list`, by the names the API gives them.
+    #[must_use]
+    pub fn runner_attributes(&self, runner: u64) -> Option<&Map<String, Value>> {
+        Some(&self.runners.get(&runner)?.attributes)
+    }
+
+    /// The system IDs of a runner's managers.
+    pub fn managers(&self, runner: u64) -> impl Iterator<Item = &str> {
+        self.runners.get(&runner).into_iter().flat_map(|runner| runner.managers.keys().map(String::as_str))
+    }
+
     /// The features stored for a runner manager: those that decide how its jobs are cancelled.
     #[must_use]
     pub fn manager_features(&self, runner: u64, system_id: &str) -> Option<&BTreeSet<String>> {
@@ -99,36 +125,34 @@ impl Coordinator {
     pub(super) fn register(&mut self, _now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let params = &inbound.params;
         let token = params.required("token")?;
-        for (one, other) in [("maintainer_note", "maintenance_note"), ("paused", "active")] {
-            if params.has(one) && params.has(other) {
-                let error = format!("{one}, {other} are mutually exclusive");
-                return Err(Reply::error(StatusCode::BAD_REQUEST, error));
-            }
-        }
-        if let Some(level) = params.text("access_level")?
-            && !matches!(level.as_str(), "not_protected" | "ref_protected")
-        {
-            return Err(Reply::error(StatusCode::BAD_REQUEST, "access_level does not have a valid value"));
-        }
-        params.object("info")?;
-        params.integer("maximum_timeout")?;
-        let paused = params.flag("paused")?.unwrap_or(params.flag("active")? == Some(false));
+        let attributes = attributes(params)?;
         if !self.settings.registration_allowed {
             return Err(Reply::message(StatusCode::GONE, "410 Gone - runner registration disallowed"));
         }
         if self.registration_token.as_deref() != Some(&token) {
             return Err(Reply::message(StatusCode::FORBIDDEN, "403 Forbidden - invalid token supplied"));
         }
-        if params.flag("run_untagged")? == Some(false) && params.list("tag_list").is_empty() {
+        let token = tokens::runner_token(self.next_runner);
+        let id = self.add_with(&token, attributes)?;
+        Ok(Reply::json(StatusCode::CREATED, &self.credentials(Some(id), &token)))
+    }
+
+    /// A runner with these attributes, unless they contradict each other.
+    pub(super) fn add_with(&mut self, token: &str, attributes: Map<String, Value>) -> Result<u64, Reply> {
+        let untagged = attributes.get("run_untagged").and_then(Value::as_bool);
+        let tagged = attributes.get("tag_list").and_then(Value::as_array).is_some_and(|tags| !tags.is_empty());
+        if untagged == Some(false) && !tagged {
             let reason = "can not be empty when runner is not allowed to pick untagged jobs";
             return Err(Reply::message(StatusCode::BAD_REQUEST, json!({ "tags_list": [reason] })));
         }
-        let token = tokens::runner_token(self.next_runner);
-        let id = self.add_runner(&token);
-        if paused {
+        let id = self.add_runner(token);
+        if attributes.get("paused") == Some(&Value::Bool(true)) {
             self.pause_runner(id);
         }
-        Ok(Reply::json(StatusCode::CREATED, &credentials(id, &token)))
+        if let Some(runner) = self.runners.get_mut(&id) {
+            runner.attributes = attributes;
+        }
+        Ok(id)
     }
 
     pub(super) fn verify(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
@@ -140,7 +164,7 @@ impl Coordinator {
         Ok(if self.settings.verify_plain_text {
             Reply::number(StatusCode::OK)
         } else {
-            Reply::json(StatusCode::OK, &credentials(runner, &token))
+            Reply::json(StatusCode::OK, &self.credentials(Some(runner), &token))
         })
     }
 
@@ -238,8 +262,33 @@ impl Runner {
     }
 }
 
-fn credentials(id: u64, token: &str) -> Value {
-    json!({ "id": id, "token": token, "token_expires_at": null })
+/// The attributes of a new runner, as they were given.
+pub(super) fn attributes(params: &Params) -> Result<Map<String, Value>, Reply> {
+    for (one, other) in [("maintainer_note", "maintenance_note"), ("paused", "active")] {
+        if params.has(one) && params.has(other) {
+            let error = format!("{one}, {other} are mutually exclusive");
+            return Err(Reply::error(StatusCode::BAD_REQUEST, error));
+        }
+    }
+    if let Some(level) = params.text("access_level")?
+        && !matches!(level.as_str(), "not_protected" | "ref_protected")
+    {
+        return Err(Reply::error(StatusCode::BAD_REQUEST, "access_level does not have a valid value"));
+    }
+    params.object("info")?;
+    params.integer("maximum_timeout")?;
+    let mut given = Map::new();
+    for name in ["description", "maintenance_note", "access_level"] {
+        given.extend(params.text(name)?.map(|text| (name.to_owned(), text.into())));
+    }
+    for name in ["locked", "run_untagged"] {
+        given.extend(params.flag(name)?.map(|flag| (name.to_owned(), flag.into())));
+    }
+    given.extend(params.integer("maximum_timeout")?.map(|seconds| ("maximum_timeout".to_owned(), seconds.into())));
+    let paused = params.flag("paused")?.unwrap_or(params.flag("active")? == Some(false));
+    given.insert("paused".to_owned(), paused.into());
+    given.insert("tag_list".to_owned(), params.list("tag_list").into());
+    Ok(given)
 }
 
 /// The system ID of the manager that makes the request.

@@ -103,6 +103,17 @@ pub struct Settings {
 
     /// Registration with a registration token is allowed; if not, it is answered with 410.
     pub registration_allowed: bool,
+    /// Users may create runners with a personal access token; if not, that is answered with 403.
+    pub creation_allowed: bool,
+    /// When new runner tokens stop working, as GitLab writes it: `2027-01-11T14:39:24.000Z`. `None`: never. The simulated
+    /// GitLab takes them all the same.
+    pub token_expires_at: Option<String>,
+    /// Where the job router is. `None`: there is none, and the discovery is answered with 501.
+    pub router_url: Option<String>,
+    /// The key of the suspended environment that jobs go on in. `None`: 404.
+    pub runtime_environment_key: Option<String>,
+    /// An artifact of more than this many bytes is answered with 413.
+    pub artifact_size_limit: u64,
     /// A verification is answered with the plain text `200`, as GitLab 13 did.
     pub verify_plain_text: bool,
 
@@ -135,6 +146,11 @@ impl Default for Settings {
             migration_backoff: false,
             maintenance: Maintenance::Off,
             registration_allowed: true,
+            creation_allowed: true,
+            token_expires_at: None,
+            router_url: None,
+            runtime_environment_key: None,
+            artifact_size_limit: 100 << 20,
             verify_plain_text: false,
             stuck_after: minutes(60),
             job_token_grace: Some(minutes(5)),

@@ -18,8 +18,50 @@ pub enum Endpoint {
     UpdateJob,
     /// `PATCH /jobs/:id/trace`
     PatchTrace,
+    /// `DELETE /runners`
+    Unregister,
+    /// `DELETE /runners/managers`
+    UnregisterManager,
+    /// `POST /runners/reset_authentication_token`
+    ResetToken,
+    /// `POST /runners/:id/reset_authentication_token`
+    ResetTokenAsUser,
+    /// `POST /user/runners`
+    CreateRunner,
+    /// `GET /runners/router/discovery`
+    DiscoverRouter,
+    /// `GET /jobs/:id/runtime_environment_key`
+    RuntimeEnvironmentKey,
+    /// `POST /jobs/:id/artifacts`
+    UploadArtifact,
+    /// `GET /jobs/:id/artifacts`
+    DownloadArtifacts,
     /// Anything that was answered with 404, 405 or 410 without being looked at.
     Other,
+}
+
+impl Endpoint {
+    /// Method and path, with placeholders.
+    #[must_use]
+    pub const fn route(self) -> &'static str {
+        match self {
+            Self::Register => "POST /runners",
+            Self::Verify => "POST /runners/verify",
+            Self::RequestJob => "POST /jobs/request",
+            Self::UpdateJob => "PUT /jobs/:id",
+            Self::PatchTrace => "PATCH /jobs/:id/trace",
+            Self::Unregister => "DELETE /runners",
+            Self::UnregisterManager => "DELETE /runners/managers",
+            Self::ResetToken => "POST /runners/reset_authentication_token",
+            Self::ResetTokenAsUser => "POST /runners/:id/reset_authentication_token",
+            Self::CreateRunner => "POST /user/runners",
+            Self::DiscoverRouter => "GET /runners/router/discovery",
+            Self::RuntimeEnvironmentKey => "GET /jobs/:id/runtime_environment_key",
+            Self::UploadArtifact => "POST /jobs/:id/artifacts",
+            Self::DownloadArtifacts => "GET /jobs/:id/artifacts",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// Requests and answers so far.
@@ -35,6 +77,11 @@ impl Stats {
     #[must_use]
     pub fn requests(&self, endpoint: Endpoint) -> u64 {
         self.requests.get(&endpoint).copied().unwrap_or(0)
+    }
+
+    /// Every endpoint that was asked, and how often.
+    pub fn all_requests(&self) -> impl Iterator<Item = (Endpoint, u64)> {
+        self.requests.iter().map(|(endpoint, count)| (*endpoint, *count))
     }
 
     /// Requests received in all.

@@ -27,6 +27,11 @@ pub(super) fn runner_token(runner: u64) -> String {
     format!("glrtr-{}", opaque(runner ^ 0x7275_6e00_0000_0000, LETTERS, 20))
 }
 
+/// What follows the prefix of a runner's token after so many resets.
+pub(super) fn created_token(runner: u64, resets: u64) -> String {
+    opaque(runner.rotate_left(20) ^ resets ^ 0x6e65_7700_0000_0000, LETTERS, 20)
+}
+
 pub(super) fn queue_value(runner: u64, generation: u64) -> String {
     opaque(runner.rotate_left(32) ^ generation ^ 0x7175_6500_0000_0000, b"0123456789abcdef", 32)
 }

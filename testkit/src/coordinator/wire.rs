@@ -94,6 +94,15 @@ pub(super) enum Route {
     RequestJob,
     UpdateJob(u64),
     PatchTrace(u64),
+    Unregister,
+    UnregisterManager,
+    ResetToken,
+    ResetTokenAsUser(u64),
+    CreateRunner,
+    DiscoverRouter,
+    RuntimeEnvironmentKey(u64),
+    UploadArtifact(u64),
+    DownloadArtifacts(u64),
     Refused(Reply),
 }
 
@@ -107,19 +116,33 @@ impl Route {
             });
         };
         let segments: Vec<&str> = path.split('/').collect();
-        let (allowed, route) = match segments[..] {
-            ["runners"] => (Method::POST, Self::Register),
-            ["runners", "verify"] => (Method::POST, Self::Verify),
-            ["jobs", "request"] => (Method::POST, Self::RequestJob),
-            ["jobs", id] => (Method::PUT, with_id(id, Self::UpdateJob)),
-            ["jobs", id, "trace"] => (Method::PATCH, with_id(id, Self::PatchTrace)),
+        let routes: Vec<(Method, Self)> = match segments[..] {
+            ["runners"] => vec![(Method::POST, Self::Register), (Method::DELETE, Self::Unregister)],
+            ["runners", "verify"] => vec![(Method::POST, Self::Verify)],
+            ["runners", "managers"] => vec![(Method::DELETE, Self::UnregisterManager)],
+            ["runners", "reset_authentication_token"] => vec![(Method::POST, Self::ResetToken)],
+            ["runners", "router", "discovery"] => vec![(Method::GET, Self::DiscoverRouter)],
+            ["runners", id, "reset_authentication_token"] => {
+                vec![(Method::POST, with_id(id, Self::ResetTokenAsUser))]
+            }
+            ["user", "runners"] => vec![(Method::POST, Self::CreateRunner)],
+            ["jobs", "request"] => vec![(Method::POST, Self::RequestJob)],
+            ["jobs", id] => vec![(Method::PUT, with_id(id, Self::UpdateJob))],
+            ["jobs", id, "trace"] => vec![(Method::PATCH, with_id(id, Self::PatchTrace))],
+            ["jobs", id, "artifacts"] => vec![
+                (Method::POST, with_id(id, Self::UploadArtifact)),
+                (Method::GET, with_id(id, Self::DownloadArtifacts)),
+            ],
+            ["jobs", id, "runtime_environment_key"] => {
+                vec![(Method::GET, with_id(id, Self::RuntimeEnvironmentKey))]
+            }
             _ => return Self::Refused(not_found()),
         };
-        if *method == allowed {
-            return route;
-        }
+        let allowed: Vec<&str> = routes.iter().map(|(allowed, _)| allowed.as_str()).collect();
         let refusal = Reply::error(StatusCode::METHOD_NOT_ALLOWED, "405 Not Allowed");
-        Self::Refused(refusal.header_text(ALLOW, &format!("OPTIONS, {allowed}")))
+        let refusal = refusal.header_text(ALLOW, &format!("OPTIONS, {}", allowed.join(", ")));
+        let found = routes.into_iter().find(|(allowed, _)| allowed == method);
+        found.map_or(Self::Refused(refusal), |(_, route)| route)
     }
 
     pub(super) fn endpoint(&self) -> Endpoint {
@@ -129,13 +152,26 @@ impl Route {
             Self::RequestJob => Endpoint::RequestJob,
             Self::UpdateJob(_) => Endpoint::UpdateJob,
             Self::PatchTrace(_) => Endpoint::PatchTrace,
+            Self::Unregister => Endpoint::Unregister,
+            Self::UnregisterManager => Endpoint::UnregisterManager,
+            Self::ResetToken => Endpoint::ResetToken,
+            Self::ResetTokenAsUser(_) => Endpoint::ResetTokenAsUser,
+            Self::CreateRunner => Endpoint::CreateRunner,
+            Self::DiscoverRouter => Endpoint::DiscoverRouter,
+            Self::RuntimeEnvironmentKey(_) => Endpoint::RuntimeEnvironmentKey,
+            Self::UploadArtifact(_) => Endpoint::UploadArtifact,
+            Self::DownloadArtifacts(_) => Endpoint::DownloadArtifacts,
             Self::Refused(_) => Endpoint::Other,
         }
     }
 
     pub(super) fn job(&self) -> Option<u64> {
         match self {
-            Self::UpdateJob(id) | Self::PatchTrace(id) => Some(*id),
+            Self::UpdateJob(id)
+            | Self::PatchTrace(id)
+            | Self::RuntimeEnvironmentKey(id)
+            | Self::UploadArtifact(id)
+            | Self::DownloadArtifacts(id) => Some(*id),
             _ => None,
         }
     }
