@@ -333,7 +333,8 @@ fn demo(builds: &Path) -> Result<ExitCode> {
 
     let quick = Duration::from_millis(200);
     let mut runner = Runner::register(&server.url(), "glrt-simulated", Registration::new().with_info(info()))?
-        .with_info(info())
+        // What the scripts print is all that is to be in the logs.
+        .with_log_header(false)
         .configure(|config| config.with_check_interval(quick).with_update_interval(quick).with_keep_alive(quick));
     let (stop, failure) = (Stop::new(), Mutex::new(None));
     thread::scope(|scope| {
