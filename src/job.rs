@@ -374,7 +374,7 @@ impl Job {
         self.trace.unsent()
     }
 
-    /// The bytes of the log that are kept, and the offset of the first: all of them with [`Retain::All`].
+    /// The bytes of the log that are kept, and the offset of the first: all of them with [`crate::Retain::All`].
     #[must_use]
     pub fn retained(&mut self) -> (u64, Vec<Bytes>) {
         self.trace.retained()

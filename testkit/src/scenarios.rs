@@ -92,12 +92,15 @@ const SUCCESS: End = End { status: JobStatus::Success, reason: None, exit_code: 
 const GIVEN_UP: End = End { status: JobStatus::Failed, reason: Some("runner_system_failure"), exit_code: None };
 const CANCELED: End = End { status: JobStatus::Canceled, reason: None, exit_code: None };
 
+/// What becomes of each request.
+type Network = Box<dyn FnMut(&http::Request<bytes::Bytes>) -> Treatment + Send>;
+
 struct Scenario {
     name: &'static str,
     settings: fn(&mut Settings),
     capacity: u32,
     jobs: fn() -> Vec<(Vec<Step>, End)>,
-    network: fn() -> Box<dyn FnMut(&http::Request<bytes::Bytes>) -> Treatment + Send>,
+    network: fn() -> Network,
     /// So many jobs may be handed out in answers that never came home; nobody runs those.
     lost: usize,
 }

@@ -284,6 +284,8 @@ impl Driver {
         let shared = Shared::new(key, job, &self.hub);
         self.jobs.insert(key, shared.clone());
         self.due.insert(key);
+        // Before anybody can have the job, so that nobody believes all are delivered.
+        lock(&self.hub.desk).driven = self.jobs.len();
         Job::new(shared, assignment, self.setup.link.clock, self.setup.patience)
     }
 

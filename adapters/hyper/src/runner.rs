@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 ///
 /// One task of the tokio runtime, started with the first request for a job, drives all of the runner's jobs. It goes on when
 /// the runner is dropped, until GitLab has the results of those that are held; a job that nobody took by then is failed.
-/// Settings are for before the first request: changing them later leaves what runs as it is, and starts anew.
+/// The runtime needs time and I/O enabled, as `#[tokio::main]` does. Settings are for before the first request: changing them later leaves what runs as it is, and starts anew.
 ///
 /// Two runners are equal if they are the same one of the same instance. `Debug` does not show the token.
 pub struct Runner {
