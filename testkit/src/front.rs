@@ -34,6 +34,16 @@ pub enum Treatment {
     Answer(u16),
 }
 
+impl Treatment {
+    /// What something on the way answers.
+    pub(crate) fn page(status: u16) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(Bytes::from_static(b"<html>Something on the way</html>")));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("0"));
+        response
+    }
+}
+
 type Decide = dyn FnMut(&Request<Bytes>) -> Treatment + Send;
 
 /// A second door to a [`Server`], with faults. It takes requests of any form, as a proxy does, and holds none.
@@ -124,11 +134,6 @@ async fn handle(
             drop(respond());
             Err(io::ErrorKind::ConnectionReset.into())
         }
-        Treatment::Answer(status) => {
-            let mut response = Response::new(Full::new(Bytes::from_static(b"<html>Something on the way</html>")));
-            *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("0"));
-            Ok(response)
-        }
+        Treatment::Answer(status) => Ok(Treatment::page(status)),
     }
 }

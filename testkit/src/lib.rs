@@ -18,6 +18,7 @@ mod net;
 mod proxy;
 pub mod scenarios;
 mod server;
+pub mod sim;
 #[cfg(feature = "tls")]
 mod tls;
 mod world;

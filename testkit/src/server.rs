@@ -1,7 +1,6 @@
 //! The simulated GitLab behind a loopback HTTP server.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, oneshot};
 
 use crate::coordinator::{Answer, Coordinator, HoldId};
+use crate::front::Treatment;
 
 const BODY_LIMIT: usize = 64 << 20;
 /// How long to pause when the operating system refuses a connection, for want of file descriptors for instance.
@@ -57,10 +57,28 @@ struct Shared {
     stop: Notify,
 }
 
-#[derive(Debug)]
 struct State {
     coordinator: Coordinator,
     waiting: BTreeMap<HoldId, oneshot::Sender<Response<Bytes>>>,
+    door: Box<Door>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("coordinator", &self.coordinator).finish_non_exhaustive()
+    }
+}
+
+/// Looks at each request before GitLab does.
+pub(crate) type Door = dyn FnMut(&mut Coordinator, Timestamp, &Request<Bytes>) -> Passage + Send;
+
+/// What the door does with a request.
+#[derive(Debug)]
+pub(crate) enum Passage {
+    /// It is GitLab's, and a network does this to it.
+    GitLab(Treatment),
+    /// It is not GitLab's affair.
+    Answered(Response<Bytes>),
 }
 
 /// A clock anchored once on Unix time, monotonic from there.
@@ -83,7 +101,13 @@ impl Server {
     ///
     /// If the operating system refuses a port or a thread.
     pub fn start(coordinator: Coordinator) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::start_behind(coordinator, nowhere, Box::new(|_, _, _| Passage::GitLab(Treatment::Deliver)))
+    }
+
+    /// Starts to serve at this address, with a door before GitLab.
+    pub(crate) fn start_behind(coordinator: Coordinator, at: SocketAddr, door: Box<Door>) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(at)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -93,7 +117,7 @@ impl Server {
         };
         let shared = Arc::new(Shared {
             clock: Clock { origin: SystemTime::now().into(), started: Instant::now() },
-            state: Mutex::new(State { coordinator, waiting: BTreeMap::new() }),
+            state: Mutex::new(State { coordinator, waiting: BTreeMap::new(), door }),
             changed: Notify::new(),
             stop: Notify::new(),
         });
@@ -192,25 +216,54 @@ async fn answer_held(shared: Arc<Shared>) {
     }
 }
 
-async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<Response<Full<Bytes>>> {
     let (parts, body) = request.into_parts();
-    let body = match read(body).await {
-        Ok(body) => body,
+    let request = match read(body).await {
+        Ok(body) => Request::from_parts(parts, body),
         Err(status) => {
             let mut response = Response::new(Full::default());
             *response.status_mut() = status;
             return Ok(response);
         }
     };
+    let passage = {
+        let mut state = shared.state();
+        let now = shared.clock.now();
+        let State { coordinator, door, .. } = &mut *state;
+        door(coordinator, now, &request)
+    };
+    let treatment = match passage {
+        Passage::Answered(response) => {
+            shared.changed.notify_one();
+            return Ok(response.map(Full::new));
+        }
+        Passage::GitLab(treatment) => treatment,
+    };
+    match treatment {
+        Treatment::LoseRequest => return Err(io::ErrorKind::ConnectionReset.into()),
+        Treatment::Answer(status) => return Ok(Treatment::page(status)),
+        Treatment::Deliver | Treatment::LoseAnswer | Treatment::Delay(_) => {}
+    }
+    let response = answer(request, &shared).await;
+    match treatment {
+        Treatment::LoseAnswer => return Err(io::ErrorKind::ConnectionReset.into()),
+        Treatment::Delay(pause) => tokio::time::sleep(pause).await,
+        _ => {}
+    }
+    Ok(response.map(Full::new))
+}
+
+/// What GitLab answers, when it does.
+async fn answer(request: Request<Bytes>, shared: &Shared) -> Response<Bytes> {
     let (hold, answer) = {
         let mut state = shared.state();
         let now = shared.clock.now();
-        match state.coordinator.submit(now, Request::from_parts(parts, body)) {
+        match state.coordinator.submit(now, request) {
             Answer::Now(response) => {
                 drop(state);
                 // A job that was handed out has a deadline of its own.
                 shared.changed.notify_one();
-                return Ok(response.map(Full::new));
+                return response;
             }
             Answer::Held(hold) => {
                 let (waiter, answer) = oneshot::channel();
@@ -219,14 +272,13 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             }
         }
     };
-    let _abandon = Abandon { shared: &shared, hold };
+    let _abandon = Abandon { shared, hold };
     shared.changed.notify_one();
-    let response = answer.await.unwrap_or_else(|_| {
+    answer.await.unwrap_or_else(|_| {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::NO_CONTENT;
         response
-    });
-    Ok(response.map(Full::new))
+    })
 }
 
 async fn read(mut body: Incoming) -> Result<Bytes, StatusCode> {

@@ -239,6 +239,11 @@ impl JobRecord {
         self.final_updates.len()
     }
 
+    /// Every endpoint that was asked about this job, and how often.
+    pub fn all_requests(&self) -> impl Iterator<Item = (Endpoint, u64)> {
+        self.requests.iter().map(|(endpoint, count)| (*endpoint, *count))
+    }
+
     /// Requests that named this job, by endpoint, whatever their answer. The job request is the one that got it.
     #[must_use]
     pub fn requests(&self, endpoint: Endpoint) -> u64 {

@@ -64,6 +64,8 @@ pub struct Settings {
     pub trace_size_limit: Option<u64>,
     /// The answer to a repeated end of the trace.
     pub replay: ReplayRule,
+    /// Answers to patches ask for so many seconds between them, in place of 3 while somebody watches and 60 otherwise.
+    pub trace_interval: Option<u32>,
     /// Occurrences of the job token in a patch are stored as `x`, so that no checksum of such a trace ever matches.
     pub mask_job_token: bool,
 
@@ -130,6 +132,7 @@ impl Default for Settings {
         Self {
             trace_size_limit: Some(100 << 20),
             replay: ReplayRule::TailRepeatAccepted,
+            trace_interval: None,
             mask_job_token: true,
             archive_delay: None,
             fractional_interval: false,

@@ -96,6 +96,15 @@ impl Stats {
         self.answers.iter().filter(|((_, code), _)| *code == status).map(|(_, count)| count).sum()
     }
 
+    /// Every status that was answered, and how often.
+    pub fn all_answers(&self) -> impl Iterator<Item = (u16, u64)> {
+        let mut counts: BTreeMap<u16, u64> = BTreeMap::new();
+        for ((_, status), count) in &self.answers {
+            *counts.entry(*status).or_default() += count;
+        }
+        counts.into_iter()
+    }
+
     /// Answers with that status from one endpoint.
     #[must_use]
     pub fn answers_of(&self, endpoint: Endpoint, status: u16) -> u64 {

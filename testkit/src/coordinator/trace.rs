@@ -61,6 +61,7 @@ impl Coordinator {
             return Err(Reply::error(StatusCode::FORBIDDEN, "403 Forbidden"));
         }
 
+        let told_interval = self.settings.trace_interval;
         let replay = self.settings.replay;
         let mask = self.settings.mask_job_token;
         let reply = self.change(id, |job| {
@@ -85,11 +86,11 @@ impl Coordinator {
             let size = job.trace.len() as u64;
             let range = format!("0-{size}");
             if end == size && (fits || replay == ReplayRule::TailRepeatAccepted) {
-                let interval = if job.watched { "3" } else { "60" };
+                let interval = told_interval.unwrap_or(if job.watched { 3 } else { 60 });
                 Ok(Reply::number(StatusCode::ACCEPTED)
                     .job_status(job.status)
                     .header_text(RANGE, &range)
-                    .header(wire::UPDATE_INTERVAL, HeaderValue::from_static(interval)))
+                    .header(wire::UPDATE_INTERVAL, HeaderValue::from(interval)))
             } else {
                 let reply = Reply::error(StatusCode::RANGE_NOT_SATISFIABLE, "416 Range Not Satisfiable");
                 Err(reply.header_text(RANGE, &range))

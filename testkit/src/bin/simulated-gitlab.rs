@@ -1,0 +1,201 @@
+//! `simulated-gitlab`: a GitLab for testing runners in any language. `simulated-gitlab --help` tells how.
+
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use gitlab_runner_api_testkit::{Coordinator, Dice, Settings, sim};
+use lexopt::prelude::*;
+use serde_json::{Value, json};
+
+const USAGE: &str = "\
+A simulated GitLab, for testing runners in any language.
+
+  simulated-gitlab [options]
+
+  --listen ADDRESS          where to listen; default 127.0.0.1:8929, and port 0 takes a free one
+  --registration-token T    the token that registers runners
+  --runner-token T          the token of a runner that is there already
+  --access-token T          the personal access token that creates runners
+  --jobs FILE_OR_DIR        queues the jobs of this JSON file, or of all *.json files of this folder, by name; a file holds
+                            a job or a list of them, each a payload or a short form, as POST /_sim/jobs takes them
+  --report FILE             writes a report in JSON here at the end
+  --seed N                  decides the tokens that are not given, and which requests a fault strikes
+  --fault WHAT:WHERE[:WHEN] may be given several times. WHAT is a status, lose-request, lose-answer or delay=SECONDS;
+                            WHERE is register, verify, request, put, patch, artifacts or any; WHEN is a number, the first
+                            so many, or a part such as 10%
+  --update-interval S       asks runners to send logs every S seconds; default 60, as while nobody watches
+  --long-poll S             holds job requests so long
+
+When it is ready it prints one line of JSON: url, registration_token, runner_token, access_token. SIGTERM and SIGINT end
+it. Jobs are queued and looked at below URL/_sim/, and seen at URL/ in a browser.
+
+Exit codes: 0 ended by a signal; 1 something failed; 2 wrong usage.";
+
+/// A sentence, and the exit code.
+struct Failure(u8, String);
+
+fn usage(what: impl std::fmt::Display) -> Failure {
+    Failure(2, format!("{what}; simulated-gitlab --help tells more"))
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(code, why)) => {
+            _ = writeln!(std::io::stderr(), "simulated-gitlab: {why}");
+            code.into()
+        }
+    }
+}
+
+struct Options {
+    listen: SocketAddr,
+    registration_token: Option<String>,
+    runner_token: Option<String>,
+    access_token: Option<String>,
+    jobs: Vec<PathBuf>,
+    report: Option<PathBuf>,
+    seed: u64,
+    faults: Vec<sim::Fault>,
+    update_interval: Option<u32>,
+    long_poll: Option<Duration>,
+}
+
+/// The command line; none if only help was wanted.
+fn options() -> Result<Option<Options>, Failure> {
+    let mut options = Options {
+        listen: SocketAddr::from(([127, 0, 0, 1], 8929)),
+        registration_token: None,
+        runner_token: None,
+        access_token: None,
+        jobs: Vec::new(),
+        report: None,
+        seed: 0,
+        faults: Vec::new(),
+        update_interval: None,
+        long_poll: None,
+    };
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next().map_err(usage)? {
+        let Long(name) = argument else {
+            return match argument {
+                Short('h') => Ok(None),
+                other => Err(usage(other.unexpected())),
+            };
+        };
+        let name = name.to_owned();
+        if name == "help" {
+            return Ok(None);
+        }
+        let known = ["listen", "registration-token", "runner-token", "access-token", "jobs", "report", "seed", "fault"];
+        if !known.contains(&name.as_str()) && !["update-interval", "long-poll"].contains(&name.as_str()) {
+            return Err(usage(format!("there is no option --{name}")));
+        }
+        let value = parser.value().map_err(|_| usage(format!("--{name} needs a value")))?;
+        let text = value.to_str().ok_or_else(|| usage(format!("the value of --{name} is not text")))?.to_owned();
+        let wrong = |needed: &str| usage(format!("--{name} needs {needed}"));
+        match name.as_str() {
+            "listen" => options.listen = text.parse().map_err(|_| wrong("an address such as 127.0.0.1:8929"))?,
+            "registration-token" => options.registration_token = Some(text),
+            "runner-token" => options.runner_token = Some(text),
+            "access-token" => options.access_token = Some(text),
+            "jobs" => options.jobs.push(value.into()),
+            "report" => options.report = Some(value.into()),
+            "seed" => options.seed = text.parse().map_err(|_| wrong("a whole number"))?,
+            "fault" => options.faults.push(text.parse().map_err(usage)?),
+            "update-interval" => {
+                options.update_interval = Some(text.parse().map_err(|_| wrong("a number of seconds"))?)
+            }
+            _ => {
+                let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                options.long_poll = Some(seconds.ok_or_else(|| wrong("a number of seconds"))?);
+            }
+        }
+    }
+    Ok(Some(options))
+}
+
+fn run() -> Result<(), Failure> {
+    let Some(options) = options()? else {
+        _ = writeln!(std::io::stdout(), "{USAGE}");
+        return Ok(());
+    };
+    let mut dice = Dice::new(options.seed);
+    let mut token =
+        |given: Option<String>, prefix: &str| given.unwrap_or_else(|| format!("{prefix}{:020}", dice.roll()));
+    let registration_token = token(options.registration_token, "GR1348941");
+    let runner_token = token(options.runner_token, "glrt-");
+    let access_token = token(options.access_token, "glpat-");
+
+    let settings = Settings::default().with(|settings| {
+        settings.long_poll = options.long_poll;
+        settings.trace_interval = options.update_interval;
+    });
+    let mut gitlab = Coordinator::new(settings);
+    gitlab.set_registration_token(&registration_token);
+    gitlab.set_access_token(&access_token);
+    gitlab.add_runner(&runner_token);
+    let jobs = options.jobs.iter().map(|path| jobs(path)).collect::<Result<Vec<_>, _>>()?;
+
+    let server = sim::serve(gitlab, options.listen, options.faults, options.seed);
+    let server = server.map_err(|error| Failure(1, format!("cannot listen at {}: {error}", options.listen)))?;
+    for job in jobs.into_iter().flatten() {
+        server.with(|gitlab, now| gitlab.queue(now, job));
+    }
+    let ready = json!({
+        "url": server.url(),
+        "registration_token": registration_token,
+        "runner_token": runner_token,
+        "access_token": access_token,
+    });
+    let told = writeln!(std::io::stdout(), "{ready}").and_then(|()| std::io::stdout().flush());
+    told.map_err(|error| Failure(1, format!("standard output: {error}")))?;
+
+    wait_for_signal()?;
+    if let Some(path) = options.report {
+        let report = server.with(|gitlab, _| sim::report(gitlab));
+        fs::write(&path, format!("{report:#}\n"))
+            .map_err(|error| Failure(1, format!("{}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
+/// The jobs of a file, or of all files of a folder.
+fn jobs(path: &Path) -> Result<Vec<gitlab_runner_api_testkit::NewJob>, Failure> {
+    let failed = |why: &dyn std::fmt::Display| Failure(1, format!("{}: {why}", path.display()));
+    if path.is_dir() {
+        let entries = fs::read_dir(path).map_err(|error| failed(&error))?;
+        let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+        files.sort();
+        return files.iter().map(|file| jobs(file)).collect::<Result<Vec<_>, _>>().map(|jobs| jobs.concat());
+    }
+    let text = fs::read(path).map_err(|error| failed(&error))?;
+    let described: Value = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+    let list = match described {
+        Value::Array(list) => list,
+        one => vec![one],
+    };
+    list.into_iter().map(sim::job).collect::<Result<_, _>>().map_err(|why| failed(&why))
+}
+
+#[cfg(unix)]
+fn wait_for_signal() -> Result<(), Failure> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+        .map_err(|error| Failure(1, format!("signals cannot be waited for: {error}")))?;
+    signals.forever().next();
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn wait_for_signal() -> Result<(), Failure> {
+    // Here the process is ended without being asked.
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,225 @@
+//! The program `simulated-gitlab`, as runners in any language and the people who test them use it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+/// The program, running.
+struct Sim {
+    child: Child,
+    ready: Value,
+}
+
+impl Sim {
+    fn start(words: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_simulated-gitlab"));
+        let mut child =
+            command.args(["--listen", "127.0.0.1:0"]).args(words).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        Self { child, ready: serde_json::from_str(&line).expect("JSON") }
+    }
+
+    fn told(&self, name: &str) -> &str {
+        self.ready[name].as_str().expect("a text")
+    }
+
+    /// One request on a connection of its own; the status and the body.
+    fn call(&self, method: &str, path: &str, headers: &str, body: &str) -> std::io::Result<(u16, String)> {
+        let address = self.told("url").strip_prefix("http://").expect("plain HTTP");
+        let mut stream = TcpStream::connect(address)?;
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body.to_owned()))
+    }
+
+    fn sim(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let (status, body) = self.call(method, path, "", body).expect("an answer");
+        (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+    }
+
+    fn request_job(&self) -> std::io::Result<(u16, String)> {
+        let body = json!({ "token": self.told("runner_token"), "system_id": "s_1" }).to_string();
+        self.call("POST", "/api/v4/jobs/request", "Content-Type: application/json\r\n", &body)
+    }
+
+    /// Asks it to end, as a person or a service manager does.
+    #[cfg(unix)]
+    fn terminate(mut self) -> i32 {
+        let killed = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill");
+        assert!(killed.success());
+        self.child.wait().expect("it ends").code().expect("a code")
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+fn has(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_runner_of_curl_and_sh_runs_a_job() {
+    if !has("curl") || cfg!(not(unix)) {
+        println!("skipped: there is no curl here");
+        return;
+    }
+    let sim = Sim::start(&["--registration-token", "GR1348941secret"]);
+    let (status, queued) = sim.sim("POST", "/_sim/jobs", r#"{"name":"foreign","script":["echo hello","echo done"]}"#);
+    assert_eq!(status, 201);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/curl-runner.sh");
+    let ran = Command::new("sh").args([script, sim.told("url"), "GR1348941secret"]).output().expect("sh");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(ran.status.success(), "{}\n{}", text(&ran.stdout), text(&ran.stderr));
+    assert_eq!(text(&ran.stdout).lines().last(), Some(format!("job {} 21", queued["id"]).as_str()));
+
+    let path = format!("/_sim/jobs/{}", queued["id"]);
+    let (_, job) = sim.sim("GET", &path, "");
+    let crc = format!("{:08x}", crc32fast::hash(b"hello from curl\ndone\n"));
+    assert_eq!(
+        (&job["status"], &job["trace_bytes"], &job["trace_crc32"]),
+        (&json!("success"), &json!(21), &json!(crc))
+    );
+    assert_eq!(job["requests"]["PATCH /jobs/:id/trace"], 6);
+    assert_eq!(job["artifacts"][0]["file_name"], "artifacts.zip");
+    assert_eq!(sim.sim("GET", &format!("{path}/trace"), "").1, "hello from curl\ndone\n");
+    assert_eq!(sim.sim("GET", &format!("{path}/artifacts/archive"), "").1, "PK\u{5}\u{6}");
+}
+
+#[test]
+fn jobs_are_steered_from_outside() {
+    let sim = Sim::start(&[]);
+    let short = r#"{"name":"s","script":"echo","after_script":["a"],"variables":{"A":1,"B":"x"},"timeout":60,"image":{"name":"alpine"}}"#;
+    let (_, queued) = sim.sim("POST", "/_sim/jobs", short);
+    let (status, payload) = sim.request_job().unwrap();
+    let payload: Value = serde_json::from_str(&payload).unwrap();
+    assert_eq!((status, &payload["id"]), (201, &queued["id"]));
+    assert_eq!((&payload["image"]["name"], &payload["runner_info"]["timeout"]), (&json!("alpine"), &json!(60)));
+    let variable = |key: &str| payload["variables"].as_array().unwrap().iter().find(|it| it["key"] == key).cloned();
+    assert_eq!(variable("A").unwrap()["value"], "1");
+    let (_, whole) =
+        sim.sim("POST", "/_sim/jobs", r#"{"id":1,"token":"old","job_info":{"name":"whole"},"future":true}"#);
+    let (_, payload) = sim.request_job().unwrap();
+    assert!(payload.contains(r#""future":true"#) && !payload.contains("old"), "{payload}");
+
+    let cancel = |id: &Value, body: &str| sim.sim("POST", &format!("/_sim/jobs/{id}/cancel"), body);
+    assert_eq!(cancel(&whole["id"], r#"{"force":true}"#).1["status"], "canceled");
+    assert_eq!(cancel(&queued["id"], "").1["status"], "canceled", "its runner did not say that it can do better");
+    for (method, path, body, status, why) in [
+        ("POST", "/_sim/jobs", "{", 400, "not JSON"),
+        ("POST", "/_sim/jobs", "[]", 400, "a JSON object"),
+        ("POST", "/_sim/jobs", r#"{"script":7}"#, 400, "script is a text or a list"),
+        ("POST", "/_sim/jobs", r#"{"timeout":"1h"}"#, 400, "number of seconds"),
+        ("GET", "/_sim/jobs/7", "", 404, "no job 7"),
+        ("GET", "/_sim/moon", "", 404, "no GET /_sim/moon"),
+    ] {
+        let (code, answer) = sim.sim(method, path, body);
+        assert!(code == status && answer["error"].as_str().unwrap().contains(why), "{path} {body}: {code} {answer}");
+    }
+    assert_eq!(sim.sim("GET", "/_sim/jobs", "").1.as_array().unwrap().len(), 2);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_ends_it_with_a_report() {
+    let folder = std::env::temp_dir().join(format!("simulated-gitlab-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("jobs.json"), r#"[{"name":"one"},{"name":"two"}]"#).unwrap();
+    let report = folder.join("report.txt");
+    let sim = Sim::start(&["--jobs", folder.to_str().unwrap(), "--report", report.to_str().unwrap()]);
+    assert_eq!(sim.request_job().unwrap().0, 201);
+    let (_, told) = sim.sim("GET", "/_sim/report", "");
+    assert_eq!(sim.terminate(), 0);
+    let written: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    assert_eq!(written, told);
+    let names: Vec<_> = written["jobs"].as_array().unwrap().iter().map(|job| (&job["name"], &job["status"])).collect();
+    assert_eq!(names, [(&json!("one"), &json!("running")), (&json!("two"), &json!("pending"))]);
+    assert_eq!((&written["answers"]["201"], &written["requests"]["POST /jobs/request"]), (&json!(1), &json!(1)));
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn faults_strike_where_they_are_told_to() {
+    let sim = Sim::start(&["--fault", "502:request:1", "--fault", "lose-answer:request:1", "--update-interval", "7"]);
+    sim.sim("POST", "/_sim/jobs", "{}");
+    assert_eq!(sim.request_job().unwrap().0, 502);
+    assert!(sim.request_job().is_err(), "GitLab hands the job out, and nobody hears of it");
+    assert_eq!(sim.request_job().unwrap().0, 204);
+    assert_eq!(sim.sim("GET", "/_sim/jobs", "").1[0]["status"], "running");
+}
+
+#[test]
+fn wrong_usage_is_told_in_one_sentence() {
+    let run = |words: &[&str]| -> Output {
+        Command::new(env!("CARGO_BIN_EXE_simulated-gitlab")).args(words).output().expect("it runs")
+    };
+    for (words, code, why) in [
+        (&["--nonsense"][..], 2, "no option --nonsense"),
+        (&["word"], 2, "word"),
+        (&["--seed"], 2, "--seed needs a value"),
+        (&["--seed", "x"], 2, "--seed needs a whole number"),
+        (&["--listen", "here"], 2, "--listen needs an address"),
+        (&["--fault", "moon"], 2, "WHAT:WHERE"),
+        (&["--long-poll", "-1"], 2, "--long-poll needs a number of seconds"),
+        (&["--jobs", "/nowhere/jobs.json"], 1, "/nowhere/jobs.json"),
+    ] {
+        let output = run(words);
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.code() == Some(code) && err.contains(why) && err.lines().count() == 1,
+            "{words:?}: {err}"
+        );
+    }
+    let sim = Sim::start(&[]);
+    let taken = run(&["--listen", sim.told("url").strip_prefix("http://").unwrap()]);
+    assert!(taken.status.code() == Some(1) && String::from_utf8_lossy(&taken.stderr).contains("cannot listen at"));
+    assert!(String::from_utf8(run(&["--help"]).stdout).unwrap().contains("Exit codes"));
+}
+
+#[test]
+fn a_browser_shows_jobs_and_logs() {
+    let sim = Sim::start(&[]);
+    sim.sim("POST", "/_sim/jobs", r#"{"name":"<b>watched"}"#);
+    let payload: Value = serde_json::from_str(&sim.request_job().unwrap().1).unwrap();
+    let (id, token) = (payload["id"].as_u64().unwrap(), payload["token"].as_str().unwrap());
+    let log = "section_start:1:s\r\x1b[0KTitle\n\x1b[32mgreen\x1b[0m\nsection_end:2:s\r\x1b[0K<script>";
+    let headers = format!("JOB-TOKEN: {token}\r\nContent-Type: text/plain\r\nContent-Range: 0-{}\r\n", log.len() - 1);
+    assert_eq!(sim.call("PATCH", &format!("/api/v4/jobs/{id}/trace"), &headers, log).unwrap().0, 202);
+    let page = sim.call("GET", "/", "", "").unwrap().1;
+    assert!(page.contains("&lt;b&gt;watched") && page.contains("running") && !page.contains("<b>watched"));
+    let page = sim.call("GET", &format!("/jobs/{id}"), "", "").unwrap().1;
+    assert!(page.contains("<summary>Title</summary>") && page.contains("&lt;script&gt;"), "{page}");
+    assert_eq!(sim.call("GET", "/jobs/7", "", "").unwrap().0, 404);
+
+    let browser = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| has(name));
+    let Some(browser) = browser else {
+        println!("skipped: there is no browser here to show the page in");
+        return;
+    };
+    let profile = std::env::temp_dir().join(format!("simulated-gitlab-browser-{}", std::process::id()));
+    let output = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"])
+        .args(["--disable-component-update", "--disable-sync", "--timeout=5000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .arg(format!("{}/jobs/{id}", sim.told("url")))
+        .output()
+        .expect("the browser runs");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    _ = fs::remove_dir_all(profile);
+    assert!(shown.contains("<span class=\"c2\">green</span>") && shown.contains("<details open=\"\">"), "{shown}");
+}
