@@ -56,6 +56,7 @@
 //! - [`manual::durability`]: what to save and when, so that a job survives anything.
 //! - [`manual::protocol`]: what each answer of GitLab is taken to mean.
 //! - [`manual::adapters`]: what an HTTP client owes the machines.
+//! - [`manual::coming_from_python`]: where everything is that the Python package `gitlab_runner_api` had.
 //!
 //! # What you can rely on
 //!
@@ -97,6 +98,7 @@ mod snapshot;
 mod status;
 mod throttle;
 mod time;
+pub mod variables;
 
 pub use api::job_spec::{Assignment, JobSpec};
 pub use body::{Body, BodyReader};

@@ -4,6 +4,7 @@
 //! its default, an unknown one is left alone, an unknown word of an enumeration is kept. Nothing is lost by that: the
 //! JSON itself stays with the [`Assignment`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,22 @@ use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+mod access;
+mod files;
+mod image;
+mod properties;
+
+pub use access::{
+    Credential, Hook, Input, InputType, InputValue, JobSecret, PolicyOptions, SecretProvider, SuspendOptions,
+};
+pub use files::{ArtifactFormat, ArtifactSpec, ArtifactWhen, ArtifactsFile, Cache, CachePolicy, Dependency};
+pub use image::{Image, Port, Service, ServiceVariable};
+
 use super::or_default;
 use crate::error::ProtocolError;
 use crate::secret::{JobToken, Secret};
 use crate::status::{FailureReason, open_enum};
+use crate::variables::is_true;
 
 /// A job that was handed out to us: its payload, decoded and as it came.
 ///
@@ -139,6 +152,42 @@ pub struct JobSpec {
     /// What the server knows and wants.
     #[serde(default, deserialize_with = "or_default")]
     pub features: JobFeatures,
+    /// What to run in place of `steps`: a JSON list, as a text. See [`JobSpec::run_steps`].
+    #[serde(default, deserialize_with = "or_default")]
+    pub run: Option<String>,
+    /// Scripts for certain moments of the job.
+    #[serde(default, deserialize_with = "or_default")]
+    pub hooks: Vec<Hook>,
+    /// The job's inputs.
+    #[serde(default, deserialize_with = "or_default")]
+    pub inputs: Vec<Input>,
+    /// The image the job is to run in.
+    #[serde(default, deserialize_with = "or_default")]
+    pub image: Option<Image>,
+    /// What is to run beside the job.
+    #[serde(default, deserialize_with = "or_default")]
+    pub services: Vec<Service>,
+    /// What to upload when the script has ended.
+    #[serde(default, deserialize_with = "or_default")]
+    pub artifacts: Vec<ArtifactSpec>,
+    /// What to restore before, and save after the script.
+    #[serde(default, deserialize_with = "or_default")]
+    pub cache: Vec<Cache>,
+    /// Credentials for registries. See [`JobSpec::registry_credential`].
+    #[serde(default, deserialize_with = "or_default")]
+    pub credentials: Vec<Credential>,
+    /// Jobs whose artifacts are wanted.
+    #[serde(default, deserialize_with = "or_default")]
+    pub dependencies: Vec<Dependency>,
+    /// Values to be fetched from vaults, by the name of the variable they go into.
+    #[serde(default, deserialize_with = "or_default")]
+    pub secrets: BTreeMap<String, JobSecret>,
+    /// How a policy bears upon the job.
+    #[serde(default, deserialize_with = "or_default")]
+    pub policy_options: Option<PolicyOptions>,
+    /// Whether the environment is to be suspended when the job has ended.
+    #[serde(default, deserialize_with = "or_default")]
+    pub suspend_options: Option<SuspendOptions>,
 }
 
 impl JobSpec {
@@ -166,11 +215,6 @@ impl JobSpec {
     }
 }
 
-/// What GitLab's runner takes for true: `true` and `t` in any case, and every spelling of 1.
-fn is_true(value: &str) -> bool {
-    value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("t") || value.parse() == Ok(1u64)
-}
-
 /// `job_info`: what the job is part of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
@@ -193,6 +237,42 @@ pub struct JobInfo {
     /// Its pipeline's id; newer servers.
     #[serde(default, deserialize_with = "or_default")]
     pub pipeline_id: Option<u64>,
+    /// The job's id once more. Servers of 11 leave it out.
+    #[serde(default, deserialize_with = "or_default")]
+    pub id: Option<u64>,
+    /// The id of the group or user the project belongs to.
+    #[serde(default, deserialize_with = "or_default")]
+    pub namespace_id: Option<u64>,
+    /// The id of the outermost group.
+    #[serde(default, deserialize_with = "or_default")]
+    pub root_namespace_id: Option<u64>,
+    /// The id of the organization.
+    #[serde(default, deserialize_with = "or_default")]
+    pub organization_id: Option<u64>,
+    /// A name of the instance.
+    #[serde(default, deserialize_with = "or_default")]
+    pub instance_id: Option<String>,
+    /// The instance's UUID.
+    #[serde(default, deserialize_with = "or_default")]
+    pub instance_uuid: Option<String>,
+    /// The user whose job it is.
+    #[serde(default, deserialize_with = "or_default")]
+    pub user_id: Option<u64>,
+    /// The user in whose name a composite identity acts.
+    #[serde(default, deserialize_with = "or_default")]
+    pub scoped_user_id: Option<u64>,
+    /// How long the job waited, in seconds.
+    #[serde(default, deserialize_with = "or_default")]
+    pub time_in_queue_seconds: Option<u64>,
+    /// How many jobs of the project run on the instance's runners: a number, `"N+"`, or `"+Inf"`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub project_jobs_running_on_instance_runners_count: Option<String>,
+    /// How many jobs waited for this runner.
+    #[serde(default, deserialize_with = "or_default")]
+    pub queue_size: Option<u64>,
+    /// Which of them this one was.
+    #[serde(default, deserialize_with = "or_default")]
+    pub queue_depth: Option<u64>,
 }
 
 open_enum! {
@@ -230,6 +310,12 @@ pub struct GitInfo {
     /// How many commits to fetch; 0 means all.
     #[serde(default, deserialize_with = "or_default")]
     pub depth: u64,
+    /// How the repository names its objects, `sha1` or `sha256`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub repo_object_format: Option<String>,
+    /// Whether the ref is protected; newer servers.
+    #[serde(default, deserialize_with = "or_default")]
+    pub protected: Option<bool>,
 }
 
 /// `runner_info`: what GitLab says about the runner.
@@ -239,6 +325,12 @@ pub struct RunnerInfo {
     /// The job's timeout in seconds: the smallest of the job's, the project's and the runner's.
     #[serde(default, deserialize_with = "or_default")]
     pub timeout: Option<u64>,
+    /// Where a session of the runner is expected.
+    #[serde(default, deserialize_with = "or_default")]
+    pub runner_session_url: Option<String>,
+    /// The runner's UUID; newest servers.
+    #[serde(default, deserialize_with = "or_default")]
+    pub uuid: Option<String>,
 }
 
 /// A job variable. `Debug` shows its key and flags, never its value.
@@ -265,6 +357,19 @@ pub struct Variable {
 }
 
 impl Variable {
+    /// A variable of the runner's own, that anybody may see.
+    #[must_use]
+    pub fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
+        let value = Some(Secret::new(value));
+        Self { key: key.into(), value, public: true, masked: false, file: false, raw: false }
+    }
+
+    /// The value of a secret that the runner has fetched, under the rules of GitLab: masked, and not expanded.
+    #[must_use]
+    pub fn secret(key: impl Into<String>, value: impl Into<String>, file: bool) -> Self {
+        Self { public: false, masked: true, raw: true, file, ..Self::new(key, value) }
+    }
+
     /// The value, empty if GitLab gave none.
     #[must_use]
     pub fn value(&self) -> &str {
@@ -331,6 +436,9 @@ pub struct JobFeatures {
     /// Prefixes of tokens that must not show in the log, beside the usual ones.
     #[serde(default, deserialize_with = "or_default")]
     pub token_mask_prefixes: Vec<String>,
+    /// Where to send traces of the job's course: `trace_id`, `span_parent_id`, `otel_endpoints`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub tracing: Option<serde_json::Value>,
 }
 
 #[cfg(test)]

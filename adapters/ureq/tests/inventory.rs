@@ -170,3 +170,48 @@ fn the_errors_and_reasons_of_old_are_there() {
     assert!(matches!(job.auth(), Err(Error::Canceled)));
     assert!(matches!(job.success(), Err(Error::Aborted(_))));
 }
+
+#[test]
+fn a_job_has_all_its_properties() {
+    use gitlab_runner_api_ureq::gitlab_runner_api::variables::{Place, Variables, export};
+
+    let server = server(Settings::default());
+    let mut runner = Runner::register(&server.url(), CREATED, Registration::new()).unwrap();
+    let credentials = serde_json::json!([{ "type": "registry", "url": "registry.example.test", "password": "p" }]);
+    let new = NewJob::new("all of it")
+        .script(["one", "two"])
+        .after_script(["three"])
+        .variable("GITLAB_USER_LOGIN", "root")
+        .variable("CI_PIPELINE_URL", "https://gitlab.example.test/acme/widgets/-/pipelines/7")
+        .variable("CI_COMMIT_MESSAGE", "a message")
+        .member("credentials", credentials);
+    let id = server.with(|gitlab, now| gitlab.queue(now, new));
+    let mut job = runner.request_job().unwrap().unwrap();
+    let spec = job.spec();
+    assert_eq!(
+        (spec.id, spec.token.expose(), spec.name(), spec.stage()),
+        (id, job.token().expose(), "all of it", "test")
+    );
+    assert_eq!((spec.username(), spec.commit_message()), (Some("root"), Some("a message")));
+    assert_eq!(spec.project_url(), Some("https://gitlab.example.test/acme/widgets"));
+    assert_eq!((spec.project_path(), spec.project_name()), (Some("acme/widgets"), "Widgets"));
+    assert_eq!((spec.git_ref(), spec.is_branch(), job.git_ref()), ("main", true, "main"));
+    assert!(spec.repo_url().unwrap().expose().ends_with("/acme/widgets.git") && spec.commit_sha().len() == 40);
+    assert!(
+        spec.job_url().unwrap().ends_with(&format!("/-/jobs/{id}")) && spec.pipeline_url().unwrap().ends_with("/7")
+    );
+    assert_eq!(spec.pipeline_id(), Some(7_000_000_001));
+    assert_eq!(
+        (spec.script(), spec.after_script()),
+        (&["one".to_owned(), "two".to_owned()][..], &["three".to_owned()][..])
+    );
+    assert!(spec.registry_credential("registry.example.test/a:1").is_some() && spec.registry_credential("a").is_none());
+
+    let variables = Variables::new(spec, &Place::default());
+    assert_eq!(variables.value("CI_PROJECT_DIR").as_deref(), Some("/builds/acme/widgets"));
+    assert!(variables.value("CI_SERVER").as_deref() == Some("yes") && variables.is_true("CI_DISPOSABLE_ENVIRONMENT"));
+    let token = variables.get("CI_JOB_TOKEN").unwrap();
+    assert!(token.masked && !token.public && !format!("{token:?}").contains(token.value()));
+    assert_eq!(export("A", "it's").unwrap(), "export A='it'\\''s'\n");
+    job.success().unwrap();
+}
