@@ -145,3 +145,22 @@ fn an_idle_job(bencher: Bencher<'_, '_>) {
         job
     });
 }
+
+/// The fullest payload of the samples.
+fn payload() -> Bytes {
+    include_bytes!("../tests/payloads/03-modern-full.json").as_slice().into()
+}
+
+/// A payload, read as a runner reads it.
+#[divan::bench]
+fn decode_payload(bencher: Bencher<'_, '_>) {
+    bencher.with_inputs(payload).bench_local_values(|json| Assignment::from_json(json).unwrap());
+}
+
+/// The same types, read by serde_json alone.
+#[divan::bench]
+fn decode_payload_bare(bencher: Bencher<'_, '_>) {
+    bencher
+        .with_inputs(payload)
+        .bench_local_values(|json| serde_json::from_slice::<gitlab_runner_api::JobSpec>(&json).unwrap());
+}
