@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::api::info::Info;
 use crate::error::ConfigError;
+use crate::time::Timestamp;
 
 /// The address of a GitLab instance, checked and brought into one form.
 ///
@@ -138,6 +139,7 @@ pub struct RunnerConfig {
     pub(crate) not_found_patience: Duration,
     pub(crate) retain: Retain,
     pub(crate) durable: bool,
+    pub(crate) rotation_due: Option<Timestamp>,
 }
 
 impl RunnerConfig {
@@ -160,6 +162,7 @@ impl RunnerConfig {
             not_found_patience: Duration::from_secs(3600),
             retain: Retain::All,
             durable: false,
+            rotation_due: None,
         }
     }
 
@@ -195,6 +198,14 @@ impl RunnerConfig {
     #[must_use]
     pub fn with_jitter_seed(mut self, seed: u64) -> Self {
         self.jitter_seed = seed;
+        self
+    }
+
+    /// When the runner's token is to be replaced: from then on a poller says so once, by
+    /// [`crate::PollerEvent::RotationDue`]. See [`crate::api::reset_token::rotation_due`]. Default never.
+    #[must_use]
+    pub fn with_rotation_due(mut self, at: Option<Timestamp>) -> Self {
+        self.rotation_due = at;
         self
     }
 

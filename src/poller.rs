@@ -77,6 +77,11 @@ pub enum PollerEvent {
         /// What happened first.
         cause: Cause,
     },
+    /// Three quarters of the token's life are over, see [`RunnerConfig::with_rotation_due`]. Once.
+    ///
+    /// Nothing is done about it: a token may be shared by several machines, and one whose new token gets lost is locked
+    /// out. Reset it ([`crate::api::reset_token`]), persist the new token, and go on with a new poller.
+    RotationDue,
     /// GitLab answers again, after `Refused`, `Misconfigured` or `Unavailable`.
     Recovered,
 }
@@ -111,6 +116,8 @@ pub struct Poller {
     trouble: Option<Trouble>,
     backoff: Backoff,
     events: VecDeque<PollerEvent>,
+    /// Not told yet.
+    rotation_due: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +137,7 @@ impl Poller {
         Self {
             request: RequestJob::new(token, &config),
             rng: Rng::new(config.jitter_seed, owner),
+            rotation_due: config.rotation_due,
             config,
             wire: Wire::new(Owner::Runner(owner), 0),
             clock: Steady::starting(now),
@@ -276,18 +284,22 @@ impl Machine for Poller {
         if let Some(event) = self.events.pop_front() {
             return Output::Event(event);
         }
+        if self.rotation_due.take_if(|due| *due <= now).is_some() {
+            return Output::Event(PollerEvent::RotationDue);
+        }
+        let until = |time: Option<Timestamp>| Output::Wait(time.into_iter().chain(self.rotation_due).min());
         if let Some(overdue_at) = self.wire.overdue_at() {
-            return Output::Wait(Some(overdue_at));
+            return until(Some(overdue_at));
         }
         if self.draining {
             return Output::Done;
         }
         if self.capacity == 0 {
-            return Output::Wait(None);
+            return until(None);
         }
         let not_before = self.not_before.max(self.hold);
         if now < not_before {
-            return Output::Wait(Some(not_before));
+            return until(Some(not_before));
         }
         let mut request = self.request.request(&self.config.server, CorrelationId::draw(&mut self.rng));
         request.headers_mut().insert(http::header::USER_AGENT, self.config.user_agent.clone());

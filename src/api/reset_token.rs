@@ -18,6 +18,7 @@ use crate::error::{CallError, ProtocolError};
 use crate::headers::PRIVATE_TOKEN;
 use crate::output::sealed::Sealed;
 use crate::secret::{PersonalAccessToken, RunnerToken, Secret};
+use crate::time::Timestamp;
 
 /// Resets a runner's token with that token.
 #[derive(Clone, Debug)]
@@ -57,6 +58,13 @@ pub struct NewToken {
     /// When it stops working, in ISO 8601; none if never.
     #[serde(default, deserialize_with = "or_default")]
     pub token_expires_at: Option<String>,
+}
+
+/// When a token should be replaced that was obtained and stops working then: after three quarters of its life, as the
+/// official runner does.
+#[must_use]
+pub fn rotation_due(obtained: Timestamp, expires: Timestamp) -> Timestamp {
+    obtained.saturating_add(expires.saturating_since(obtained) / 4 * 3)
 }
 
 fn decode(response: &Response<Bytes>, used: &Secret) -> Result<NewToken, CallError> {

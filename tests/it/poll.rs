@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::Register;
+use gitlab_runner_api::api::reset_token::rotation_due;
 use gitlab_runner_api::api::verify::Verify;
 use gitlab_runner_api::{
     Cause, Exchange, Failure, Machine, Poller, PollerEvent, RegistrationToken, RunnerConfig, RunnerToken, Throttle,
@@ -388,4 +389,29 @@ fn a_registration_whose_answer_is_lost_is_not_repeated() {
     limited.call();
     limited.answer(429, &[("retry-after", "60")], "");
     assert!(limited.call().at.saturating_since(START) >= 60 * SECOND, "it was refused before it was looked at");
+}
+
+#[test]
+fn a_token_that_grows_old_is_told_of_once() {
+    let obtained = START;
+    let due = rotation_due(obtained, obtained.saturating_add(SECOND * 4000));
+    assert_eq!(due.saturating_since(obtained), SECOND * 3000);
+    assert_eq!(
+        rotation_due(obtained, gitlab_runner_api::Timestamp::EPOCH),
+        obtained,
+        "one that has expired is due at once"
+    );
+
+    let mut poller = poller_of(config().with_rotation_due(Some(due)));
+    poller.machine.set_capacity(0);
+    assert_eq!(poller.waits(), Some(due), "also a poller without room wakes up for it");
+    poller.machine.set_capacity(1);
+    poller.sends("POST /jobs/request");
+    poller.answer(204, &[], "");
+    poller.now = due;
+    poller.sends("POST /jobs/request");
+    poller.answer(204, &[], "");
+    poller.call();
+    let told = poller.events.iter().filter(|event| matches!(event, PollerEvent::RotationDue)).count();
+    assert_eq!(told, 1, "{:?}", poller.events);
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::Attributes;
-use gitlab_runner_api::{RunnerToken, Server, SystemId};
+use gitlab_runner_api::api::reset_token::rotation_due;
+use gitlab_runner_api::{RunnerToken, Server, SystemId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FileError;
@@ -25,7 +26,9 @@ pub struct Record {
     pub id: u64,
     /// Its authentication token.
     pub token: RunnerToken,
-    /// When that stops working, in ISO 8601.
+    /// When this machine got it, in ISO 8601.
+    pub token_obtained_at: Option<String>,
+    /// When it stops working, in ISO 8601.
     pub token_expires_at: Option<String>,
     /// The name of this machine among those that share the token.
     pub system_id: SystemId,
@@ -35,7 +38,26 @@ pub struct Record {
     pub info: Info,
 }
 
+/// A time as it is kept in the file.
+#[must_use]
+pub fn at(time: Timestamp) -> String {
+    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(millis).map(|time| format!("{time:.3}")).unwrap_or_default()
+}
+
+fn time(text: &str) -> Option<Timestamp> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    Some(Timestamp::from_millis(u64::try_from(time.as_millisecond()).unwrap_or(0)))
+}
+
 impl Record {
+    /// When the token should be replaced; none if it never expires, or if it is not known since when it lives.
+    #[must_use]
+    pub fn rotation_due(&self) -> Option<Timestamp> {
+        let (obtained, expires) = self.token_obtained_at.as_deref().zip(self.token_expires_at.as_deref())?;
+        Some(rotation_due(time(obtained)?, time(expires)?))
+    }
+
     /// The lines that a job's log starts with, as with the official runner: which runner it was, and where.
     #[must_use]
     pub fn log_header(&self, info: &Info) -> String {
@@ -54,6 +76,8 @@ struct Stored {
     url: String,
     id: u64,
     token: String,
+    #[serde(default)]
+    token_obtained_at: Option<String>,
     #[serde(default)]
     token_expires_at: Option<String>,
     system_id: SystemId,
@@ -107,6 +131,7 @@ pub fn save(record: &Record, path: &Path) -> Result<(), FileError> {
         url: record.server.as_str().to_owned(),
         id: record.id,
         token: record.token.expose().to_owned(),
+        token_obtained_at: record.token_obtained_at.clone(),
         token_expires_at: record.token_expires_at.clone(),
         system_id: record.system_id.clone(),
         attributes: record.attributes.clone(),
@@ -180,6 +205,7 @@ pub fn load(path: &Path) -> Result<Record, FileError> {
         server: Server::parse(&stored.url).map_err(|error| bad(error.to_string()))?,
         id: stored.id,
         token: RunnerToken::new(stored.token).map_err(|error| bad(error.to_string()))?,
+        token_obtained_at: stored.token_obtained_at,
         token_expires_at: stored.token_expires_at,
         system_id: stored.system_id,
         attributes: stored.attributes,
@@ -196,7 +222,8 @@ mod tests {
             server: Server::parse("https://gitlab.example.test").unwrap(),
             id: 12,
             token: RunnerToken::new("glrt-canary").unwrap(),
-            token_expires_at: Some("2027-01-11T14:39:24.000Z".to_owned()),
+            token_obtained_at: Some(at(Timestamp::from_millis(1_800_000_000_123))),
+            token_expires_at: Some("2027-01-16T08:00:00.123+00:00".to_owned()),
             system_id: SystemId::new("s_0123456789ab").unwrap(),
             attributes: Attributes::default(),
             info: default_info().with_name("ours").with_revision("abc"),
@@ -212,6 +239,8 @@ mod tests {
         let loaded = load(&path).unwrap();
         assert_eq!((loaded.id, loaded.token.expose()), (12, "glrt-canary"));
         assert_eq!(loaded.info, record().info);
+        let due = loaded.rotation_due().unwrap();
+        assert_eq!(due.as_millis(), 1_800_000_000_123 + 86_400_000 * 3 / 4, "three quarters of a day");
         assert_eq!((loaded.system_id, loaded.token_expires_at), (record().system_id, record().token_expires_at));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays behind");
         #[cfg(unix)]

@@ -1,4 +1,5 @@
-//! What the adapters of [`gitlab_runner_api`] share: the runner file, the system id, and what a new runner is to be like.
+//! What the adapters of [`gitlab_runner_api`] share: the runner file, the system id, the files of
+//! file variables, and what a new runner is to be like.
 //!
 //! Applications use an adapter, which passes on what they need of this. It does no networking, and the file is the same
 //! for all adapters.
@@ -9,8 +10,10 @@ mod error;
 mod file;
 mod registration;
 mod system_id;
+mod variables;
 
 pub use error::FileError;
-pub use file::{Record, check_writable, load, save};
+pub use file::{Record, at, check_writable, load, save};
 pub use registration::{Registration, default_info};
 pub use system_id::make as make_system_id;
+pub use variables::write_files;

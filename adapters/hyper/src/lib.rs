@@ -71,7 +71,7 @@ pub use gitlab_runner_api;
 pub use gitlab_runner_api::{
     Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Stream,
 };
-pub use gitlab_runner_api_files::Registration;
+pub use gitlab_runner_api_files::{Registration, write_files};
 pub use job::{Job, State};
 pub use log::Log;
 pub use runner::Runner;

@@ -13,7 +13,7 @@ use gitlab_runner_api::{
     CallError, Exchange, ExchangeError, Misuse, Output, RegistrationToken, RunnerConfig, RunnerToken, Server, SystemId,
 };
 
-use gitlab_runner_api_files::{self as file, Record, Registration, make_system_id};
+use gitlab_runner_api_files::{self as file, Record, Registration, at, make_system_id};
 use tokio::runtime::Handle;
 
 use crate::driver::{Driver, Setup};
@@ -88,7 +88,9 @@ impl Runner {
             (made.id, made.token, made.token_expires_at)
         };
         let (attributes, info) = (registration.attributes().clone(), registration.info().clone());
-        let record = Record { server, id, token, token_expires_at, system_id, attributes, info };
+        let token_obtained_at = Some(at(link.clock.now()));
+        let record = Record { server, id, token, token_obtained_at, token_expires_at, system_id, attributes, info };
+        let config = Arc::new(config.as_ref().clone().with_rotation_due(record.rotation_due()));
         Ok(Self { record, config, link, patience: PATIENCE, header: true, hub: Owner::default() })
     }
 
@@ -109,6 +111,7 @@ impl Runner {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let record = file::load(path.as_ref())?;
         let config = config(&record.server, &record.system_id, record.info.clone())?;
+        let config = Arc::new(config.as_ref().clone().with_rotation_due(record.rotation_due()));
         Ok(Self {
             record,
             config,

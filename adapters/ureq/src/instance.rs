@@ -10,7 +10,7 @@ use gitlab_runner_api::{
     Exchange, PersonalAccessToken, RegistrationToken, RunnerConfig, RunnerToken, Server, SystemId,
 };
 
-use gitlab_runner_api_files::{Record, Registration, make_system_id};
+use gitlab_runner_api_files::{Record, Registration, at, make_system_id};
 
 use crate::driver::Link;
 use crate::error::Error;
@@ -72,6 +72,7 @@ impl Instance {
             server: self.server.clone(),
             id: made.id,
             token: made.token,
+            token_obtained_at: Some(at(self.link.clock.now())),
             token_expires_at: made.token_expires_at,
             system_id,
             attributes: registration.attributes().clone(),
@@ -121,6 +122,7 @@ impl Instance {
             server: self.server.clone(),
             id,
             token,
+            token_obtained_at: Some(at(self.link.clock.now())),
             token_expires_at: expires_at,
             system_id,
             attributes: registration.attributes().clone(),

@@ -54,7 +54,7 @@ pub use gitlab_runner_api;
 pub use gitlab_runner_api::{
     Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Stream,
 };
-pub use gitlab_runner_api_files::Registration;
+pub use gitlab_runner_api_files::{Registration, write_files};
 pub use instance::Instance;
 pub use job::{Artifact, Job, Log, State};
 pub use run::Stop;

@@ -17,7 +17,7 @@ use gitlab_runner_api::{
     RunnerConfig, RunnerToken, SystemId, Timestamp,
 };
 
-use gitlab_runner_api_files::{self as file, Record, Registration};
+use gitlab_runner_api_files::{self as file, Record, Registration, at};
 
 use crate::driver::Link;
 use crate::error::Error;
@@ -47,6 +47,7 @@ pub struct Runner {
 
 impl Runner {
     pub(crate) fn of(record: Record, config: Arc<RunnerConfig>, link: Link) -> Self {
+        let config = Arc::new(config.as_ref().clone().with_rotation_due(record.rotation_due()));
         Self { record, config, link, patience: PATIENCE, header: true, poller: None, refused_until: None }
     }
 
@@ -160,6 +161,14 @@ impl Runner {
         self.record.token_expires_at.as_deref()
     }
 
+    /// When the token should be replaced, by [`Runner::reset_token`]: after three quarters of its life; none if it never
+    /// expires. [`Runner::run_with`] tells when it is time, by [`PollerEvent::RotationDue`]. Nothing is done by itself,
+    /// since the token may be shared by other machines.
+    #[must_use]
+    pub fn rotation_due(&self) -> Option<Timestamp> {
+        self.record.rotation_due()
+    }
+
     /// The name of this machine among those that share the token.
     #[must_use]
     pub fn system_id(&self) -> &SystemId {
@@ -241,7 +250,9 @@ impl Runner {
     fn take_token(&mut self, new: NewToken, path: &Path) -> Result<(), Error> {
         self.record.token = new.token;
         self.record.token_expires_at = new.token_expires_at;
-        self.poller = None;
+        self.record.token_obtained_at = Some(at(self.link.clock.now()));
+        let config = self.config.as_ref().clone().with_rotation_due(self.record.rotation_due());
+        (self.config, self.poller) = (Arc::new(config), None);
         self.save(path)
     }
 

@@ -71,8 +71,13 @@ fn a_token_is_reset_and_kept_before_it_is_used() {
     let other = Runner::register(&server.url(), CREATED, Registration::new()).unwrap();
     assert!(matches!(runner.reset_token(folder.path().join("none/runner.json")), Err(Error::File { .. })));
     runner.check_auth().unwrap();
+    assert_eq!(runner.rotation_due(), None, "it never expires");
 
+    server.with(|gitlab, _| gitlab.settings_mut().token_expires_at = Some("2100-01-01T00:00:00.000Z".into()));
     runner.reset_token(&path).unwrap();
+    let (now, due) = (server.now(), runner.rotation_due().unwrap());
+    assert!(due > now && due.as_millis() < 4_102_444_800_000, "{due:?}");
+    assert_eq!(Runner::load(&path).unwrap().rotation_due(), Some(due));
     assert_ne!(runner.token().expose(), CREATED);
     assert_eq!(Runner::load(&path).unwrap().token().expose(), runner.token().expose());
     runner.check_auth().unwrap();
