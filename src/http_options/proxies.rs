@@ -1,7 +1,8 @@
 //! Which proxy a request goes through, decided as the official runner decides it.
 
 use std::fmt;
-use std::net::IpAddr;
+// The address as a value, which has no socket in it.
+use core::net::IpAddr;
 
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
