@@ -129,8 +129,10 @@ impl Variables {
     #[must_use]
     pub fn new(spec: &JobSpec, place: &Place) -> Self {
         let builds = place.builds_dir.trim_end_matches('/');
-        let path = spec.project_path().unwrap_or("project");
-        let project = place.project_dir.clone().unwrap_or_else(|| format!("{builds}/{path}"));
+        // Where a server does not name the path, a job's own variable does: it must not lead out of the folder.
+        let parts = spec.project_path().unwrap_or("project").split('/');
+        let path: Vec<&str> = parts.filter(|part| !matches!(*part, "" | "." | "..")).collect();
+        let project = place.project_dir.clone().unwrap_or_else(|| format!("{builds}/{}", path.join("/")));
         let temp_dir = place.temp_project_dir.clone().unwrap_or_else(|| format!("{project}.tmp"));
         let timeout = spec.timeout().map_or(7200, |timeout| timeout.as_secs());
         let mut variables = Self { list: Vec::new(), index: BTreeMap::new(), temp_dir: temp_dir.clone() };

@@ -3,6 +3,7 @@
 
 mod machines;
 
+use gitlab_runner_api::variables::{Place, Variables};
 use gitlab_runner_api::{Assignment, Timestamp, headers};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -44,7 +45,15 @@ pub fn job_spec(data: &[u8]) {
             if token.len() >= 8 && !String::from_utf8_lossy(data).replacen(token, "", 1).contains(token) {
                 assert!(!format!("{assignment:?}").contains(token), "the token shows");
             }
-            _ = (assignment.spec().timeout(), assignment.spec().variable("CI"), assignment.spec().step("script"));
+            let spec = assignment.spec();
+            _ = (spec.timeout(), spec.script_timeout(), spec.after_script_timeout(), spec.tags(), spec.run_steps());
+            _ = (spec.step("script"), spec.registry_credential("registry.example.test/a:1"));
+            let variables = Variables::new(spec, &Place::default());
+            let named = variables.environment().len();
+            assert!(named <= spec.variables.len() + 16, "{named} variables");
+            let below = |(path, _): (String, _)| path.starts_with(&format!("{}/", variables.temp_project_dir()));
+            assert!(variables.files().into_iter().all(below), "a file leaves its folder");
+            _ = (variables.masked(), variables.expand("$CI ${CI_JOB_ID} $$"));
         }
     }
     if let Some(salvaged) = Assignment::salvage(data.to_vec()) {

@@ -99,6 +99,18 @@ fn what_no_process_or_folder_can_hold_is_left_out() {
 }
 
 #[test]
+fn a_project_path_does_not_lead_out_of_the_folder() {
+    let payload =
+        json!({ "id": 1, "token": "t", "variables": [{ "key": "CI_PROJECT_PATH", "value": "/../../etc/./x" }] });
+    let assignment = Assignment::from_json(payload.to_string()).unwrap();
+    let variables = Variables::new(assignment.spec(), &Place::default());
+    assert_eq!(
+        (variables.value("CI_PROJECT_DIR").as_deref(), variables.temp_project_dir()),
+        (Some("/builds/etc/x"), "/builds/etc/x.tmp")
+    );
+}
+
+#[test]
 fn masked_values_are_expanded_trimmed_and_told_once() {
     let list = json!([
         { "key": "A", "value": " canary-$B \n", "masked": true }, { "key": "B", "value": "b" },
