@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::api::info::Info;
 use crate::error::ConfigError;
+use crate::log::LogOptions;
 use crate::time::Timestamp;
 
 /// The address of a GitLab instance, checked and brought into one form.
@@ -139,6 +140,7 @@ pub struct RunnerConfig {
     pub(crate) not_found_patience: Duration,
     pub(crate) retain: Retain,
     pub(crate) durable: bool,
+    pub(crate) log: LogOptions,
     pub(crate) rotation_due: Option<Timestamp>,
 }
 
@@ -162,6 +164,7 @@ impl RunnerConfig {
             not_found_patience: Duration::from_secs(3600),
             retain: Retain::All,
             durable: false,
+            log: LogOptions::default(),
             rotation_due: None,
         }
     }
@@ -183,7 +186,7 @@ impl RunnerConfig {
     pub fn with_info(mut self, info: Info) -> Self {
         self.user_agent = info.user_agent();
         self.info = info;
-        self
+        self.announce_masking()
     }
 
     /// The name of this machine among those that share the token.
@@ -268,6 +271,21 @@ impl RunnerConfig {
     #[must_use]
     pub fn with_retain(mut self, retain: Retain) -> Self {
         self.retain = retain;
+        self
+    }
+
+    /// What is done with the logs of jobs before they are sent. The default hides secrets.
+    #[must_use]
+    pub fn with_log(mut self, options: LogOptions) -> Self {
+        self.log = options;
+        self.announce_masking()
+    }
+
+    /// A runner whose logs are passed on raw does not mask, whatever else it says.
+    fn announce_masking(mut self) -> Self {
+        if self.log.is_raw() {
+            self.info = self.info.clone().with_features(self.info.features().masking(false));
+        }
         self
     }
 

@@ -1,6 +1,7 @@
 //! One job: accepts it, delivers its log, notices its cancellation, and reports its result.
 
 mod drive;
+mod log;
 mod phase;
 mod rules;
 mod snapshot;
@@ -23,7 +24,7 @@ use crate::call::{Call, CallKind, Owner, Scope, Ticket, Wire};
 use crate::config::RunnerConfig;
 use crate::error::{Misuse, ProtocolError, Rejection};
 use crate::headers::{self, TOLD_DELAY_CAP};
-use crate::log::{Pipeline, Stream};
+use crate::log::{Pipeline, ansi};
 use crate::output::{Machine, Output, sealed::Sealed};
 use crate::reply::{Cause, Failure, Received};
 use crate::rng::Rng;
@@ -63,6 +64,9 @@ pub enum JobEvent {
     TimedOut,
     /// The job is over: kill everything. Nothing more is sent.
     Aborted(AbortReason),
+    /// So many of the secrets that are masked are shorter than the 8 bytes GitLab asks of a masked variable. They are
+    /// hidden, and much of the log that is no secret may be hidden with them.
+    ShortSecrets(usize),
     /// Save now: append [`Job::unsaved`] to the saved log, replace the saved snapshot by [`Job::snapshot`], make both
     /// durable, and then say so with [`Job::saved`]. Only of a [durable](RunnerConfig::with_durable) job.
     Save,
@@ -140,6 +144,8 @@ pub struct Job {
     phase: Phase,
     trace: Trace,
     pipeline: Pipeline,
+    /// The names of the sections that are open, the innermost last.
+    sections: Vec<String>,
     events: VecDeque<JobEvent>,
     cancellation: Cancellation,
     revision: u64,
@@ -201,14 +207,15 @@ impl Job {
         let trace = Trace::new(config.retain, config.durable);
         let rng = Rng::new(config.jitter_seed, assignment.id());
         let timeout = assignment.spec().timeout().unwrap_or(config.default_timeout);
-        Self {
+        let mut job = Self {
             wire: Wire::new(Owner::Job(assignment.id()), 0),
             clock: Steady::starting(now),
             rng,
             backoff: Backoff::default(),
             phase: Phase::Running,
             trace,
-            pipeline: Pipeline::default(),
+            pipeline: Pipeline::new(&config.log, assignment.spec()),
+            sections: Vec::new(),
             events: VecDeque::new(),
             cancellation: Cancellation::None,
             revision: 0,
@@ -236,7 +243,9 @@ impl Job {
             abandoned: false,
             assignment: assignment.clone(),
             config,
-        }
+        };
+        job.report_short_secrets(0);
+        job
     }
 
     /// A job that cannot be run because its payload cannot be read: says so in its log, and fails.
@@ -247,7 +256,7 @@ impl Job {
         now: Timestamp,
     ) -> Self {
         let mut job = Self::new(config, assignment, now);
-        job.write(format!("\u{1b}[31;1mERROR: The runner cannot read this job: {error}\u{1b}[0;m\n"));
+        job.write(ansi::error(&format!("The runner cannot read this job: {error}")));
         job.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
         job
     }
@@ -293,29 +302,12 @@ impl Job {
         &self.assignment
     }
 
-    /// Appends to the log, as the runner itself.
-    pub fn write(&mut self, chunk: impl Into<Bytes>) -> Written {
-        self.write_to(Stream::Runner, chunk)
-    }
-
-    /// Appends to the log.
-    pub fn write_to(&mut self, stream: Stream, chunk: impl Into<Bytes>) -> Written {
-        if self.abandoned || self.phase != Phase::Running {
-            return Written::Ended;
-        }
-        let trace = &mut self.trace;
-        self.pipeline.push(stream, chunk.into(), &mut |bytes| trace.write(bytes));
-        self.revision += 1;
-        Written::Queued
-    }
-
     /// The job has ended like this. The log is complete, and will be delivered first. The first call counts.
     pub fn finish(&mut self, result: JobResult) {
         if self.abandoned || self.phase != Phase::Running {
             return;
         }
-        let trace = &mut self.trace;
-        self.pipeline.end(&mut |bytes| trace.write(bytes));
+        self.complete_log();
         let reason = result.reason.map(|reason| reason.supported_by(&self.spec().features.failure_reasons));
         self.phase = Phase::Finishing(Finishing::new(JobResult { reason, ..result }));
         // GitLab may have lost an end that nobody sends any more; what is still to be sent finds that out by itself.

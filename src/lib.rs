@@ -64,11 +64,9 @@
 //! - The result is sent when all of the log is acknowledged, and again until GitLab has it or says that it will not.
 //! - A job is ended early by GitLab's word alone, never by a proxy's and never by a number of failures.
 //! - At most one call of a machine is on the wire. A call that must not be repeated is not.
+//! - No byte of a masked variable is in the log, however a job prints it: see [`log`].
 //! - No token or variable shows in any `Debug`, `Display`, event, error or snapshot.
 //! - Nothing panics on what a server, a file or a caller hands in.
-//!
-//! The log is passed on as it was written: masking of secrets is not part of this version, and the feature `masking` is
-//! not announced.
 //!
 //! # Features
 //!
@@ -87,7 +85,7 @@ mod exchange;
 pub mod headers;
 mod http_options;
 mod job;
-mod log;
+pub mod log;
 pub mod manual;
 mod output;
 mod poller;

@@ -1,12 +1,57 @@
-//! The pipeline from what a job prints to what GitLab gets.
+//! From what a job prints to what GitLab gets: secrets hidden, valid UTF-8, within its size.
 //!
 //! Every byte of a log passes through here exactly once, before it is counted, kept, saved or sent. Offsets, checksum and
-//! saved logs are all of bytes *after* the pipeline. Today it has no stage and passes bytes as they are; masking, URL
-//! parameters, token prefixes, timestamps, UTF-8 repair and the size limit take their place here, in this order, one
-//! chain for each [`Stream`].
+//! saved logs are all of bytes *after* the pipeline. It has one chain of stages for each [`Stream`], in the order of the
+//! official runner:
+//!
+//! | Stage | What it does | Holds back |
+//! | --- | --- | --- |
+//! | masks | every byte of every occurrence of a secret is hidden | what may become a secret |
+//! | URL parameters | `?private_token=` and the like keep their key only | nothing |
+//! | token prefixes | of `glpat-…` and the like only the prefix stays | nothing |
+//! | UTF-8 | bytes that are no text become U+FFFD | an incomplete character |
+//! | timestamps | each line begins with its time, if wanted | an unfinished line |
+//!
+//! Behind all chains is the limit. UTF-8 is made whole before lines are stamped, and per stream, so that a character
+//! that one write begins and the next one ends survives whatever comes between them.
+//!
+//! How a stream is cut into writes makes no difference to what comes out. A secret that is cut in two by a write of
+//! *another* stream is not found: write standard output and standard error to one stream where that matters.
+//!
+//! What is done is chosen by [`LogOptions`], with [`crate::RunnerConfig::with_log`].
+
+pub mod ansi;
+mod automaton;
+mod limit;
+mod mask;
+mod options;
+pub(crate) mod section;
+#[cfg(test)]
+mod tests;
+mod timestamps;
+mod tokens;
+mod urls;
+mod utf8;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use crate::api::job_spec::JobSpec;
+use crate::time::Timestamp;
+use automaton::Automaton;
+use limit::{Ending, Limit};
+use timestamps::{Line, Stamper};
+use tokens::Tokens;
+use urls::Urls;
+use utf8::Repair;
+
+pub use limit::LogLimit;
+pub use mask::{Masker, Masks};
+pub use options::{LogOptions, Timestamps};
+pub use section::Section;
 
 /// Where a piece of a log comes from. Each has a chain of its own, so that streams cut each other's lines nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,19 +69,185 @@ pub enum Stream {
 }
 
 /// The stages of one job's log.
-#[derive(Debug, Default)]
-pub(crate) struct Pipeline {}
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    raw: bool,
+    stamped: bool,
+    masks: Arc<Masks>,
+    prefixes: Arc<Automaton>,
+    chains: BTreeMap<Stream, Chain>,
+    limit: Limit,
+}
 
 impl Pipeline {
-    /// Takes a piece in, and gives out what may go on.
-    #[expect(clippy::unused_self, reason = "the stages to come hold state")]
-    pub(crate) fn push(&mut self, _stream: Stream, chunk: Bytes, out: &mut impl FnMut(Bytes)) {
-        if !chunk.is_empty() {
-            out(chunk);
+    pub(crate) fn new(options: &LogOptions, spec: &JobSpec) -> Self {
+        let variables = LogOptions::variables(spec);
+        Self {
+            raw: options.is_raw(),
+            stamped: options.stamps(&variables),
+            masks: options.masks(spec, &variables),
+            prefixes: options.prefixes(spec, &variables),
+            chains: BTreeMap::new(),
+            limit: Limit::new(options.limit()),
         }
     }
 
+    /// Takes a piece in, and gives out what may go on.
+    pub(crate) fn push(&mut self, stream: Stream, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        if chunk.is_empty() || self.limit.is_cut() {
+            return;
+        }
+        if self.raw {
+            return self.limit.push(chunk, out);
+        }
+        let chain = self.chains.entry(stream).or_insert_with(|| {
+            Chain::new(stream, Masker::new(Arc::clone(&self.masks)), Arc::clone(&self.prefixes), self.stamped)
+        });
+        chain.push(chunk, now, &mut |bytes| self.limit.push(bytes, out));
+    }
+
     /// The log has ended: gives out what was held back.
-    #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "the stages to come hold bytes back")]
-    pub(crate) fn end(&mut self, _out: &mut impl FnMut(Bytes)) {}
+    pub(crate) fn end(&mut self, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        for chain in self.chains.values_mut() {
+            chain.end(now, &mut |bytes| self.limit.push(bytes, out));
+        }
+        self.limit.end(out);
+    }
+
+    /// Hides also what the payload names since.
+    pub(crate) fn mask_more(&mut self, options: &LogOptions, spec: &JobSpec) {
+        self.masks = options.masks(spec, &LogOptions::variables(spec));
+        for chain in self.chains.values_mut() {
+            chain.masker.replace(&self.masks);
+        }
+    }
+
+    /// How many secrets are short, see [`Masks::short`].
+    pub(crate) fn short_secrets(&self) -> usize {
+        if self.raw { 0 } else { self.masks.short() }
+    }
+
+    pub(crate) fn snapshot(&self) -> PipelineSnapshot {
+        let chains = self.chains.iter().map(|(stream, chain)| chain.snapshot(*stream));
+        PipelineSnapshot { chains: chains.filter(|chain| !chain.is_idle()).collect(), ending: self.limit.ending() }
+    }
+
+    /// Takes up a snapshot that was made when so much had been written.
+    pub(crate) fn restore(&mut self, from: PipelineSnapshot, written: u64, options: &LogOptions) {
+        self.limit = Limit::resume(options.limit(), written, from.ending);
+        for chain in from.chains {
+            let masker = Masker::resume(&self.masks, chain.held);
+            let restored = Chain {
+                masker,
+                urls: chain.urls,
+                tokens: Tokens::resume(Arc::clone(&self.prefixes), chain.token),
+                repair: Repair::resume(chain.bytes),
+                stamper: self.stamped.then(|| Stamper::resume(chain.stream, chain.line.unwrap_or_default())),
+            };
+            self.chains.insert(chain.stream, restored);
+        }
+    }
+}
+
+/// The stages of one stream.
+#[derive(Debug)]
+struct Chain {
+    masker: Masker,
+    urls: Urls,
+    tokens: Tokens,
+    repair: Repair,
+    stamper: Option<Stamper>,
+}
+
+impl Chain {
+    fn new(stream: Stream, masker: Masker, prefixes: Arc<Automaton>, stamped: bool) -> Self {
+        let stamper = stamped.then(|| Stamper::new(stream));
+        Self { masker, urls: Urls::default(), tokens: Tokens::new(prefixes), repair: Repair::default(), stamper }
+    }
+
+    fn push(&mut self, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        let Self { masker, urls, tokens, repair, stamper } = self;
+        masker.push(chunk, &mut |bytes| behind_masks(urls, tokens, repair, stamper, bytes, now, out));
+    }
+
+    fn end(&mut self, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        let Self { masker, urls, tokens, repair, stamper } = self;
+        masker.end(&mut |bytes| behind_masks(urls, tokens, repair, stamper, bytes, now, out));
+        repair.end(&mut |bytes| stamp(stamper, bytes, now, out));
+        if let Some(stamper) = stamper {
+            stamper.end(out);
+        }
+    }
+
+    fn snapshot(&self, stream: Stream) -> ChainSnapshot {
+        ChainSnapshot {
+            stream,
+            held: self.masker.held(),
+            urls: self.urls,
+            token: self.tokens.mark(),
+            bytes: self.repair.held().to_vec(),
+            line: self.stamper.as_ref().map(Stamper::line),
+        }
+    }
+}
+
+fn behind_masks(
+    urls: &mut Urls,
+    tokens: &mut Tokens,
+    repair: &mut Repair,
+    stamper: &mut Option<Stamper>,
+    bytes: Bytes,
+    now: Timestamp,
+    out: &mut dyn FnMut(Bytes),
+) {
+    urls.push(bytes, &mut |bytes| {
+        tokens.push(bytes, &mut |bytes| repair.push(bytes, &mut |bytes| stamp(stamper, bytes, now, out)));
+    });
+}
+
+fn stamp(stamper: &mut Option<Stamper>, bytes: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+    match stamper {
+        Some(stamper) => stamper.push(bytes, now, out),
+        None => out(bytes),
+    }
+}
+
+/// What a pipeline holds back. What may be part of a secret is named, never shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PipelineSnapshot {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    chains: Vec<ChainSnapshot>,
+    #[serde(default)]
+    ending: Ending,
+}
+
+impl PipelineSnapshot {
+    /// Whether nothing is to be remembered.
+    pub(crate) fn is_idle(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ChainSnapshot {
+    stream: Stream,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held: Option<mask::Held>,
+    #[serde(default)]
+    urls: Urls,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<tokens::Mark>,
+    /// Of a character that is not complete.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    bytes: Vec<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    line: Option<Line>,
+}
+
+impl ChainSnapshot {
+    fn is_idle(&self) -> bool {
+        let Self { stream: _, held, urls, token, bytes, line } = self;
+        let between_lines = line.as_ref().is_none_or(Line::is_idle);
+        held.is_none() && *urls == Urls::Text && token.is_none() && bytes.is_empty() && between_lines
+    }
 }

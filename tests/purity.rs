@@ -40,10 +40,13 @@ const FORBIDDEN: &[&str] = &[
 
 /// Each with what it is for. Adding one is a decision.
 const DEPENDENCIES: &[(&str, &str)] = &[
+    ("base64", "secrets that were encoded; on request"),
     ("bytes", "log and bodies without copies"),
     ("crc32fast", "the log's checksum"),
     ("http", "requests and responses"),
     ("httpdate", "Retry-After and Date"),
+    ("humantime", "the time before each line"),
+    ("memchr", "searches the log; part of serde_json"),
     ("percent-encoding", "names and passwords in a proxy's address; part of url"),
     ("serde", "payloads and snapshots"),
     ("serde_json", "payloads and snapshots"),

@@ -201,8 +201,9 @@ features! {
     terminal = false,
     /// Exactly the payload's refspecs are fetched. Needed by merge request pipelines.
     refspecs = false,
-    /// Masked variables do not show in the log.
-    masking = false,
+    /// Masked variables do not show in the log. Kept by this library, unless logs are passed on
+    /// [raw](crate::log::LogOptions::dangerously_raw).
+    masking = true,
     /// Services are proxied to the web terminal.
     proxy = false,
     /// Variables marked `raw` are not expanded.
@@ -251,8 +252,15 @@ mod tests {
         let json = serde_json::to_value(Features::default()).unwrap();
         let promised: Vec<_> =
             json.as_object().unwrap().iter().filter(|(_, on)| **on == true).map(|(name, _)| name.as_str()).collect();
-        let mut kept =
-            ["trace_reset", "trace_checksum", "trace_size", "cancelable", "return_exit_code", "two_phase_job_commit"];
+        let mut kept = [
+            "masking",
+            "trace_reset",
+            "trace_checksum",
+            "trace_size",
+            "cancelable",
+            "return_exit_code",
+            "two_phase_job_commit",
+        ];
         kept.sort_unstable();
         assert_eq!(promised, kept);
         assert_eq!(json.as_object().unwrap().len(), 31);

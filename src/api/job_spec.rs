@@ -70,7 +70,18 @@ impl Assignment {
         &self.spec
     }
 
-    /// The payload as it came. **Secret**: it holds the job's token and its variables.
+    /// The same, and a value to be masked that is not in the payload: it becomes part of the JSON.
+    pub(crate) fn masking(&self, secret: &Secret) -> Result<Self, ProtocolError> {
+        let mut json: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&self.json).map_err(|error| ProtocolError::json(&error))?;
+        let known = self.spec.masked_at_run_time.iter();
+        let values: Vec<&str> = known.chain([secret]).map(Secret::expose).collect();
+        json.insert("masked_at_run_time".to_owned(), values.into());
+        Self::from_json(serde_json::Value::from(json).to_string())
+    }
+
+    /// The payload as it came; after [`crate::Job::mask`], with what is masked besides. **Secret**: it holds the job's
+    /// token and its variables.
     #[must_use]
     pub fn as_json(&self) -> &Bytes {
         &self.json
@@ -188,6 +199,9 @@ pub struct JobSpec {
     /// Whether the environment is to be suspended when the job has ended.
     #[serde(default, deserialize_with = "or_default")]
     pub suspend_options: Option<SuspendOptions>,
+    /// Not of GitLab: values that the runner learnt in the meantime, see [`crate::Job::mask`].
+    #[serde(default, deserialize_with = "or_default")]
+    pub(crate) masked_at_run_time: Vec<Secret>,
 }
 
 impl JobSpec {

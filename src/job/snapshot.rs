@@ -11,6 +11,7 @@ use super::{Job, JobEvent, Probe};
 use crate::backoff::{Backoff, Policy};
 use crate::call::Wire;
 use crate::headers;
+use crate::log::PipelineSnapshot;
 use crate::rng::Rng;
 use crate::snapshot::{self, ResumeError};
 use crate::time::Timestamp;
@@ -48,6 +49,10 @@ pub struct JobSnapshot {
     pub(super) flush_at: Timestamp,
     pub(super) retry_at: Timestamp,
     pub(super) not_found_since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "PipelineSnapshot::is_idle")]
+    pub(super) log_pipeline: PipelineSnapshot,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) log_sections: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,6 +140,8 @@ impl Job {
             flush_at: self.flush_at,
             retry_at: self.retry_at,
             not_found_since: self.not_found_since,
+            log_pipeline: self.pipeline.snapshot(),
+            log_sections: self.sections.clone(),
         }
     }
 
@@ -150,6 +157,8 @@ impl Job {
             shift: from.log_shift,
             floor: from.log_floor,
         };
+        self.pipeline.restore(from.log_pipeline, from.log_written, &self.config.log);
+        self.sections = from.log_sections;
         self.trace = Trace::restored(self.config.retain, self.config.durable, offsets);
         // Far above whatever the earlier life went on to send, so that its tickets are stale here.
         self.wire = Wire::new(self.wire.owner(), from.sequence.saturating_add(1 << 32));

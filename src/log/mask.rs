@@ -1,0 +1,305 @@
+//! Hides secrets.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::automaton::{Automaton, ROOT, State};
+use crate::secret::Secret;
+
+/// What stands in place of a secret.
+pub(super) const MARKER: Bytes = Bytes::from_static(b"[MASKED]");
+
+/// GitLab takes no shorter value for a masked variable.
+const SHORT: usize = 8;
+
+/// Shorter lines of a value of several lines say too little to be secrets of their own.
+const SHORTEST_LINE: usize = 8;
+
+/// Which forms of a secret are hidden beside the secret itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Forms {
+    pub(super) lines: bool,
+    pub(super) encoded: bool,
+}
+
+/// The secrets of a job, ready to be searched for. `Debug` shows how many there are.
+///
+/// A value counts without white space around it; an empty one does not. A value of several lines is hidden with either
+/// line ending, and so is each of its lines of at least 8 bytes.
+pub struct Masks {
+    automaton: Automaton,
+    count: usize,
+    short: usize,
+}
+
+impl Masks {
+    /// Prepares to hide these.
+    #[must_use]
+    pub fn new(secrets: &[Secret]) -> Self {
+        Self::with_forms(secrets, Forms { lines: true, encoded: false })
+    }
+
+    pub(super) fn with_forms(secrets: &[Secret], forms: Forms) -> Self {
+        let mut texts = Vec::with_capacity(secrets.len());
+        let (mut count, mut short) = (0, 0);
+        for secret in secrets.iter().map(|secret| secret.expose().trim()).filter(|secret| !secret.is_empty()) {
+            count += 1;
+            short += usize::from(secret.len() < SHORT);
+            add_forms(secret, forms, &mut |form| texts.push(form));
+        }
+        Self { automaton: Automaton::new(texts), count, short }
+    }
+
+    /// How many of the secrets are shorter than the 8 bytes GitLab asks of a masked variable. They are hidden like all
+    /// others, and much of a log that is no secret may be hidden with them.
+    #[must_use]
+    pub fn short(&self) -> usize {
+        self.short
+    }
+}
+
+impl fmt::Debug for Masks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Masks").field("count", &self.count).field("short", &self.short).finish_non_exhaustive()
+    }
+}
+
+fn add_forms(secret: &str, forms: Forms, add: &mut impl FnMut(Vec<u8>)) {
+    add(secret.into());
+    if secret.contains(['\n', '\r']) {
+        let unix = secret.replace("\r\n", "\n");
+        add(unix.replace('\n', "\r\n").into());
+        let lines = unix.split(['\n', '\r']).map(str::trim).filter(|line| forms.lines && line.len() >= SHORTEST_LINE);
+        lines.for_each(|line| add(line.into()));
+        add(unix.into());
+    }
+    if forms.encoded {
+        encodings(secret).into_iter().for_each(add);
+    }
+}
+
+/// Base64 wherever the secret lies in what was encoded, percent-encoding, and JSON.
+fn encodings(secret: &str) -> Vec<Vec<u8>> {
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+    let mut forms: Vec<Vec<u8>> = Vec::new();
+    for engine in [&STANDARD, &URL_SAFE] {
+        forms.push(engine.encode(secret).into());
+        for before in 0..3_usize {
+            let encoded = engine.encode([&vec![0; before], secret.as_bytes()].concat());
+            // Only those characters that hold no bit of what is before or after the secret.
+            let whole = (before * 8).div_ceil(6)..(before + secret.len()) * 8 / 6;
+            forms.extend(encoded.as_bytes().get(whole).map(<[u8]>::to_vec));
+        }
+    }
+    const UNRESERVED: &percent_encoding::AsciiSet =
+        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    let percent = percent_encoding::utf8_percent_encode(secret, UNRESERVED).to_string();
+    let lower = percent.split('%').enumerate().map(|(at, part)| match part.split_at_checked(2) {
+        Some((hex, rest)) if at > 0 => format!("%{}{rest}", hex.to_ascii_lowercase()),
+        _ => part.to_owned(),
+    });
+    forms.push(lower.collect::<String>().into());
+    forms.push(percent.replace("%20", "+").into());
+    forms.push(percent.into());
+    let json = serde_json::Value::from(secret).to_string();
+    forms.push(json.trim_start_matches('"').strip_suffix('"').unwrap_or_default().into());
+    // A form of three characters is anywhere.
+    forms.retain(|form| form.len() > 3);
+    forms
+}
+
+/// Hides secrets in one stream: every byte of every occurrence, however the stream is cut.
+///
+/// Each occurrence becomes `[MASKED]`, and occurrences that overlap become one. Held back is only what may still become a
+/// secret: less than the longest of them has. What is not part of an occurrence is passed on, in order, without a copy.
+///
+/// ```
+/// use std::sync::Arc;
+/// use gitlab_runner_api::Secret;
+/// use gitlab_runner_api::log::{Masker, Masks};
+///
+/// let mut masker = Masker::new(Arc::new(Masks::new(&[Secret::new("correct horse")])));
+/// let mut shown = Vec::new();
+/// for piece in ["It is corr", "ect hor", "se, and correct."] {
+///     masker.push(piece.into(), &mut |bytes| shown.extend(bytes));
+/// }
+/// masker.end(&mut |bytes| shown.extend(bytes));
+/// assert_eq!(shown, b"It is [MASKED], and correct.");
+/// ```
+pub struct Masker {
+    masks: Arc<Masks>,
+    state: State,
+    /// How much of the stream came in.
+    position: u64,
+    /// All before this is passed on or hidden.
+    done: u64,
+    /// Occurrences that reach beyond `done`, joined where they overlap. Of one that begins before it, the marker is out.
+    hidden: VecDeque<Range<u64>>,
+    /// What was held back is not known any more.
+    owes_marker: bool,
+}
+
+impl Masker {
+    /// At the beginning of a stream.
+    #[must_use]
+    pub fn new(masks: Arc<Masks>) -> Self {
+        Self { masks, state: ROOT, position: 0, done: 0, hidden: VecDeque::new(), owes_marker: false }
+    }
+
+    /// Takes more of the stream in, and passes on what is no secret for certain.
+    pub fn push(&mut self, chunk: Bytes, out: &mut dyn FnMut(Bytes)) {
+        self.pay_marker(out);
+        if self.masks.automaton.is_empty() || chunk.is_empty() {
+            if !chunk.is_empty() {
+                out(chunk);
+            }
+            return;
+        }
+        let masks = Arc::clone(&self.masks);
+        let held = masks.automaton.held(self.state);
+        self.take(&masks.automaton, &chunk);
+        let undecided = masks.automaton.held(self.state).len() as u64;
+        self.release(self.position - undecided, held, &chunk, out);
+    }
+
+    /// The stream has ended: passes on what was held back and is no secret.
+    pub fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
+        self.pay_marker(out);
+        let masks = Arc::clone(&self.masks);
+        self.release(self.position, masks.automaton.held(self.state), &Bytes::new(), out);
+        self.state = ROOT;
+    }
+
+    fn pay_marker(&mut self, out: &mut dyn FnMut(Bytes)) {
+        if std::mem::take(&mut self.owes_marker) {
+            out(MARKER);
+        }
+    }
+
+    /// Goes on with other secrets: what is held back is looked through for them too.
+    pub(super) fn replace(&mut self, masks: &Arc<Masks>) {
+        let owes_marker = self.owes_marker;
+        let held = self.masks.automaton.held(self.state).to_vec();
+        *self = Self { owes_marker, ..Self::holding(masks, &held, self.hidden_of_held()) };
+    }
+
+    /// At a place where `held` is undecided, and the first bytes of that are hidden already.
+    fn holding(masks: &Arc<Masks>, held: &[u8], hidden: u64) -> Self {
+        let mut masker = Self::new(Arc::clone(masks));
+        // One byte before what is held, there is room for the beginning of an occurrence.
+        (masker.position, masker.done) = (1, 1);
+        if hidden > 0 {
+            masker.hidden.push_back(0..1 + hidden);
+        }
+        masker.take(&masks.automaton, held);
+        masker
+    }
+
+    /// How many of the held bytes belong to an occurrence whose marker is out.
+    fn hidden_of_held(&self) -> u64 {
+        self.hidden.front().filter(|span| span.start < self.done).map_or(0, |span| span.end.saturating_sub(self.done))
+    }
+
+    fn take(&mut self, automaton: &Automaton, chunk: &[u8]) {
+        let (base, hidden) = (self.position, &mut self.hidden);
+        self.state = automaton.feed(self.state, chunk, |end, length| {
+            let end = base + end as u64;
+            let mut start = end - length as u64;
+            while let Some(last) = hidden.back().filter(|last| last.end > start) {
+                start = start.min(last.start);
+                hidden.pop_back();
+            }
+            hidden.push_back(start..end);
+        });
+        self.position = base + chunk.len() as u64;
+    }
+
+    /// Passes on all up to an offset. The last bytes of the stream are `chunk`, and before that was `held`.
+    fn release(&mut self, to: u64, held: &[u8], chunk: &Bytes, out: &mut dyn FnMut(Bytes)) {
+        let source = Source { held, chunk, base: self.position - chunk.len() as u64 };
+        while self.done < to {
+            let Some(span) = self.hidden.front().filter(|span| span.start < to).cloned() else {
+                source.pass_on(self.done..to, out);
+                self.done = to;
+                return;
+            };
+            if self.done <= span.start {
+                source.pass_on(self.done..span.start, out);
+                out(MARKER);
+            }
+            self.done = span.end.min(to);
+            if span.end <= to {
+                self.hidden.pop_front();
+            }
+        }
+    }
+
+    /// What is held back, by name.
+    pub(super) fn held(&self) -> Option<Held> {
+        let automaton = &self.masks.automaton;
+        let (text, length) = automaton.position(self.state);
+        let hidden = self.hidden_of_held() as u32;
+        (length > 0).then(|| Held { shape: automaton.shape(), text, length, hidden })
+    }
+
+    /// Where another masker stopped. If it hid other secrets, nobody knows what it held back: that counts as secret.
+    pub(super) fn resume(masks: &Arc<Masks>, held: Option<Held>) -> Self {
+        let Some(Held { shape, text, length, hidden }) = held else { return Self::new(Arc::clone(masks)) };
+        let bytes = masks.automaton.beginning(text, length).filter(|_| shape == masks.automaton.shape());
+        match bytes {
+            Some(bytes) => Self::holding(masks, bytes, u64::from(hidden)),
+            None => Self { owes_marker: hidden < length, ..Self::new(Arc::clone(masks)) },
+        }
+    }
+}
+
+impl fmt::Debug for Masker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = self.masks.automaton.held(self.state).len();
+        f.debug_struct("Masker").field("masks", &self.masks).field("held", &held).finish_non_exhaustive()
+    }
+}
+
+/// What a masker holds back, without a byte of it: the beginning of that length of one of its texts. The first `hidden`
+/// bytes of it end an occurrence whose marker is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Held {
+    shape: u32,
+    text: u32,
+    length: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    hidden: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// The last bytes of a stream: a chunk from `base` on, and before it what was held.
+struct Source<'a> {
+    held: &'a [u8],
+    chunk: &'a Bytes,
+    base: u64,
+}
+
+impl Source<'_> {
+    fn pass_on(&self, range: Range<u64>, out: &mut dyn FnMut(Bytes)) {
+        let in_held = |offset: u64| self.held.len().saturating_sub(self.base.saturating_sub(offset) as usize);
+        let held = self.held.get(in_held(range.start)..in_held(range.end)).unwrap_or_default();
+        if !held.is_empty() {
+            out(Bytes::copy_from_slice(held));
+        }
+        let in_chunk = |offset: u64| offset.saturating_sub(self.base) as usize;
+        let rest = self.chunk.slice(in_chunk(range.start)..in_chunk(range.end));
+        if !rest.is_empty() {
+            out(rest);
+        }
+    }
+}

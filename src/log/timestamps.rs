@@ -1,0 +1,122 @@
+//! Puts the time before each line.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use memchr::{memchr, memrchr};
+use serde::{Deserialize, Serialize};
+
+use super::Stream;
+use crate::time::Timestamp;
+
+/// What goes before each line: the time, the stream, and whether it continues the line before.
+const HEADER: usize = 32;
+
+/// A line that would get longer, header included, is not waited for.
+const LONGEST: usize = 8192;
+
+/// The last millisecond of the year 9999: later years have no form.
+const LAST: u64 = 253_402_300_799_999;
+
+/// One stream's stage. Takes valid UTF-8, and holds back the line that is not complete.
+#[derive(Debug)]
+pub(super) struct Stamper {
+    stream: Stream,
+    line: BytesMut,
+    /// When the first byte of `line` came.
+    since: Timestamp,
+    continues: bool,
+}
+
+impl Stamper {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, line: BytesMut::new(), since: Timestamp::EPOCH, continues: false }
+    }
+
+    pub(super) fn push(&mut self, mut chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        if self.line.is_empty() {
+            self.since = now;
+        }
+        while let Some(end) = memchr(b'\n', &chunk) {
+            self.entry(chunk.split_to(end + 1), out);
+            (self.since, self.continues) = (now, false);
+        }
+        if memrchr(b'\r', &chunk).is_some() || HEADER + self.line.len() + chunk.len() > LONGEST {
+            self.entry(chunk, out);
+            self.break_off(out);
+        } else {
+            self.line.extend_from_slice(&chunk);
+        }
+    }
+
+    pub(super) fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
+        if !self.line.is_empty() {
+            self.entry(Bytes::new(), out);
+            self.break_off(out);
+        }
+    }
+
+    /// The header, what waited, and this behind it.
+    fn entry(&mut self, rest: Bytes, out: &mut dyn FnMut(Bytes)) {
+        out(self.header());
+        if !self.line.is_empty() {
+            out(self.line.split().freeze());
+        }
+        if !rest.is_empty() {
+            out(rest);
+        }
+    }
+
+    /// What comes continues a line that had no end.
+    fn break_off(&mut self, out: &mut dyn FnMut(Bytes)) {
+        out(Bytes::from_static(b"\n"));
+        self.continues = true;
+    }
+
+    fn header(&self) -> Bytes {
+        let time = UNIX_EPOCH + Duration::from_millis(self.since.as_millis().min(LAST));
+        let time = humantime::format_rfc3339_micros(time);
+        let (number, kind) = match self.stream {
+            Stream::Runner => (0, 'O'),
+            Stream::Stdout => (1, 'O'),
+            Stream::Stderr => (1, 'E'),
+            // Two digits is all there is: services beyond share the last number.
+            Stream::Service(place) => (place.saturating_add(15).min(0xff), 'O'),
+        };
+        let continues = if self.continues { '+' } else { ' ' };
+        format!("{time} {number:02x}{kind}{continues}").into()
+    }
+
+    /// The unfinished line.
+    pub(super) fn line(&self) -> Line {
+        let text = String::from_utf8_lossy(&self.line).into_owned();
+        Line { text, since: self.since, continues: self.continues }
+    }
+
+    pub(super) fn resume(stream: Stream, line: Line) -> Self {
+        Self { stream, line: line.text.as_bytes().into(), since: line.since, continues: line.continues }
+    }
+}
+
+/// A line that is not complete, with what goes before it.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Line {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    text: String,
+    since: Timestamp,
+    continues: bool,
+}
+
+impl Line {
+    /// Whether there is nothing to remember.
+    pub(super) fn is_idle(&self) -> bool {
+        self.text.is_empty() && !self.continues
+    }
+}
+
+/// What a log says is nobody's business.
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line").field("size", &self.text.len()).field("since", &self.since).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,128 @@
+//! Hides tokens that are known by their prefix.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::automaton::{Automaton, ROOT, State};
+use super::mask::MARKER;
+
+/// The prefix that is always looked for: personal access tokens.
+pub(super) const ALWAYS: &str = "glpat-";
+
+/// The other prefixes that GitLab gives to tokens, unless it is configured otherwise.
+pub(super) const DEFAULTS: [&str; 13] = [
+    "gloas-",
+    "gldt-",
+    "glrt-",
+    "glcbt-",
+    "glrtr-",
+    "glptt-",
+    "glft-",
+    "glimt-",
+    "glagent-",
+    "glsoat-",
+    "glffct-",
+    "_gitlab_session=",
+    "gltok-",
+];
+
+/// Prepares to look for these prefixes. All of them count.
+pub(super) fn prefixes<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> Arc<Automaton> {
+    Arc::new(Automaton::new(prefixes.into_iter().map(|prefix| prefix.trim().into()).collect()))
+}
+
+/// One stream's stage. The prefix itself stays, so that nothing is ever held back.
+pub(super) struct Tokens {
+    prefixes: Arc<Automaton>,
+    state: State,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Place {
+    #[default]
+    Text,
+    /// Right behind a prefix.
+    Prefix,
+    /// Within a token, whose marker is out.
+    Token,
+}
+
+impl Tokens {
+    pub(super) fn new(prefixes: Arc<Automaton>) -> Self {
+        Self { prefixes, state: ROOT, place: Place::Text }
+    }
+
+    pub(super) fn push(&mut self, mut chunk: Bytes, out: &mut dyn FnMut(Bytes)) {
+        let mut ends = Vec::new();
+        self.state = self.prefixes.feed(self.state, &chunk, |end, _| ends.push(end));
+        let mut done = self.hide(&mut chunk, out);
+        for end in ends {
+            // A prefix within a token is part of that.
+            if end > done {
+                out(chunk.split_to(end - done));
+                self.place = Place::Prefix;
+                done = end + self.hide(&mut chunk, out);
+            }
+        }
+        if !chunk.is_empty() {
+            out(chunk);
+        }
+    }
+
+    /// Hides what `chunk` has of a token at its start, and tells how many bytes that was.
+    fn hide(&mut self, chunk: &mut Bytes, out: &mut dyn FnMut(Bytes)) -> usize {
+        if self.place == Place::Text || chunk.is_empty() {
+            return 0;
+        }
+        let length = chunk.iter().take_while(|byte| in_token(**byte)).count();
+        if length > 0 && self.place == Place::Prefix {
+            out(MARKER);
+        }
+        self.place = if length < chunk.len() { Place::Text } else { Place::Token };
+        _ = chunk.split_to(length);
+        length
+    }
+
+    /// Where it stands, by name.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        let (text, length) = self.prefixes.position(self.state);
+        let mark = Mark { shape: self.prefixes.shape(), text, length, place: self.place };
+        (length > 0 || self.place != Place::Text).then_some(mark)
+    }
+
+    /// Where another stopped.
+    pub(super) fn resume(prefixes: Arc<Automaton>, mark: Option<Mark>) -> Self {
+        let mut tokens = Self::new(prefixes);
+        if let Some(Mark { shape, text, length, place }) = mark {
+            tokens.place = place;
+            let begun = tokens.prefixes.beginning(text, length).filter(|_| shape == tokens.prefixes.shape());
+            tokens.state = tokens.prefixes.feed(ROOT, begun.unwrap_or_default(), |_, _| ());
+        }
+        tokens
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// What is begun: the beginning of that length of one of the prefixes, and what was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    shape: u32,
+    text: u32,
+    length: u32,
+    place: Place,
+}
+
+/// What a token is made of.
+const fn in_token(byte: u8) -> bool {
+    matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'=')
+}
