@@ -94,15 +94,19 @@ impl Pipeline {
 
     /// Takes a piece in, and gives out what may go on.
     pub(crate) fn push(&mut self, stream: Stream, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
-        if chunk.is_empty() || self.limit.is_cut() {
+        if chunk.is_empty() {
+            return;
+        }
+        let chain = self.chains.entry(stream).or_insert_with(|| {
+            Chain::new(stream, Masker::new(Arc::clone(&self.masks)), Arc::clone(&self.prefixes), self.stamped)
+        });
+        chain.taken += chunk.len() as u64;
+        if self.limit.is_cut() {
             return;
         }
         if self.raw {
             return self.limit.push(chunk, out);
         }
-        let chain = self.chains.entry(stream).or_insert_with(|| {
-            Chain::new(stream, Masker::new(Arc::clone(&self.masks)), Arc::clone(&self.prefixes), self.stamped)
-        });
         chain.push(chunk, now, &mut |bytes| self.limit.push(bytes, out));
     }
 
@@ -112,6 +116,11 @@ impl Pipeline {
             chain.end(now, &mut |bytes| self.limit.push(bytes, out));
         }
         self.limit.end(out);
+    }
+
+    /// How many bytes of a stream came in.
+    pub(crate) fn taken(&self, stream: Stream) -> u64 {
+        self.chains.get(&stream).map_or(0, |chain| chain.taken)
     }
 
     /// Hides also what the payload names since.
@@ -129,7 +138,7 @@ impl Pipeline {
 
     pub(crate) fn snapshot(&self) -> PipelineSnapshot {
         let chains = self.chains.iter().map(|(stream, chain)| chain.snapshot(*stream));
-        PipelineSnapshot { chains: chains.filter(|chain| !chain.is_idle()).collect(), ending: self.limit.ending() }
+        PipelineSnapshot { chains: chains.collect(), ending: self.limit.ending() }
     }
 
     /// Takes up a snapshot that was made when so much had been written.
@@ -138,6 +147,7 @@ impl Pipeline {
         for chain in from.chains {
             let masker = Masker::resume(&self.masks, chain.held);
             let restored = Chain {
+                taken: chain.taken,
                 masker,
                 urls: chain.urls,
                 tokens: Tokens::resume(Arc::clone(&self.prefixes), chain.token),
@@ -152,6 +162,7 @@ impl Pipeline {
 /// The stages of one stream.
 #[derive(Debug)]
 struct Chain {
+    taken: u64,
     masker: Masker,
     urls: Urls,
     tokens: Tokens,
@@ -162,16 +173,23 @@ struct Chain {
 impl Chain {
     fn new(stream: Stream, masker: Masker, prefixes: Arc<Automaton>, stamped: bool) -> Self {
         let stamper = stamped.then(|| Stamper::new(stream));
-        Self { masker, urls: Urls::default(), tokens: Tokens::new(prefixes), repair: Repair::default(), stamper }
+        Self {
+            taken: 0,
+            masker,
+            urls: Urls::default(),
+            tokens: Tokens::new(prefixes),
+            repair: Repair::default(),
+            stamper,
+        }
     }
 
     fn push(&mut self, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
-        let Self { masker, urls, tokens, repair, stamper } = self;
+        let Self { taken: _, masker, urls, tokens, repair, stamper } = self;
         masker.push(chunk, &mut |bytes| behind_masks(urls, tokens, repair, stamper, bytes, now, out));
     }
 
     fn end(&mut self, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
-        let Self { masker, urls, tokens, repair, stamper } = self;
+        let Self { taken: _, masker, urls, tokens, repair, stamper } = self;
         masker.end(&mut |bytes| behind_masks(urls, tokens, repair, stamper, bytes, now, out));
         repair.end(&mut |bytes| stamp(stamper, bytes, now, out));
         if let Some(stamper) = stamper {
@@ -182,11 +200,12 @@ impl Chain {
     fn snapshot(&self, stream: Stream) -> ChainSnapshot {
         ChainSnapshot {
             stream,
+            taken: self.taken,
             held: self.masker.held(),
             urls: self.urls,
             token: self.tokens.mark(),
             bytes: self.repair.held().to_vec(),
-            line: self.stamper.as_ref().map(Stamper::line),
+            line: self.stamper.as_ref().and_then(Stamper::line),
         }
     }
 }
@@ -217,7 +236,7 @@ fn stamp(stamper: &mut Option<Stamper>, bytes: Bytes, now: Timestamp, out: &mut 
 pub(crate) struct PipelineSnapshot {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     chains: Vec<ChainSnapshot>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Ending::is_open")]
     ending: Ending,
 }
 
@@ -231,9 +250,10 @@ impl PipelineSnapshot {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ChainSnapshot {
     stream: Stream,
+    taken: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     held: Option<mask::Held>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Urls::is_idle")]
     urls: Urls,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<tokens::Mark>,
@@ -242,12 +262,4 @@ struct ChainSnapshot {
     bytes: Vec<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     line: Option<Line>,
-}
-
-impl ChainSnapshot {
-    fn is_idle(&self) -> bool {
-        let Self { stream: _, held, urls, token, bytes, line } = self;
-        let between_lines = line.as_ref().is_none_or(Line::is_idle);
-        held.is_none() && *urls == Urls::Text && token.is_none() && bytes.is_empty() && between_lines
-    }
 }

@@ -41,3 +41,8 @@ fn poller() {
 fn resume() {
     replay("resume", fuzz::resume);
 }
+
+#[test]
+fn log() {
+    replay("log", fuzz::log);
+}

@@ -31,6 +31,14 @@ impl Job {
         Written::Queued
     }
 
+    /// How many bytes of a stream were written, before anything was done with them. [`Job::log_size`] counts those that came
+    /// out. After a resume, this is where to go on in an output that is still there: what was taken and held back is in
+    /// the snapshot.
+    #[must_use]
+    pub fn taken(&self, stream: Stream) -> u64 {
+        self.pipeline.taken(stream)
+    }
+
     /// Hides this value too, in all that is written from now on: a secret the runner fetched, or one it made. What of it
     /// the log holds already stays.
     ///

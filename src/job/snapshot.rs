@@ -17,7 +17,8 @@ use crate::snapshot::{self, ResumeError};
 use crate::time::Timestamp;
 
 const KIND: &str = "job";
-const FORMAT: u32 = 1;
+/// Format 1 had no pipeline: its fields are missing there, and their defaults say so.
+const FORMAT: u32 = 2;
 
 /// A job's state at one moment: small plain data, without secrets and without the log.
 ///

@@ -115,8 +115,9 @@ impl Limit {
 
     /// The log is complete: writes what was kept of its end.
     pub(super) fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
-        let Phase::Tail { kept, dropped } = std::mem::replace(&mut self.phase, Phase::Cut) else { return };
-        let mut tail = Bytes::from(Vec::from(kept));
+        let Phase::Tail { kept, dropped } = &mut self.phase else { return };
+        let (mut tail, dropped) = (Bytes::from(Vec::from(std::mem::take(kept))), *dropped);
+        self.phase = Phase::Cut;
         if dropped > 0 {
             // A line that is cut off at its start says little, unless it is a long one.
             let near = tail.get(..tail.len() / 4).unwrap_or_default();
@@ -199,6 +200,12 @@ pub(super) enum Ending {
         text: Text,
         dropped: u64,
     },
+}
+
+impl Ending {
+    pub(super) fn is_open(&self) -> bool {
+        *self == Self::Open
+    }
 }
 
 /// Of a log. `Debug` shows its size.

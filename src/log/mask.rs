@@ -210,12 +210,12 @@ impl Masker {
         let (base, hidden) = (self.position, &mut self.hidden);
         self.state = automaton.feed(self.state, chunk, |end, length| {
             let end = base + end as u64;
-            let mut start = end - length as u64;
-            while let Some(last) = hidden.back().filter(|last| last.end > start) {
-                start = start.min(last.start);
+            let mut span = end - length as u64..end;
+            while let Some(last) = hidden.back().filter(|last| last.end > span.start) {
+                span = span.start.min(last.start)..span.end.max(last.end);
                 hidden.pop_back();
             }
-            hidden.push_back(start..end);
+            hidden.push_back(span);
         });
         self.position = base + chunk.len() as u64;
     }

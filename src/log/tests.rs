@@ -239,7 +239,7 @@ fn stamped(stream: Stream, writes: &[(u64, &str)]) -> String {
     let (mut stamper, mut output) = (Stamper::new(stream), Vec::new());
     for (at, text) in writes {
         let now = Timestamp::from_millis(1_637_629_323_000 + at * 1000);
-        stamper = Stamper::resume(stream, stamper.line());
+        stamper = Stamper::resume(stream, stamper.line().unwrap_or_default());
         stamper.push(Bytes::copy_from_slice(text.as_bytes()), now, &mut |bytes| output.extend(bytes));
     }
     stamper.end(&mut |bytes| output.extend(bytes));
@@ -342,7 +342,7 @@ fn the_end_of_a_long_log_is_kept() {
     // One long line has no start to be found.
     let shown = limited(policy, "\u{20ac}".repeat(1000).as_bytes());
     assert!(shown.len() <= 1000 && shown.ends_with(&"\u{20ac}".repeat(33)), "{shown}");
-    for total in 0..400 {
+    for total in (0..400).step_by(9) {
         assert!(limited(LogLimit::head_and_tail(total, 50), lines.as_bytes()).len() as u64 <= total);
         assert!(limited(LogLimit::head(total), lines.as_bytes()).len() as u64 <= total);
     }

@@ -87,10 +87,11 @@ impl Stamper {
         format!("{time} {number:02x}{kind}{continues}").into()
     }
 
-    /// The unfinished line.
-    pub(super) fn line(&self) -> Line {
+    /// The unfinished line, if there is one.
+    pub(super) fn line(&self) -> Option<Line> {
         let text = String::from_utf8_lossy(&self.line).into_owned();
-        Line { text, since: self.since, continues: self.continues }
+        let begun = self.continues || !text.is_empty();
+        begun.then_some(Line { text, since: self.since, continues: self.continues })
     }
 
     pub(super) fn resume(stream: Stream, line: Line) -> Self {
@@ -105,13 +106,6 @@ pub(super) struct Line {
     text: String,
     since: Timestamp,
     continues: bool,
-}
-
-impl Line {
-    /// Whether there is nothing to remember.
-    pub(super) fn is_idle(&self) -> bool {
-        self.text.is_empty() && !self.continues
-    }
 }
 
 /// What a log says is nobody's business.

@@ -85,6 +85,11 @@ impl Urls {
         }
     }
 
+    /// Whether there is nothing to remember.
+    pub(super) fn is_idle(&self) -> bool {
+        *self == Self::Text
+    }
+
     const fn key() -> Self {
         Self::Key { candidates: (1 << KEYS.len()) - 1, matched: 0 }
     }

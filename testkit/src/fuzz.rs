@@ -1,12 +1,14 @@
 //! The bodies of the fuzz targets: ordinary functions, so that ordinary builds check them and ordinary tests replay what
 //! fuzzing found. Each panics when a law is broken; that is what they are for.
 
+mod log;
 mod machines;
 
 use gitlab_runner_api::variables::{Place, Variables};
 use gitlab_runner_api::{Assignment, Timestamp, headers};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+pub use log::{LogCase, log};
 pub use machines::{job, poller, resume};
 
 /// The headers the core reads.

@@ -7,6 +7,7 @@ mod endpoints;
 mod finish;
 mod golden;
 mod laws;
+mod log;
 mod payloads;
 mod poll;
 mod python;

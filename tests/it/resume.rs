@@ -314,8 +314,8 @@ fn what_cannot_be_taken_up_is_refused_with_a_reason() {
     for length in 0..good.len() {
         assert!(matches!(JobSnapshot::from_json(&good[..length]), Err(ResumeError::Corrupt(_))), "{length}");
     }
-    let newer = good.replace("\"format\":1", "\"format\":2").replace("log_written", "log_size");
-    assert!(matches!(JobSnapshot::from_json(&newer), Err(ResumeError::Newer { found: 2, known: 1, .. })));
+    let newer = good.replace("\"format\":2", "\"format\":3").replace("log_written", "log_size");
+    assert!(matches!(JobSnapshot::from_json(&newer), Err(ResumeError::Newer { found: 3, known: 2, .. })));
     let other = good.replace("\"kind\":\"job\"", "\"kind\":\"runner\"");
     assert!(matches!(JobSnapshot::from_json(&other), Err(ResumeError::WrongKind { .. })));
     let impossible = good.replace("\"log_acknowledged\":0", "\"log_acknowledged\":4");

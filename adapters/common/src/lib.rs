@@ -17,3 +17,11 @@ pub use file::{Record, at, check_writable, load, save};
 pub use registration::{Registration, default_info};
 pub use system_id::make as make_system_id;
 pub use variables::write_files;
+
+/// What a job's log says when masked values are so short that much else is hidden with them.
+#[must_use]
+pub fn short_secrets_warning(count: usize) -> String {
+    gitlab_runner_api::log::ansi::warning(&format!(
+        "{count} of the values masked in this log are shorter than 8 characters. Other text that contains them is masked too."
+    ))
+}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use gitlab_runner_api::{Assignment, Cancellation, FailureReason, JobResult, JobSpec, Outcome, Stream};
+use gitlab_runner_api::log::{Section, ansi};
+use gitlab_runner_api::{Assignment, Cancellation, FailureReason, JobResult, JobSpec, Outcome, Secret, Stream};
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -92,7 +93,23 @@ impl Job {
         Log::new(self.shared.clone())
     }
 
-    /// How many bytes of log there are.
+    /// Hides this value too in all that is written from now on: a secret that was fetched or made for this job. Those of
+    /// masked variables are hidden anyway.
+    pub fn mask(&self, secret: &Secret) {
+        self.shared.mask(secret);
+    }
+
+    /// Opens a section of the log, within the one that is open. GitLab shows how long it took, and can fold it.
+    pub fn open_section(&self, section: &Section) {
+        self.shared.log(|job, now| job.open_section(section, now));
+    }
+
+    /// Closes the section that was opened last. Those that are open when the job ends are closed then.
+    pub fn close_section(&self) {
+        self.shared.log(gitlab_runner_api::Job::close_section);
+    }
+
+    /// How many bytes of log there are, as GitLab gets it.
     #[must_use]
     pub fn log_size(&self) -> u64 {
         self.shared.look(|job, _| job.log_size())
@@ -200,7 +217,7 @@ impl Drop for Job {
             return;
         }
         let why = if thread::panicking() { "its handler panicked" } else { "it was dropped without a result" };
-        let line = format!("\u{1b}[31;1mERROR: The runner gave this job up: {why}.\u{1b}[0;m\n");
+        let line = ansi::error(&format!("The runner gave this job up: {why}."));
         _ = self.shared.write(Stream::Runner, line.into());
         self.shared.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
     }

@@ -68,8 +68,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use body::RequestBody;
 pub use error::Error;
 pub use gitlab_runner_api;
+pub use gitlab_runner_api::log::{LogLimit, LogOptions, Section, Timestamps, ansi};
 pub use gitlab_runner_api::{
-    Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Stream,
+    Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Secret, Stream,
 };
 pub use gitlab_runner_api_files::{Registration, write_files};
 pub use job::{Job, State};

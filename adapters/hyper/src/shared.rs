@@ -5,9 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use gitlab_runner_api::{AbortReason, Cancellation, Job, JobEvent, JobResult, Outcome, Output, Stream, Written};
+use gitlab_runner_api::{
+    AbortReason, Cancellation, Job, JobEvent, JobResult, Outcome, Output, Secret, Stream, Timestamp, Written,
+};
+use gitlab_runner_api_files::short_secrets_warning;
 use tokio::sync::Notify;
 
+use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::link::{Link, Reply};
 use crate::lock;
@@ -22,6 +26,7 @@ pub(crate) const FULL: u64 = 8 << 20;
 pub(crate) struct Shared {
     key: u64,
     hub: Arc<Hub>,
+    clock: Clock,
     state: Mutex<State>,
     news: Notify,
 }
@@ -42,9 +47,9 @@ pub(crate) enum End {
 }
 
 impl Shared {
-    pub(crate) fn new(key: u64, job: Job, hub: &Arc<Hub>) -> Arc<Self> {
+    pub(crate) fn new(key: u64, job: Job, hub: &Arc<Hub>, clock: Clock) -> Arc<Self> {
         let state = Mutex::new(State { job, end: None, writers: Vec::new() });
-        Arc::new(Self { key, hub: hub.clone(), state, news: Notify::new() })
+        Arc::new(Self { key, hub: hub.clone(), clock, state, news: Notify::new() })
     }
 
     /// For the driver: what the job wants next, its events obeyed.
@@ -76,6 +81,7 @@ impl Shared {
             JobEvent::Aborted(reason) => state.end = Some(End::Aborted(reason)),
             // The log is kept whole in memory, so that this asks for nothing; were it to, nobody has the bytes.
             JobEvent::TraceNeeded(_) => _ = state.job.forfeit_trace(),
+            JobEvent::ShortSecrets(count) => _ = state.job.write(short_secrets_warning(count)),
             _ => {}
         }
         self.news.notify_waiters();
@@ -87,10 +93,21 @@ impl Shared {
 
     /// Never waits.
     pub(crate) fn write(&self, stream: Stream, bytes: Bytes) -> Written {
+        self.log(|job, now| job.write_at(stream, bytes, now))
+    }
+
+    /// Hides a value from now on.
+    pub(crate) fn mask(&self, secret: &Secret) {
+        lock(&self.state).job.mask(secret);
+        self.wake_driver();
+    }
+
+    /// Whatever goes into the log.
+    pub(crate) fn log(&self, write: impl FnOnce(&mut Job, Timestamp) -> Written) -> Written {
         let (written, wake) = {
             let mut state = lock(&self.state);
             let idle = state.job.unsent() == 0;
-            let written = state.job.write_to(stream, bytes);
+            let written = write(&mut state.job, self.clock.now());
             // If there was something to send already, the driver sleeps no longer than until that is due.
             (written, idle || state.job.unsent() >= PRESSING)
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gitlab_runner_api_hyper::gitlab_runner_api::api::info::{Features, Info};
 use gitlab_runner_api_hyper::{
-    Cancellation, Error, FailureReason, JobResult, Outcome, Registration, Runner, State, Stream,
+    Cancellation, Error, FailureReason, JobResult, LogLimit, LogOptions, Outcome, Registration, Runner, State, Stream,
 };
 use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, Maintenance, NewJob, Server, Settings};
 use tokio::sync::Notify;
@@ -248,7 +248,8 @@ async fn a_loop_takes_no_more_than_it_has_room_for_and_drains() {
 #[tokio::test]
 async fn writers_wait_while_too_much_is_not_sent() {
     let server = server(Settings::default());
-    let runner = runner(&server).await;
+    let unlimited = LogOptions::default().with_limit(LogLimit::None);
+    let runner = runner(&server).await.configure(|config| config.with_log(unlimited));
     let id = queue(&server, "chatty");
     let mut job = runner.next_job().await.unwrap();
     until(&server, |gitlab| gitlab.job(id).unwrap().requests(Endpoint::UpdateJob) > 0).await;

@@ -5,10 +5,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gitlab_runner_api::log::ansi;
 use gitlab_runner_api::{
     AbortReason, Call, Cancellation, Failure, FailureReason, Job, JobEvent, JobResult, Machine, Misuse, Outcome,
-    Output, Stream, Throttle, Timestamp, Written,
+    Output, Secret, Stream, Throttle, Timestamp, Written,
 };
+use gitlab_runner_api_files::short_secrets_warning;
 
 use crate::clock::Clock;
 use crate::transport::Transport;
@@ -125,6 +127,7 @@ impl Reply {
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
+    clock: Clock,
     /// For the driver: there is something to do.
     work: Condvar,
     /// For everybody else: something has changed.
@@ -163,7 +166,7 @@ impl Shared {
     pub(crate) fn start(job: Job, link: &Link) -> io::Result<Arc<Self>> {
         let name = format!("job {}", job.id());
         let state = Mutex::new(State { job, end: None });
-        let shared = Arc::new(Self { state, work: Condvar::new(), news: Condvar::new() });
+        let shared = Arc::new(Self { state, clock: link.clock, work: Condvar::new(), news: Condvar::new() });
         let (driven, its_link, drive) = (shared.clone(), link.clone(), Drive::begin(&link.driven));
         match thread::Builder::new().name(name).spawn(move || {
             let _drive = drive;
@@ -171,7 +174,10 @@ impl Shared {
         }) {
             Ok(_) => Ok(shared),
             Err(error) => {
-                shared.write(Stream::Runner, b"ERROR: The runner's system has no thread left for this job.\n");
+                shared.write(
+                    Stream::Runner,
+                    ansi::error("The runner's system has no thread left for this job.").as_bytes(),
+                );
                 shared.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
                 shared.drive(link);
                 Err(error)
@@ -204,6 +210,7 @@ impl Shared {
             JobEvent::Aborted(reason) => state.end = Some(End::Aborted(reason)),
             // The log is kept whole in memory, so that this asks for nothing; were it to, nobody has the bytes.
             JobEvent::TraceNeeded(_) => _ = state.job.forfeit_trace(),
+            JobEvent::ShortSecrets(count) => _ = state.job.write(short_secrets_warning(count)),
             _ => {}
         }
         self.news.notify_all();
@@ -217,14 +224,25 @@ impl Shared {
     }
 
     pub(crate) fn write(&self, stream: Stream, bytes: &[u8]) -> Written {
+        self.log(|job, now| job.write_at(stream, bytes::Bytes::copy_from_slice(bytes), now))
+    }
+
+    /// Whatever goes into the log.
+    pub(crate) fn log(&self, write: impl FnOnce(&mut Job, Timestamp) -> Written) -> Written {
         let mut state = lock(&self.state);
         let idle = state.job.unsent() == 0;
-        let written = state.job.write_to(stream, bytes::Bytes::copy_from_slice(bytes));
+        let written = write(&mut state.job, self.clock.now());
         // If there was something to send already, the driver sleeps no longer than until that is due.
         if idle || state.job.unsent() >= PRESSING {
             self.work.notify_all();
         }
         written
+    }
+
+    /// Hides a value from now on.
+    pub(crate) fn mask(&self, secret: &Secret) {
+        lock(&self.state).job.mask(secret);
+        self.work.notify_all();
     }
 
     /// Gives the job its result; false if it has one, or is over.

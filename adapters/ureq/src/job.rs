@@ -9,9 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use gitlab_runner_api::api::artifacts::{DownloadArtifacts, UploadArtifact};
 use gitlab_runner_api::api::runtime_environment_key::GetRuntimeEnvironmentKey;
+use gitlab_runner_api::log::{Section, ansi};
 use gitlab_runner_api::{
     AbortReason, Assignment, Cancellation, Exchange, FailureReason, JobResult, JobSpec, JobToken, Outcome,
-    RunnerConfig, Stream, Written,
+    RunnerConfig, Secret, Stream, Written,
 };
 
 use crate::driver::{Checked, End, Link, Shared};
@@ -142,7 +143,23 @@ impl Job {
         Log { shared: self.shared.clone(), stream: Stream::Runner }
     }
 
-    /// How many bytes of log there are.
+    /// Hides this value too in all that is written from now on: a secret that was fetched or made for this job. Those of
+    /// masked variables are hidden anyway.
+    pub fn mask(&self, secret: &Secret) {
+        self.shared.mask(secret);
+    }
+
+    /// Opens a section of the log, within the one that is open. GitLab shows how long it took, and can fold it.
+    pub fn open_section(&self, section: &Section) {
+        self.shared.log(|job, now| job.open_section(section, now));
+    }
+
+    /// Closes the section that was opened last. Those that are open when the job ends are closed then.
+    pub fn close_section(&self) {
+        self.shared.log(gitlab_runner_api::Job::close_section);
+    }
+
+    /// How many bytes of log there are, as GitLab gets it.
     #[must_use]
     pub fn log_size(&self) -> u64 {
         self.shared.look(|job, _| job.log_size())
@@ -318,7 +335,7 @@ impl Drop for Job {
             return;
         }
         let why = if thread::panicking() { "its handler panicked" } else { "it was dropped without a result" };
-        let line = format!("\u{1b}[31;1mERROR: The runner gave this job up: {why}.\u{1b}[0;m\n");
+        let line = ansi::error(&format!("The runner gave this job up: {why}."));
         _ = self.shared.write(Stream::Runner, line.as_bytes());
         if self.shared.finish(JobResult::failed(FailureReason::RunnerSystemFailure)) {
             _ = self.shared.wait_end(FAREWELL);

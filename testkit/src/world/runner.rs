@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gitlab_runner_api::{
-    Assignment, FailureReason, Job, JobEvent, JobResult, JobSnapshot, Machine, Output, PollerEvent, Timestamp,
+    Assignment, FailureReason, Job, JobEvent, JobResult, JobSnapshot, Machine, Output, PollerEvent, Stream, Timestamp,
 };
 
 use super::payload::Process;
@@ -169,7 +169,7 @@ impl Actor {
             return;
         }
         if !self.process.stopping {
-            let (from, to) = (self.job.log_size() as usize, self.process.printed(now) as usize);
+            let (from, to) = (self.job.taken(Stream::Runner) as usize, self.process.printed(now) as usize);
             if to > from {
                 self.job.write(Bytes::copy_from_slice(&self.process.payload.output[from..to]));
             }
