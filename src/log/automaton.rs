@@ -141,8 +141,13 @@ impl Automaton {
         let mut at = 0;
         let mut hits = [0; MOST_BEGINNINGS];
         loop {
-            if state == ROOT {
-                at = self.next_candidate(stream, at, &mut hits);
+            // With many texts, something is always begun by a byte or two; whether it may come to more, the search knows.
+            let begun = self.node(state).depth as usize;
+            if begun <= LITTLE && begun <= at {
+                let candidate = self.next_candidate(stream, at - begun, &mut hits);
+                if candidate > at - begun {
+                    (state, at) = (ROOT, candidate);
+                }
             }
             let Some(&byte) = stream.get(at) else { return state };
             state = self.step(state, byte);
@@ -210,6 +215,9 @@ impl Drop for Automaton {
         zeroize::Zeroize::zeroize(&mut self.labels);
     }
 }
+
+/// So many bytes of a text are as good as none.
+const LITTLE: usize = 2;
 
 /// More of them are not searched for one by one.
 const MOST_BEGINNINGS: usize = 4;

@@ -26,11 +26,13 @@ pub(super) struct Stamper {
     /// When the first byte of `line` came.
     since: Timestamp,
     continues: bool,
+    /// The last header, with the time and the flag it is of: many lines are written at once.
+    header: (Timestamp, bool, Bytes),
 }
 
 impl Stamper {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, line: BytesMut::new(), since: Timestamp::EPOCH, continues: false }
+        Self::resume(stream, Line::default())
     }
 
     pub(super) fn push(&mut self, mut chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
@@ -73,7 +75,14 @@ impl Stamper {
         self.continues = true;
     }
 
-    fn header(&self) -> Bytes {
+    fn header(&mut self) -> Bytes {
+        if (self.since, self.continues) != (self.header.0, self.header.1) || self.header.2.is_empty() {
+            self.header = (self.since, self.continues, self.new_header());
+        }
+        self.header.2.clone()
+    }
+
+    fn new_header(&self) -> Bytes {
         let time = UNIX_EPOCH + Duration::from_millis(self.since.as_millis().min(LAST));
         let time = humantime::format_rfc3339_micros(time);
         let (number, kind) = match self.stream {
@@ -95,7 +104,8 @@ impl Stamper {
     }
 
     pub(super) fn resume(stream: Stream, line: Line) -> Self {
-        Self { stream, line: line.text.as_bytes().into(), since: line.since, continues: line.continues }
+        let header = (Timestamp::EPOCH, false, Bytes::new());
+        Self { stream, line: line.text.as_bytes().into(), since: line.since, continues: line.continues, header }
     }
 }
 

@@ -66,6 +66,17 @@ proptest! {
     }
 }
 
+/// Found by fuzzing: taken up within an occurrence, with another secret inside that, the rest of it was shown.
+#[test]
+fn an_occurrence_is_hidden_to_its_end_after_a_restart() {
+    let text = "abcabc".repeat(6).into_bytes();
+    let secrets = vec!["abcabcabcabc".to_owned(), "a".to_owned()];
+    for size in 1..text.len() {
+        let writes = text.chunks(size).map(|piece| (Stream::Stdout, piece.to_vec())).collect();
+        LogCase { secrets: secrets.clone(), writes, resumes: u32::MAX, ..LogCase::default() }.check();
+    }
+}
+
 const SECRETS: [&str; 4] = [
     "canary-of-a-variable",
     "canary first line\ncanary second line\ncanary third",

@@ -1,0 +1,193 @@
+//! How fast a log goes through its pipeline: `cargo bench -p gitlab-runner-api --bench log`. Compare within one run only.
+//!
+//! Masking is held against `memchr` over the same bytes, which is as fast as looking at each byte gets, and against the
+//! crate `masker`.
+
+use std::hint::black_box;
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use divan::counter::BytesCount;
+use divan::{AllocProfiler, Bencher};
+use gitlab_runner_api::api::info::Info;
+use gitlab_runner_api::log::{LogLimit, LogOptions, Masker, Masks, Timestamps};
+use gitlab_runner_api::{Assignment, Job, RunnerConfig, Secret, Server, Stream, Timestamp};
+
+#[global_allocator]
+static ALLOCATOR: AllocProfiler = AllocProfiler::system();
+
+const SIZE: usize = 64 << 20;
+const PIECE: usize = 64 << 10;
+const COUNTS: [usize; 4] = [0, 1, 20, 500];
+const NOW: Timestamp = Timestamp::from_millis(1_750_000_000_000);
+
+fn main() {
+    divan::main();
+}
+
+/// Numbers that are the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize
+    }
+
+    fn text(&mut self, length: usize) -> String {
+        const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        (0..length).map(|_| char::from(ALPHABET[self.next() % ALPHABET.len()])).collect()
+    }
+}
+
+/// From 8 bytes, which is the least GitLab takes, to 40.
+fn secrets(count: usize) -> Vec<String> {
+    let mut numbers = Numbers(7);
+    (0..count).map(|number| numbers.text(8 + number * 7 % 33)).collect()
+}
+
+/// What compilers and package managers print, with one of twenty secrets in each mebibyte.
+static TEXT: LazyLock<Bytes> = LazyLock::new(|| {
+    let (mut numbers, known) = (Numbers(1), secrets(20));
+    let mut text = String::with_capacity(SIZE + 256);
+    let mut megabytes = 0;
+    while text.len() < SIZE {
+        let number = numbers.next();
+        text.push_str(&match number % 5 {
+            0 => format!("   Compiling regex-automata v0.{}.{} (registry)\n", number % 9, number % 17),
+            1 => format!(
+                "[{}/2048] Building CXX object src/CMakeFiles/engine.dir/module_{number}.cpp.o\n",
+                number % 2048
+            ),
+            2 => format!(
+                "npm http fetch GET 200 https://registry.example.test/package-{number} {}ms (cache hit)\n",
+                number % 900
+            ),
+            3 => format!("test storage::tests::reads_what_was_written_{number} ... ok\n"),
+            _ => format!(
+                "warning: unused variable: `global_{number}` in function `handle_request` at line {}\n",
+                number % 999
+            ),
+        });
+        if text.len() >> 20 > megabytes {
+            megabytes += 1;
+            text.push_str(&known[megabytes % known.len()]);
+        }
+    }
+    text.truncate(SIZE);
+    text.into()
+});
+
+static BASE64: LazyLock<Bytes> = LazyLock::new(|| Numbers(2).text(SIZE).into());
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Text,
+    Base64,
+}
+
+impl Kind {
+    fn bytes(self) -> &'static Bytes {
+        match self {
+            Self::Text => &TEXT,
+            Self::Base64 => &BASE64,
+        }
+    }
+}
+
+fn cases() -> impl Iterator<Item = (Kind, usize)> {
+    [Kind::Text, Kind::Base64].into_iter().flat_map(|kind| COUNTS.map(|count| (kind, count)))
+}
+
+fn masks(count: usize) -> Masks {
+    Masks::new(&secrets(count).into_iter().map(Secret::new).collect::<Vec<_>>())
+}
+
+fn pieces(text: &Bytes) -> impl Iterator<Item = Bytes> {
+    (0..text.len()).step_by(PIECE).map(|at| text.slice(at..(at + PIECE).min(text.len())))
+}
+
+fn mask(masks: &Arc<Masks>, text: &Bytes) -> usize {
+    let (mut masker, mut size) = (Masker::new(masks.clone()), 0);
+    let mut count = |bytes: Bytes| size += black_box(bytes).len();
+    pieces(text).for_each(|piece| masker.push(piece, &mut count));
+    masker.end(&mut count);
+    size
+}
+
+#[divan::bench(args = cases(), sample_count = 5, sample_size = 1)]
+fn masking(bencher: Bencher<'_, '_>, (kind, count): (Kind, usize)) {
+    let (text, masks) = (kind.bytes(), Arc::new(masks(count)));
+    bencher.counter(BytesCount::new(text.len())).bench_local(|| mask(&masks, text));
+}
+
+#[divan::bench(args = [Kind::Text, Kind::Base64], sample_count = 5, sample_size = 1)]
+fn memchr_of_the_same(bencher: Bencher<'_, '_>, kind: Kind) {
+    let text = kind.bytes();
+    bencher.counter(BytesCount::new(text.len())).bench_local(|| memchr::memchr(b'\0', black_box(text)));
+}
+
+#[divan::bench(args = [Kind::Text, Kind::Base64], sample_count = 5, sample_size = 1)]
+fn memcpy_of_the_same(bencher: Bencher<'_, '_>, kind: Kind) {
+    let (text, mut copy) = (kind.bytes(), vec![0; SIZE]);
+    bencher.counter(BytesCount::new(text.len())).bench_local(|| copy.copy_from_slice(black_box(text)));
+}
+
+#[divan::bench(args = cases().filter(|(_, count)| *count > 0), sample_count = 2, sample_size = 1)]
+fn crate_masker(bencher: Bencher<'_, '_>, (kind, count): (Kind, usize)) {
+    let (text, masker) = (kind.bytes(), masker::Masker::new(&secrets(count), "[MASKED]"));
+    bencher.counter(BytesCount::new(text.len())).bench_local(|| masker.mask_slice(text));
+}
+
+/// The worst there is: every byte ends an occurrence.
+#[divan::bench(args = [(8, 4096), (64, 4096), (64, 256)], sample_count = 5, sample_size = 1)]
+fn a_secret_of_a_in_a_text_of_a(bencher: Bencher<'_, '_>, (mebibytes, length): (usize, usize)) {
+    let text = Bytes::from(vec![b'a'; mebibytes << 20]);
+    let masks = Arc::new(Masks::new(&[Secret::new("a".repeat(length))]));
+    bencher.counter(BytesCount::new(text.len())).bench_local(|| mask(&masks, &text));
+}
+
+fn config(timestamps: Timestamps) -> Arc<RunnerConfig> {
+    let server = Server::parse("https://gitlab.example.test").expect("a valid address");
+    let options = LogOptions::default().with_limit(LogLimit::None).with_timestamps(timestamps);
+    Arc::new(RunnerConfig::new(server, Info::new("bench", "1")).with_log(options))
+}
+
+fn assignment(count: usize) -> Assignment {
+    let variable = |value: &String| format!(r#"{{"key":"K","value":"{value}","masked":true,"raw":true}}"#);
+    let variables: Vec<String> = secrets(count).iter().map(variable).collect();
+    let payload = format!(r#"{{"id":7,"token":"t","variables":[{}]}}"#, variables.join(","));
+    Assignment::from_json(payload).expect("a valid payload")
+}
+
+fn write_all(config: &Arc<RunnerConfig>, assignment: &Assignment, text: &Bytes) -> Job {
+    let mut job = Job::new(config.clone(), assignment, NOW);
+    pieces(text).for_each(|piece| _ = job.write_at(Stream::Stdout, piece, NOW));
+    job
+}
+
+/// All stages, checksum and keeping included.
+#[divan::bench(args = cases(), sample_count = 5, sample_size = 1)]
+fn whole_pipeline(bencher: Bencher<'_, '_>, (kind, count): (Kind, usize)) {
+    let (text, config, assignment) = (kind.bytes(), config(Timestamps::Off), assignment(count));
+    bencher.counter(BytesCount::new(text.len())).bench_local(|| write_all(&config, &assignment, text));
+}
+
+#[divan::bench(args = [Kind::Text, Kind::Base64], sample_count = 5, sample_size = 1)]
+fn whole_pipeline_with_timestamps(bencher: Bencher<'_, '_>, kind: Kind) {
+    let (text, config, assignment) = (kind.bytes(), config(Timestamps::On), assignment(20));
+    bencher.counter(BytesCount::new(text.len())).bench_local(|| write_all(&config, &assignment, text));
+}
+
+/// What masking costs before the first byte.
+#[divan::bench(args = COUNTS)]
+fn prepare_masks(bencher: Bencher<'_, '_>, count: usize) {
+    let secrets: Vec<Secret> = secrets(count).into_iter().map(Secret::new).collect();
+    bencher.bench_local(|| Masks::new(&secrets));
+}
+
+#[divan::bench(args = COUNTS)]
+fn take_a_job_up(bencher: Bencher<'_, '_>, count: usize) {
+    let (config, assignment) = (config(Timestamps::Off), assignment(count));
+    bencher.bench_local(|| Job::new(config.clone(), &assignment, NOW));
+}
