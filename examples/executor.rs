@@ -299,6 +299,9 @@ fn serve(mut job: Job, builds: &Path) {
 /// What a job of the show is to end as: its status, reason and exit code at GitLab.
 type Wanted = (JobStatus, Option<&'static str>, Option<i64>);
 
+/// The value of a masked variable, which the jobs of the show print.
+const SECRET: &str = "correct-horse-battery";
+
 fn demo(builds: &Path) -> Result<ExitCode> {
     let mut gitlab = Coordinator::new(Settings::default());
     gitlab.add_runner("glrt-simulated");
@@ -309,7 +312,8 @@ fn demo(builds: &Path) -> Result<ExitCode> {
             NewJob::new("succeeds")
                 .variable("GREETING", "hello")
                 .file_variable("LETTER", "from a file\n")
-                .script(["echo \"$GREETING, $CI_JOB_NAME\"", "cat \"$LETTER\"", "pwd >&2"])
+                .masked_variable("API_KEY", SECRET)
+                .script(["echo \"$GREETING, $CI_JOB_NAME\"", "cat \"$LETTER\"", "pwd >&2", "echo key: $API_KEY"])
                 .after_script(["echo \"after: $CI_JOB_STATUS\""]),
             (JobStatus::Success, None, None),
         ),
@@ -324,7 +328,9 @@ fn demo(builds: &Path) -> Result<ExitCode> {
             (JobStatus::Canceled, None, None),
         ),
         (
-            NewJob::new("prints 3 MiB").script(["head -c 3145728 /dev/urandom", "printf '\\377 end without newline'"]),
+            NewJob::new("prints 3 MiB")
+                .masked_variable("API_KEY", SECRET)
+                .script(["yes \"a line, with $API_KEY in it\" | head -c 3145728", "printf 'the end without newline'"]),
             (JobStatus::Success, None, None),
         ),
     ];
@@ -377,10 +383,11 @@ fn report(server: &Server, wanted: &[(u64, Wanted)], builds: &Path) -> Result<bo
     println!("{:<14} {:<9} {:<15} {:>4} {:>9}  Log", "Job", "Status", "Reason", "Exit", "Bytes");
     let mut good = true;
     for (id, (status, reason, exit_code)) in wanted {
-        let printed = fs::read(builds.join(id.to_string()).join("log"))?;
+        let printed = fs::read_to_string(builds.join(id.to_string()).join("log"))?;
+        let shown = printed.replace(SECRET, "[MASKED]");
         good &= server.with(|gitlab, _| {
             let Some(job) = gitlab.job(*id) else { return false };
-            let same = job.trace() == printed;
+            let same = job.trace() == shown.as_bytes();
             let (held, code) = (job.failure_reason(), job.exit_code());
             println!(
                 "{:<14} {:<9} {:<15} {:>4} {:>9}  {}",
@@ -389,7 +396,11 @@ fn report(server: &Server, wanted: &[(u64, Wanted)], builds: &Path) -> Result<bo
                 held.unwrap_or("-"),
                 code.map_or("-".to_owned(), |code| code.to_string()),
                 job.trace().len(),
-                if same { "equals what it printed" } else { "DIFFERS from what it printed" }
+                match same {
+                    false => "DIFFERS from what it printed",
+                    true if shown == printed => "equals what it printed",
+                    true => "equals what it printed, with its secret masked",
+                }
             );
             // A cancelled job keeps whatever reason its runner gave.
             let as_wanted = *status == JobStatus::Canceled || (held, code) == (*reason, *exit_code);

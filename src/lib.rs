@@ -53,6 +53,7 @@
 //! # Where to read on
 //!
 //! - [`manual::driving`]: the loop of a runner, complete; many jobs; stopping.
+//! - [`log`]: what is done with a job's log before it is sent.
 //! - [`manual::durability`]: what to save and when, so that a job survives anything.
 //! - [`manual::protocol`]: what each answer of GitLab is taken to mean.
 //! - [`manual::adapters`]: what an HTTP client owes the machines.

@@ -4,13 +4,21 @@
 //!
 //! | Part | When it changes | Secret |
 //! |---|---|---|
-//! | the assignment: [`Assignment::as_json`](crate::Assignment::as_json) | never | **yes**: it holds the job's token and its variables |
+//! | the assignment: [`Assignment::as_json`](crate::Assignment::as_json) | by [`Job::mask`](crate::Job::mask) alone | **yes**: it holds the job's token and its variables |
 //! | the log: an append-only file of what [`Job::unsaved`](crate::Job::unsaved) gives | it grows | as much as the log is |
-//! | the snapshot: [`JobSnapshot::to_json`](crate::JobSnapshot::to_json), a few hundred bytes | with each call | no |
+//! | the snapshot: [`JobSnapshot::to_json`](crate::JobSnapshot::to_json), a few hundred bytes | with each call | no, see below |
 //!
 //! [`Job::resume`](crate::Job::resume) needs the assignment and the snapshot. It asks for bytes of the log only if GitLab
 //! turns out to need them ([`JobEvent::TraceNeeded`](crate::JobEvent::TraceNeeded)). If they are gone,
 //! [`Job::forfeit_trace`](crate::Job::forfeit_trace) marks the hole, and the job can still be finished.
+//!
+//! The log is what came out of the [pipeline](crate::log); what the pipeline still holds back is in the snapshot. What may be
+//! the beginning of a secret is named there by the number of the secret and a length. Where lines are stamped, the text of the
+//! unfinished line is part of it, and of a log beyond its limit the end that is still to be written: by then both have been
+//! masked. Nothing of it shows in `Debug`.
+//!
+//! An output that survives the runner, such as the file a detached process writes to, is read on from
+//! [`Job::taken`](crate::Job::taken) after a resume: that counts what went in, where `log_size` counts what came out.
 //!
 //! # The order
 //!

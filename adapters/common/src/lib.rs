@@ -22,6 +22,6 @@ pub use variables::write_files;
 #[must_use]
 pub fn short_secrets_warning(count: usize) -> String {
     gitlab_runner_api::log::ansi::warning(&format!(
-        "{count} of the values masked in this log are shorter than 8 characters. Other text that contains them is masked too."
+        "Masked values shorter than 8 characters: {count}. Other text that contains them is masked too."
     ))
 }

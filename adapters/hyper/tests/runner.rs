@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use gitlab_runner_api_hyper::gitlab_runner_api::api::info::{Features, Info};
 use gitlab_runner_api_hyper::{
-    Cancellation, Error, FailureReason, JobResult, LogLimit, LogOptions, Outcome, Registration, Runner, State, Stream,
+    Cancellation, Error, FailureReason, JobResult, LogLimit, LogOptions, Outcome, Registration, Runner, Secret,
+    Section, State, Stream, Timestamps,
 };
 use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, Maintenance, NewJob, Server, Settings};
 use tokio::sync::Notify;
@@ -289,4 +290,38 @@ fn without_a_runtime_there_is_an_error_and_no_panic() {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let polled = std::pin::pin!(runner.next_job()).poll(&mut context);
     assert!(matches!(polled, std::task::Poll::Ready(Err(Error::System(_)))));
+}
+
+#[tokio::test]
+async fn logs_have_sections_and_times_and_no_secrets() {
+    let server = server(Settings::default());
+    let options = LogOptions::default().with_timestamps(Timestamps::On);
+    let runner = runner(&server).await.configure(|config| config.with_log(options));
+    let new = NewJob::new("secretive").masked_variable("A", "canary-variable").masked_variable("B", "hidden");
+    let id = server.with(|gitlab, now| gitlab.queue(now, new));
+    let mut job = runner.next_job().await.unwrap();
+    job.mask(&Secret::new("canary-fetched"));
+    // The warning is written when the job is first looked at.
+    while job.log_size() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    job.open_section(&Section::new("my part").title("My part"));
+    job.log().stream(Stream::Stdout).send("a canary-variable and a hidden and a canary-fetched\n").await.unwrap();
+    job.close_section();
+    job.success().await.unwrap();
+    is_clean(&held(&server, id).2);
+}
+
+/// What both adapters are to make of a log: sections, times, and nothing that is secret.
+fn is_clean(log: &str) {
+    let lines: Vec<&str> = log.lines().collect();
+    assert!(lines.iter().all(|line| line.len() >= 32 && &line[26..28] == "Z "), "{log}");
+    let text = |number: usize| lines[number].get(32..).unwrap_or_default();
+    assert!(
+        lines[0].starts_with("20") && text(0).contains("WARNING: Masked values shorter than 8 characters: 1"),
+        "{log}"
+    );
+    assert!(text(1).starts_with("section_start:") && text(1).contains(":my_part\r"), "{log}");
+    assert_eq!(&lines[2][28..], "01O a [MASKED] and a [MASKED] and a [MASKED]", "{log}");
+    assert!(log.contains("section_end:") && !log.contains("canary"), "{log}");
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
 use gitlab_runner_api_ureq::gitlab_runner_api::api::info::{Features, Info};
 use gitlab_runner_api_ureq::{
-    Cancellation, Error, FailureReason, JobResult, Outcome, PollerEvent, Registration, Runner, State, Stop, Stream,
+    Cancellation, Error, FailureReason, JobResult, LogOptions, Outcome, PollerEvent, Registration, Runner, Secret,
+    Section, State, Stop, Stream, Timestamps,
 };
 
 const TOKEN: &str = "glrt-canary";
@@ -354,4 +355,38 @@ fn one_stop_drains_several_runners_with_room_of_their_own() {
         }
     });
     assert_eq!((held(&one, first).0, held(&other, second).0), (JobStatus::Success, JobStatus::Success));
+}
+
+#[test]
+fn logs_have_sections_and_times_and_no_secrets() {
+    let server = server(Settings::default());
+    let options = LogOptions::default().with_timestamps(Timestamps::On);
+    let mut runner = runner(&server).configure(|config| config.with_log(options));
+    let new = NewJob::new("secretive").masked_variable("A", "canary-variable").masked_variable("B", "hidden");
+    let id = server.with(|gitlab, now| gitlab.queue(now, new));
+    let mut job = runner.request_job().unwrap().unwrap();
+    job.mask(&Secret::new("canary-fetched"));
+    // The warning is written when the job is first looked at.
+    while job.log_size() == 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    job.open_section(&Section::new("my part").title("My part"));
+    writeln!(job.log().stream(Stream::Stdout), "a canary-variable and a hidden and a canary-fetched").unwrap();
+    job.close_section();
+    job.success().unwrap();
+    is_clean(&held(&server, id).2);
+}
+
+/// What both adapters are to make of a log: sections, times, and nothing that is secret.
+fn is_clean(log: &str) {
+    let lines: Vec<&str> = log.lines().collect();
+    assert!(lines.iter().all(|line| line.len() >= 32 && &line[26..28] == "Z "), "{log}");
+    let text = |number: usize| lines[number].get(32..).unwrap_or_default();
+    assert!(
+        lines[0].starts_with("20") && text(0).contains("WARNING: Masked values shorter than 8 characters: 1"),
+        "{log}"
+    );
+    assert!(text(1).starts_with("section_start:") && text(1).contains(":my_part\r"), "{log}");
+    assert_eq!(&lines[2][28..], "01O a [MASKED] and a [MASKED] and a [MASKED]", "{log}");
+    assert!(log.contains("section_end:") && !log.contains("canary"), "{log}");
 }
