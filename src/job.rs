@@ -98,7 +98,7 @@ pub enum JobEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "they were or they were not")]
 pub enum Written {
-    /// They will be delivered.
+    /// They will be delivered, unless the log's [limit](crate::log::LogLimit) was reached.
     Queued,
     /// The job is finished or over, and its log complete: they were dropped.
     Ended,

@@ -18,6 +18,9 @@
 //! How a stream is cut into writes makes no difference to what comes out. A secret that is cut in two by a write of
 //! *another* stream is not found: write standard output and standard error to one stream where that matters.
 //!
+//! Masked values are expanded as they are in [`crate::variables::Place::default`]. Where a job runs elsewhere and a value depends
+//! on the place, add those of [`crate::variables::Variables::masked`] with [`crate::Job::mask`].
+//!
 //! What is done is chosen by [`LogOptions`], with [`crate::RunnerConfig::with_log`].
 
 pub mod ansi;
@@ -100,7 +103,7 @@ impl Pipeline {
         let chain = self.chains.entry(stream).or_insert_with(|| {
             Chain::new(stream, Masker::new(Arc::clone(&self.masks)), Arc::clone(&self.prefixes), self.stamped)
         });
-        chain.taken += chunk.len() as u64;
+        chain.taken = chain.taken.saturating_add(chunk.len() as u64);
         if self.limit.is_cut() {
             return;
         }

@@ -123,7 +123,7 @@ impl Limit {
             let near = tail.get(..tail.len() / 4).unwrap_or_default();
             let start = memchr::memchr(b'\n', near).map_or(0, |end| end + 1);
             _ = tail.split_to(start);
-            self.pass_on(left_out(dropped + start as u64).into(), out);
+            self.pass_on(left_out(dropped.saturating_add(start as u64)).into(), out);
         }
         self.pass_on(tail, out);
     }
@@ -137,10 +137,10 @@ impl Limit {
         let excess = (kept.len() + chunk.len()).saturating_sub(self.tail);
         kept.drain(..excess);
         kept.extend(chunk);
-        *dropped += (skipped + excess) as u64;
+        *dropped = dropped.saturating_add((skipped + excess) as u64);
         while kept.front().is_some_and(|byte| !starts_char(*byte)) {
             kept.pop_front();
-            *dropped += 1;
+            *dropped = dropped.saturating_add(1);
         }
         first && *dropped > 0
     }

@@ -253,7 +253,7 @@ impl Masker {
         let Some(Held { shape, text, length, hidden }) = held else { return Self::new(Arc::clone(masks)) };
         let bytes = masks.automaton.beginning(text, length).filter(|_| shape == masks.automaton.shape());
         match bytes {
-            Some(bytes) => Self::holding(masks, bytes, u64::from(hidden)),
+            Some(bytes) => Self::holding(masks, bytes, u64::from(hidden.min(length))),
             None => Self { owes_marker: hidden < length, ..Self::new(Arc::clone(masks)) },
         }
     }

@@ -320,6 +320,8 @@ fn what_cannot_be_taken_up_is_refused_with_a_reason() {
     assert!(matches!(JobSnapshot::from_json(&other), Err(ResumeError::WrongKind { .. })));
     let impossible = good.replace("\"log_acknowledged\":0", "\"log_acknowledged\":4");
     assert!(matches!(JobSnapshot::from_json(&impossible), Err(ResumeError::Corrupt(_))));
+    let endless = good.replace("\"log_written\":3", "\"log_written\":18446744073709551615");
+    assert!(matches!(JobSnapshot::from_json(&endless), Err(ResumeError::Corrupt(_))));
     let stranger = Assignment::from_json(r#"{"id":8,"token":"t"}"#).unwrap();
     let snapshot = JobSnapshot::from_json(&good).unwrap();
     let refused = Job::resume(Arc::new(config()), &stranger, snapshot, START).unwrap_err();
