@@ -290,6 +290,12 @@ impl Job {
         self.assignment.id()
     }
 
+    /// The instance the job is of.
+    #[must_use]
+    pub fn server(&self) -> &crate::config::Server {
+        self.config.server()
+    }
+
     /// The job's payload.
     #[must_use]
     pub fn spec(&self) -> &JobSpec {

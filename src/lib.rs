@@ -90,6 +90,7 @@ pub mod log;
 pub mod manual;
 mod output;
 mod poller;
+mod record;
 mod reply;
 mod rng;
 mod secret;
@@ -110,6 +111,7 @@ pub use job::{AbortReason, Cancellation, Job, JobEvent, JobResult, JobSnapshot, 
 pub use log::Stream;
 pub use output::{Machine, Output};
 pub use poller::{Poller, PollerEvent, Refusal, Uncertainty};
+pub use record::JobRecord;
 pub use reply::{Cause, Failure, Received};
 pub use secret::{InvalidToken, JobToken, PersonalAccessToken, RegistrationToken, RunnerToken, Secret};
 pub use snapshot::ResumeError;

@@ -28,11 +28,15 @@ pub enum FileError {
 }
 
 impl FileError {
-    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+    /// What the operating system said of a file.
+    #[must_use]
+    pub fn io(path: &Path, source: io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
     }
 
-    pub(crate) fn bad(path: &Path, problem: impl Into<String>) -> Self {
+    /// What is wrong with a file.
+    #[must_use]
+    pub fn bad(path: &Path, problem: impl Into<String>) -> Self {
         Self::Bad { path: path.to_owned(), problem: problem.into() }
     }
 }

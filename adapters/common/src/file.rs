@@ -163,7 +163,13 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+/// Replaces a file by one of this content and a line end: it is there whole or not at all, its owner alone can read it, and
+/// it outlives a power cut.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = folder(path);
     let mut file = tempfile::Builder::new().prefix(".runner-").tempfile_in(&folder)?;
     file.write_all(content)?;

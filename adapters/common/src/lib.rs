@@ -13,7 +13,7 @@ mod system_id;
 mod variables;
 
 pub use error::FileError;
-pub use file::{Record, at, check_writable, load, save};
+pub use file::{Record, at, check_writable, load, replace, save};
 pub use registration::{Registration, default_info};
 pub use system_id::make as make_system_id;
 pub use variables::write_files;

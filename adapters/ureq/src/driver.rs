@@ -1,18 +1,20 @@
 //! One thread for each held job: it polls the machine, performs its calls, and sleeps in between.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gitlab_runner_api::log::ansi;
 use gitlab_runner_api::{
-    AbortReason, Call, Cancellation, Failure, FailureReason, Job, JobEvent, JobResult, Machine, Misuse, Outcome,
-    Output, Secret, Stream, Throttle, Timestamp, Written,
+    AbortReason, Call, Cancellation, Failure, FailureReason, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Machine,
+    Misuse, Outcome, Output, Secret, Stream, Throttle, Timestamp, Written,
 };
-use gitlab_runner_api_files::short_secrets_warning;
+use gitlab_runner_api_files::{FileError, short_secrets_warning};
 
 use crate::clock::Clock;
+use crate::record::Record;
 use crate::transport::Transport;
 
 /// What every machine of a runner needs for its calls.
@@ -138,6 +140,20 @@ pub(crate) struct Shared {
 struct State {
     job: Job,
     end: Option<End>,
+    archive: Archive,
+    /// Why the record could not be saved the last time.
+    unsaved: Option<String>,
+}
+
+/// Where a job is kept beside its machine.
+#[derive(Debug)]
+pub(crate) enum Archive {
+    /// All there is of the log is in memory.
+    Memory,
+    /// What a record that was one value held of the log.
+    Text(Box<JobRecord>),
+    /// Files, which are written before anything is sent.
+    Files(Box<Record>),
 }
 
 /// How it ended.
@@ -163,9 +179,9 @@ impl Shared {
     /// Starts a thread that drives `job` to its end, whoever else still holds it.
     ///
     /// If there is no thread to be had, the job is failed here and now, and not left to GitLab's timeouts.
-    pub(crate) fn start(job: Job, link: &Link) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(job: Job, archive: Archive, link: &Link) -> io::Result<Arc<Self>> {
         let name = format!("job {}", job.id());
-        let state = Mutex::new(State { job, end: None });
+        let state = Mutex::new(State { job, end: None, archive, unsaved: None });
         let shared = Arc::new(Self { state, clock: link.clock, work: Condvar::new(), news: Condvar::new() });
         let (driven, its_link, drive) = (shared.clone(), link.clone(), Drive::begin(&link.driven));
         match thread::Builder::new().name(name).spawn(move || {
@@ -198,7 +214,12 @@ impl Shared {
                     self.news.notify_all();
                 }
                 Output::Event(event) => self.obey(&mut state, event),
-                Output::Wait(until) => state = self.sleep(state, until.map(|until| link.clock.until(until))),
+                Output::Wait(until) => {
+                    if let Archive::Files(record) = &mut state.archive {
+                        record.refresh();
+                    }
+                    state = self.sleep(state, until.map(|until| link.clock.until(until)));
+                }
                 Output::Done => return,
             }
         }
@@ -206,10 +227,10 @@ impl Shared {
 
     fn obey(&self, state: &mut State, event: JobEvent) {
         match event {
-            JobEvent::Finished(outcome) => state.end = Some(End::Finished(outcome)),
-            JobEvent::Aborted(reason) => state.end = Some(End::Aborted(reason)),
-            // The log is kept whole in memory, so that this asks for nothing; were it to, nobody has the bytes.
-            JobEvent::TraceNeeded(_) => _ = state.job.forfeit_trace(),
+            JobEvent::Finished(outcome) => state.end(&outcome.to_string(), End::Finished(outcome)),
+            JobEvent::Aborted(reason) => state.end(&reason.to_string(), End::Aborted(reason)),
+            JobEvent::TraceNeeded(range) => state.bring(range),
+            JobEvent::Save => state.save(),
             JobEvent::ShortSecrets(count) => _ = state.job.write(short_secrets_warning(count)),
             _ => {}
         }
@@ -283,7 +304,44 @@ impl Shared {
 
     /// The log, as far as it is kept.
     pub(crate) fn retained(&self) -> Vec<bytes::Bytes> {
-        lock(&self.state).job.retained().1
+        let state = &mut *lock(&self.state);
+        let (start, mut kept) = state.job.retained();
+        if let Some(before) = state.archive.log(0..start) {
+            kept.insert(0, before);
+        }
+        kept
+    }
+
+    /// Whether the job has a record in files.
+    pub(crate) fn has_files(&self) -> bool {
+        matches!(lock(&self.state).archive, Archive::Files(_))
+    }
+
+    /// Stops talking about the job, which is somebody else's from now on, and gives all that is known of it.
+    pub(crate) fn leave(&self) -> Result<Left, FileError> {
+        let mut state = lock(&self.state);
+        state.job.abandon();
+        self.work.notify_all();
+        match std::mem::replace(&mut state.archive, Archive::Memory) {
+            Archive::Files(mut record) => {
+                record.save(&mut state.job)?;
+                Ok(Left::Files(record, Box::new(state.job.snapshot())))
+            }
+            mut archive => {
+                let record = JobRecord::of(&mut state.job);
+                let (start, log) = record.log();
+                let whole = archive.log(0..start).map(|before| bytes::Bytes::from([before, log.clone()].concat()));
+                let (start, log) = whole.map_or((start, log.clone()), |log| (0, log));
+                let (server, assignment) = (record.server().clone(), record.assignment().clone());
+                let record = JobRecord::new(server, assignment, record.snapshot().clone(), start, log);
+                Ok(Left::Value(Box::new(record)))
+            }
+        }
+    }
+
+    /// Why the job's record could not be written the last time, if so. Nothing of it is sent meanwhile.
+    pub(crate) fn unsaved(&self) -> Option<String> {
+        lock(&self.state).unsaved.clone()
     }
 
     /// Waits until the job is to stop, or has ended, or `span` has passed.
@@ -304,6 +362,55 @@ impl Shared {
             };
         }
         state
+    }
+}
+
+/// A job that was left.
+pub(crate) enum Left {
+    Files(Box<Record>, Box<JobSnapshot>),
+    Value(Box<JobRecord>),
+}
+
+impl State {
+    fn end(&mut self, how: &str, end: End) {
+        self.end = Some(end);
+        let job = self.job.id();
+        if let Archive::Files(record) = &mut self.archive {
+            // A record that stays is found again, and GitLab asked: the job is over there.
+            self.unsaved = record.close(job, how).err().map(|error| error.to_string());
+        }
+    }
+
+    fn save(&mut self) {
+        if let Archive::Files(record) = &mut self.archive {
+            // The job asks again.
+            self.unsaved = record.save(&mut self.job).err().map(|error| error.to_string());
+        }
+    }
+
+    /// Bytes of the log that are needed once more. If nobody has them, a mark takes their place.
+    fn bring(&mut self, range: Range<u64>) {
+        let start = range.start;
+        let brought = self.archive.log(range).filter(|bytes| !bytes.is_empty());
+        if brought.is_none_or(|bytes| self.job.supply_trace(start, bytes).is_err()) {
+            _ = self.job.forfeit_trace();
+        }
+    }
+}
+
+impl Archive {
+    /// A part of the log, if it is there.
+    fn log(&mut self, range: Range<u64>) -> Option<bytes::Bytes> {
+        match self {
+            Self::Memory => None,
+            Self::Files(record) => record.log(range).ok(),
+            Self::Text(record) => {
+                let (start, log) = record.log();
+                let within = |at: u64| usize::try_from(at.checked_sub(start)?).ok();
+                let (from, to) = (within(range.start)?, within(range.end)?.min(log.len()));
+                (from <= to).then(|| log.slice(from..to))
+            }
+        }
     }
 }
 

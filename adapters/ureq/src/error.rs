@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use gitlab_runner_api::{AbortReason, ConfigError, ExchangeError, InvalidToken, Outcome, Refusal, Rejection};
+use gitlab_runner_api::{
+    AbortReason, ConfigError, ExchangeError, InvalidToken, Outcome, Refusal, Rejection, ResumeError,
+};
 use gitlab_runner_api_files::FileError;
 
 /// What went wrong. Each is one sentence that says what to do about it; none holds a secret.
@@ -66,7 +68,8 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A runner file is damaged, is something else, or was written by a newer version. It was not changed.
+    /// A runner file, or a file of a job's record, is damaged, is something else, or was written by a newer version; or another
+    /// process holds the record. It was not changed.
     #[error("{}: {problem}; the file was not changed", path.display())]
     #[non_exhaustive]
     BadFile {
@@ -75,6 +78,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The text is no record of a job, is damaged, or was written by a newer version.
+    #[error("this is no record of a job that can be used: {0}")]
+    BadRecord(ResumeError),
+    /// A job is to be left in its record, and has none.
+    #[error(
+        "this job has no record of its own: leave it in one with Job::leave_in, or keep all in Runner::with_state_dir"
+    )]
+    NoRecord,
     /// The operating system gave no random numbers, or no thread.
     #[error("the operating system refused: {0}")]
     System(io::Error),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,13 +12,20 @@ use gitlab_runner_api::api::artifacts::{DownloadArtifacts, UploadArtifact};
 use gitlab_runner_api::api::runtime_environment_key::GetRuntimeEnvironmentKey;
 use gitlab_runner_api::log::{Section, ansi};
 use gitlab_runner_api::{
-    AbortReason, Assignment, Cancellation, Exchange, FailureReason, JobResult, JobSpec, JobToken, Outcome,
-    RunnerConfig, Secret, Stream, Written,
+    AbortReason, Assignment, Cancellation, Exchange, FailureReason, Job as Core, JobRecord, JobResult, JobSpec,
+    JobToken, Outcome, Retain, RunnerConfig, Secret, Server, Stream, Written,
 };
+use gitlab_runner_api_files::{default_info, make_system_id};
 
-use crate::driver::{Checked, End, Link, Shared};
+use crate::driver::{Archive, Checked, End, Left, Link, Shared};
 use crate::error::Error;
 use crate::exchange::complete;
+use crate::instance::config;
+use crate::record::{Loaded, Record};
+use crate::transport::Transport;
+
+/// How long the result of a job is waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// How long a job that is dropped unfinished is waited for.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -37,6 +45,15 @@ pub struct Job {
     link: Link,
     patience: Duration,
     reported: bool,
+}
+
+fn default_config(server: &Server) -> Result<Arc<RunnerConfig>, Error> {
+    config(server, &make_system_id().map_err(Error::System)?, default_info())
+}
+
+/// The settings of jobs that have a record in files.
+pub(crate) fn kept(config: &RunnerConfig) -> Arc<RunnerConfig> {
+    Arc::new(config.clone().with_durable(true).with_retain(Retain::Unacknowledged))
 }
 
 /// A file to be kept beside a job.
@@ -98,14 +115,123 @@ pub enum State {
 
 impl Job {
     pub(crate) fn start(
-        job: gitlab_runner_api::Job,
+        job: Core,
+        archive: Archive,
         config: &Arc<RunnerConfig>,
         link: &Link,
         patience: Duration,
     ) -> Result<Self, Error> {
         let assignment = job.assignment().clone();
-        let shared = Shared::start(job, link).map_err(Error::System)?;
+        let shared = Shared::start(job, archive, link).map_err(Error::System)?;
         Ok(Self { shared, assignment, config: config.clone(), link: link.clone(), patience, reported: false })
+    }
+
+    /// Takes a job up from the record in this folder, which it goes on in. Needs nothing else and asks nobody; the job's own
+    /// thread finds out what GitLab thinks of it. See [`crate::Runner::load_job`] for the settings of a runner.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`]; [`Error::BadFile`] if the record is damaged, or another process holds it, or the job has ended.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let (record, loaded) = Record::open(path.as_ref())?;
+        let config = kept(default_config(&loaded.server)?.as_ref());
+        Self::resume(record, loaded, &config, &Link::new(Transport::from_env()?), PATIENCE)
+    }
+
+    /// Takes a job up from what [`Job::into_text`] gave. See [`crate::Runner::job_from_text`] for the settings of a runner.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadRecord`].
+    pub fn from_text(text: &str) -> Result<Self, Error> {
+        let record = JobRecord::from_json(text).map_err(Error::BadRecord)?;
+        let config = default_config(record.server())?;
+        Self::resume_value(record, &config, &Link::new(Transport::from_env()?), PATIENCE)
+    }
+
+    pub(crate) fn resume(
+        record: Record,
+        loaded: Loaded,
+        config: &Arc<RunnerConfig>,
+        link: &Link,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        let now = link.clock.now();
+        let job = match loaded.snapshot {
+            Some(snapshot) => {
+                Core::resume(config.clone(), &loaded.assignment, snapshot, now).map_err(Error::BadRecord)?
+            }
+            None => Core::new(config.clone(), &loaded.assignment, now),
+        };
+        Self::start(job, Archive::Files(Box::new(record)), config, link, patience)
+    }
+
+    pub(crate) fn resume_value(
+        record: JobRecord,
+        config: &Arc<RunnerConfig>,
+        link: &Link,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        let (now, snapshot) = (link.clock.now(), record.snapshot().clone());
+        let job = Core::resume(config.clone(), record.assignment(), snapshot, now).map_err(Error::BadRecord)?;
+        Self::start(job, Archive::Text(Box::new(record)), config, link, patience)
+    }
+
+    /// Leaves the job in its record, for this or another process to take up: nothing more is said about it, and it is not
+    /// failed. Its script is whoever's it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRecord`] if it has none, and the job is failed; [`Error::File`] if that cannot be written: then it is what
+    /// it was when it was last saved.
+    pub fn leave(mut self) -> Result<(), Error> {
+        if !self.shared.has_files() {
+            return Err(Error::NoRecord);
+        }
+        self.reported = true;
+        self.shared.leave().map(drop).map_err(Error::from)
+    }
+
+    /// Leaves the job in a record in this folder, which is made. If it had one elsewhere, that is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], [`Error::BadFile`]: another process holds a record there.
+    pub fn leave_in(mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let mut record = Record::create(path.as_ref(), self.config.server(), &self.assignment)?;
+        self.reported = true;
+        Ok(record.fill(&self.take_value()?)?)
+    }
+
+    /// Leaves the job as one text, to be kept wherever texts are: everything that [`Job::from_text`] needs. **Secret**: it
+    /// holds the job's token and variables. If the job had a record, that is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`].
+    pub fn into_text(mut self) -> Result<String, Error> {
+        self.reported = true;
+        Ok(self.take_value()?.to_json())
+    }
+
+    fn take_value(&self) -> Result<JobRecord, Error> {
+        match self.shared.leave()? {
+            Left::Value(record) => Ok(*record),
+            Left::Files(record, snapshot) => Ok(record.into_value(*snapshot)?),
+        }
+    }
+
+    /// Why the job's record could not be written the last time it was to be, if so. Nothing new is sent meanwhile.
+    #[must_use]
+    pub fn unsaved(&self) -> Option<String> {
+        self.shared.unsaved()
+    }
+
+    /// How many bytes of a stream were written to the log. After [`Job::load`], this is where to go on in an output that is
+    /// still there: the file a script of its own writes to.
+    #[must_use]
+    pub fn taken(&self, stream: Stream) -> u64 {
+        self.shared.look(|job, _| job.taken(stream))
     }
 
     /// Leaves a job to its driver that has its result already.
@@ -156,7 +282,7 @@ impl Job {
 
     /// Closes the section that was opened last. Those that are open when the job ends are closed then.
     pub fn close_section(&self) {
-        self.shared.log(gitlab_runner_api::Job::close_section);
+        self.shared.log(Core::close_section);
     }
 
     /// How many bytes of log there are, as GitLab gets it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gitlab_runner_api::{Output, PollerEvent};
 
-use crate::driver::lock;
+use crate::driver::{Archive, lock};
 use crate::error::Error;
 use crate::job::Job;
 use crate::runner::Runner;
@@ -145,7 +145,7 @@ impl Runner {
                         thread::Builder::new().spawn_scoped(scope, run).map_err(Error::System)?;
                     }
                     Output::Event(PollerEvent::Unreadable(job)) => {
-                        Job::start(job, &self.config, &link, self.patience)?.forsake()
+                        Job::start(job, Archive::Memory, &self.config, &link, self.patience)?.forsake()
                     }
                     Output::Event(event) => hear(event),
                     Output::Wait(until) => bell.wait(seen, until.map(|until| link.clock.until(until))),

@@ -1,0 +1,123 @@
+//! All that is known of a job, in one text.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::api::job_spec::Assignment;
+use crate::config::Server;
+use crate::job::{Job, JobSnapshot};
+use crate::snapshot::{self, ResumeError};
+
+const KIND: &str = "job-record";
+const FORMAT: u32 = 1;
+
+/// All that is known of a job: where it is from, its payload, its state and its log, as far as it is kept. For those who
+/// want to save a job as one value and nothing else; [`crate::manual::durability`] has a way that writes less.
+///
+/// **Secret**: it holds the job's token and its variables. It does not hold the runner's token. `Debug` shows no secret.
+#[derive(Clone)]
+pub struct JobRecord {
+    server: Server,
+    assignment: Assignment,
+    snapshot: JobSnapshot,
+    log_start: u64,
+    log: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    url: String,
+    payload: String,
+    snapshot: String,
+    log_start: u64,
+    log: String,
+}
+
+impl JobRecord {
+    /// A job as it is now. It is as good as the moment it is taken: a job that goes on from here must not be sent to GitLab
+    /// by two. [`Job::abandon`] it first, or be sure that nothing is done with the record unless the process died.
+    #[must_use]
+    pub fn of(job: &mut Job) -> Self {
+        let (log_start, log) = job.retained();
+        let (server, assignment, snapshot) = (job.server().clone(), job.assignment().clone(), job.snapshot());
+        Self { server, assignment, snapshot, log_start, log: log.concat().into() }
+    }
+
+    /// From its parts, as files may keep them apart. `log` begins at the offset `log_start`.
+    #[must_use]
+    pub fn new(server: Server, assignment: Assignment, snapshot: JobSnapshot, log_start: u64, log: Bytes) -> Self {
+        Self { server, assignment, snapshot, log_start, log }
+    }
+
+    /// The instance the job is of.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The job's payload.
+    #[must_use]
+    pub fn assignment(&self) -> &Assignment {
+        &self.assignment
+    }
+
+    /// The job's state.
+    #[must_use]
+    pub fn snapshot(&self) -> &JobSnapshot {
+        &self.snapshot
+    }
+
+    /// What is kept of the log, from which offset on: answers [`crate::JobEvent::TraceNeeded`].
+    #[must_use]
+    pub fn log(&self) -> (u64, &Bytes) {
+        (self.log_start, &self.log)
+    }
+
+    /// The record as JSON. **Secret.**
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let stored = Stored {
+            url: self.server.as_str().to_owned(),
+            payload: String::from_utf8_lossy(self.assignment.as_json()).into_owned(),
+            snapshot: self.snapshot.to_json(),
+            log_start: self.log_start,
+            log: STANDARD.encode(&self.log),
+        };
+        snapshot::seal(KIND, FORMAT, &stored)
+    }
+
+    /// Reads what [`JobRecord::to_json`] wrote, in this version or an older one.
+    ///
+    /// # Errors
+    ///
+    /// [`ResumeError`] if the text is damaged, something else, or written by a newer version. It is never quoted.
+    pub fn from_json(text: &str) -> Result<Self, ResumeError> {
+        let stored: Stored = snapshot::open(KIND, FORMAT, text)?;
+        let corrupt = |what: &str| ResumeError::Corrupt(what.to_owned());
+        let server = Server::parse(&stored.url).map_err(|_| corrupt("its address is none"))?;
+        let assignment = Assignment::from_json(stored.payload).map_err(|_| corrupt("its payload cannot be read"))?;
+        let snapshot = JobSnapshot::from_json(&stored.snapshot)?;
+        let log = STANDARD.decode(stored.log).map_err(|_| corrupt("its log cannot be read"))?;
+        if snapshot.job_id() != assignment.id() {
+            return Err(ResumeError::WrongJob { found: snapshot.job_id(), wanted: assignment.id() });
+        }
+        if stored.log_start.checked_add(log.len() as u64) != Some(snapshot.log_size()) {
+            return Err(corrupt("its log is not as long as its state says"));
+        }
+        Ok(Self { server, assignment, snapshot, log_start: stored.log_start, log: log.into() })
+    }
+}
+
+impl fmt::Debug for JobRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { server, assignment, snapshot, log_start, log } = self;
+        let kept = *log_start..log_start.saturating_add(log.len() as u64);
+        let mut shown = f.debug_struct("JobRecord");
+        shown.field("server", server).field("assignment", assignment).field("snapshot", snapshot);
+        shown.field("log", &kept).finish()
+    }
+}
