@@ -4,6 +4,7 @@
 //! - [`World`]: a whole runner, a faulty network and a GitLab on virtual time, with the laws of a correct runner checked.
 //! - [`conformance`]: what a transport must do and must not, over a loopback server that misbehaves.
 //! - [`scenarios`]: what an adapter must get right, whatever the network does.
+//! - [`exhaustive`]: every small life of a job, with a fault at every place.
 //! - [`Front`]: a door to the server with faults.
 //! - [`Server`]: the same GitLab behind a loopback HTTP server, for tests of real clients.
 //!
@@ -12,6 +13,7 @@
 pub mod conformance;
 mod coordinator;
 mod dice;
+pub mod exhaustive;
 mod front;
 pub mod fuzz;
 mod net;

@@ -4,6 +4,7 @@ mod budget;
 mod cancel;
 mod common;
 mod endpoints;
+mod exhaustive;
 mod finish;
 mod golden;
 mod laws;
