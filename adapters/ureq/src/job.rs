@@ -113,6 +113,14 @@ pub enum State {
     Aborted,
 }
 
+impl State {
+    /// Whether the job has a result, or is over.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        !matches!(self, Self::Running | Self::Canceling)
+    }
+}
+
 impl Job {
     pub(crate) fn start(
         job: Core,

@@ -78,14 +78,7 @@ impl Record {
         make_folder(folder).map_err(|error| FileError::io(folder, error))?;
         let lease = Lease::take(&folder.join(LEASE))?;
         // Of an earlier life of the job, which GitLab has handed out anew.
-        for old in [SNAPSHOT, LOG, ENDED] {
-            match fs::remove_file(folder.join(old)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(FileError::io(&folder.join(old), error));
-                }
-                _ => {}
-            }
-        }
+        remove(folder, &[SNAPSHOT, LOG, ENDED])?;
         let (server, saved) = (server.clone(), assignment.clone());
         let log = open_log(folder, true)?;
         let record = Self { folder: folder.to_owned(), lease, log, saved, server, kept_in_state_dir: false };
@@ -194,21 +187,10 @@ impl Record {
 
     /// The job has ended like this: what is secret is removed.
     pub(crate) fn close(&mut self, job: u64, how: &str) -> Result<(), FileError> {
-        let path = self.folder.join(ENDED);
         let end = StoredEnd { kind: "job-end".to_owned(), format: FORMAT, job, how: how.to_owned() };
-        write(&path, &end)?;
-        fs::remove_file(self.folder.join(ASSIGNMENT)).map_err(|error| FileError::io(&self.folder, error))?;
-        if self.kept_in_state_dir {
-            let path = self.folder.with_file_name("ended.log");
-            let told = || {
-                let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
-                file.write_all(format!("job {job}: {how}\n").as_bytes())?;
-                file.sync_data()
-            };
-            told().map_err(|error| FileError::io(&path, error))?;
-            fs::remove_dir_all(&self.folder).map_err(|error| FileError::io(&self.folder, error))?;
-        }
-        Ok(())
+        write(&self.folder.join(ENDED), &end)?;
+        remove(&self.folder, &[ASSIGNMENT])?;
+        if self.kept_in_state_dir { clear(&self.folder, &end) } else { Ok(()) }
     }
 
     fn save_assignment(&self, assignment: &Assignment) -> Result<(), FileError> {
@@ -222,6 +204,40 @@ impl Record {
     }
 }
 
+/// Finishes what a process that closed this record of a state directory was killed in; false if nobody has closed it.
+pub(crate) fn finish_closing(folder: &Path) -> Result<bool, FileError> {
+    let Some(end) = read::<StoredEnd>(&folder.join(ENDED), "job-end")? else { return Ok(false) };
+    let _lease = Lease::take(&folder.join(LEASE))?;
+    clear(folder, &end).map(|()| true)
+}
+
+/// Leaves a line of a record in a state directory. Why it ended goes last, so that whoever is killed here can be followed.
+fn clear(folder: &Path, end: &StoredEnd) -> Result<(), FileError> {
+    let path = folder.with_file_name("ended.log");
+    let tell = || {
+        let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
+        file.write_all(format!("job {}: {}\n", end.job, end.how).as_bytes())?;
+        file.sync_data()
+    };
+    tell().map_err(|error| FileError::io(&path, error))?;
+    remove(folder, &[ASSIGNMENT, SNAPSHOT, LOG, LEASE, ENDED])?;
+    // What somebody else has put there stays.
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(FileError::io(folder, error)),
+        _ => Ok(()),
+    }
+}
+
+fn remove(folder: &Path, names: &[&str]) -> Result<(), FileError> {
+    for path in names.iter().map(|name| folder.join(name)) {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(FileError::io(&path, error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// The folders in a state directory that hold a record.
 pub(crate) fn list(state_dir: &Path) -> Result<Vec<PathBuf>, FileError> {
     let failed = |error| FileError::io(state_dir, error);
@@ -232,7 +248,7 @@ pub(crate) fn list(state_dir: &Path) -> Result<Vec<PathBuf>, FileError> {
     let mut folders = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        if path.join(ASSIGNMENT).exists() {
+        if path.join(ASSIGNMENT).exists() || path.join(ENDED).exists() {
             folders.push(path);
         }
     }

@@ -171,6 +171,14 @@ impl Runner {
         let mut recovered = Recovered { jobs: Vec::new(), left: Vec::new() };
         let Some(state_dir) = &self.state_dir else { return Ok(recovered) };
         for folder in record::list(state_dir)? {
+            match record::finish_closing(&folder) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    recovered.left.push(error.into());
+                    continue;
+                }
+            }
             match self.take_up_record(&folder, true) {
                 Ok(job) => recovered.jobs.push(job),
                 Err(error) => recovered.left.push(error),
