@@ -168,10 +168,8 @@ fn show() -> Result<()> {
     let mut gitlab = Coordinator::new(Settings::default());
     gitlab.add_runner("glrt-simulated");
     let server = Server::start(gitlab)?;
-    let scripts = [
-        ("succeeds", ["echo started", "sleep 1", "echo done"]),
-        ("fails", ["echo started", "sleep 0.2", "exit 3"]),
-    ];
+    let scripts =
+        [("succeeds", ["echo started", "sleep 1", "echo done"]), ("fails", ["echo started", "sleep 0.2", "exit 3"])];
     let ids =
         scripts.map(|(name, script)| server.with(|gitlab, now| gitlab.queue(now, NewJob::new(name).script(script))));
     let folder: PathBuf = tempfile::tempdir()?.keep();

@@ -12,6 +12,9 @@ use crate::error::ConfigError;
 use crate::log::LogOptions;
 use crate::time::Timestamp;
 
+/// How often logs are sent before GitLab says how often it wants them.
+pub(crate) const DEFAULT_UPDATE_INTERVAL: Duration = Duration::from_secs(3);
+
 /// The address of a GitLab instance, checked and brought into one form.
 ///
 /// Trailing slashes and one trailing `/ci` (very old documentation) are dropped, a relative URL root is kept, and
@@ -157,7 +160,7 @@ impl RunnerConfig {
             check_interval: Duration::from_secs(3),
             job_request_deadline: Duration::from_secs(600),
             payload_limit: 64 << 20,
-            update_interval: Duration::from_secs(3),
+            update_interval: DEFAULT_UPDATE_INTERVAL,
             keep_alive: Duration::from_secs(30),
             patch_limit: 1 << 20,
             default_timeout: Duration::from_secs(7200),

@@ -1,5 +1,7 @@
 //! All that is known of a job, in one text.
 
+mod python;
+
 use std::fmt;
 
 use base64::Engine as _;
@@ -107,6 +109,9 @@ impl JobRecord {
         }
         if stored.log_start.checked_add(log.len() as u64) != Some(snapshot.log_size()) {
             return Err(corrupt("its log is not as long as its state says"));
+        }
+        if stored.log_start == 0 && !snapshot.is_log([&log]) {
+            return Err(corrupt("the checksum of its log is not the one in its state"));
         }
         Ok(Self { server, assignment, snapshot, log_start: stored.log_start, log: log.into() })
     }

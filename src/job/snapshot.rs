@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::phase::{Cancellation, Closed, Finishing, Phase};
+use super::phase::{Cancellation, Closed, Finishing, JobResult, Phase};
 use super::rules::Intent;
 use super::trace::{Offsets, Trace};
 use super::{Job, JobEvent, Probe};
 use crate::backoff::{Backoff, Policy};
 use crate::call::Wire;
+use crate::config::DEFAULT_UPDATE_INTERVAL;
 use crate::headers;
 use crate::log::PipelineSnapshot;
 use crate::rng::Rng;
@@ -65,6 +66,38 @@ pub(super) enum StoredPhase {
 }
 
 impl JobSnapshot {
+    /// A job that another client ran until now. All of its log may be at GitLab, or none.
+    pub(crate) fn of_another_client(job: u64, log: &[u8], result: Option<JobResult>) -> Self {
+        let size = log.len() as u64;
+        Self {
+            job,
+            revision: 0,
+            phase: result.map_or(StoredPhase::Running, |result| StoredPhase::Finishing(*Finishing::new(result))),
+            accepted: true,
+            cancellation: Cancellation::None,
+            timed_out: false,
+            on_the_wire: None,
+            sequence: 0,
+            rng: Rng::new(0, job),
+            backoff: Backoff::default(),
+            log_written: size,
+            log_acknowledged: size,
+            probe_at: Some(size),
+            log_crc32: crc32fast::hash(log),
+            log_shift: 0,
+            log_floor: 0,
+            patch_limit: u64::MAX,
+            interval_ms: DEFAULT_UPDATE_INTERVAL.as_millis() as u64,
+            deadline: Timestamp::from_millis(u64::MAX),
+            last_contact: Timestamp::EPOCH,
+            flush_at: Timestamp::EPOCH,
+            retry_at: Timestamp::EPOCH,
+            not_found_since: None,
+            log_pipeline: PipelineSnapshot::default(),
+            log_sections: Vec::new(),
+        }
+    }
+
     /// The job it is of.
     #[must_use]
     pub fn job_id(&self) -> u64 {
@@ -76,6 +109,18 @@ impl JobSnapshot {
     #[must_use]
     pub fn log_size(&self) -> u64 {
         self.log_written
+    }
+
+    /// Whether these bytes, one after the other, are the log it speaks of, by size and checksum. Of one that lost bytes for
+    /// good, the checksum cannot be told.
+    #[must_use]
+    pub fn is_log(&self, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>) -> bool {
+        let (mut hasher, mut size) = (crc32fast::Hasher::new(), 0u64);
+        for chunk in chunks {
+            hasher.update(chunk.as_ref());
+            size = size.saturating_add(chunk.as_ref().len() as u64);
+        }
+        size == self.log_written && (self.log_floor > 0 || hasher.finalize() == self.log_crc32)
     }
 
     /// The number of the state it holds, for [`crate::Job::saved`].

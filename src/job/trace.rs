@@ -17,6 +17,9 @@ const GATHER_BELOW: usize = 4 * 1024;
 /// The size of a gathering buffer.
 const GATHER_BLOCK: usize = 16 * 1024;
 
+/// When more than this waits to be acknowledged, and the application has saved it, it is not kept here as well.
+const KEPT_BACKLOG: u64 = 256 * 1024;
+
 /// Contiguous bytes from `start` on.
 #[derive(Default)]
 struct Segments {
@@ -192,10 +195,12 @@ impl Trace {
         self.acknowledge(offset);
     }
 
-    /// Of a durable log everything acknowledged is saved: nothing else was sent.
+    /// Of a durable log everything acknowledged is saved: nothing else was sent. In an outage the application brings back
+    /// what it saved, so that memory is bounded whatever the log's size.
     fn release(&mut self) {
         if self.retain == Retain::Unacknowledged {
-            self.tail.release(self.acknowledged);
+            let backlog = self.durable && self.saved.saturating_sub(self.acknowledged) > KEPT_BACKLOG;
+            self.tail.release(if backlog { self.saved } else { self.acknowledged });
         }
     }
 
@@ -363,6 +368,28 @@ mod tests {
         assert_eq!((trace.next(9), trace.next(3)), (0..4, 0..3));
         let (at, chunks) = trace.unsaved();
         assert_eq!((at, text(chunks)), (4, "ef".into()));
+    }
+
+    #[test]
+    fn a_long_backlog_that_is_saved_is_not_kept_in_memory() {
+        let mut trace = Trace::new(Retain::Unacknowledged, true);
+        let log: Vec<u8> = (0..2_000_000u32).map(|number| number as u8).collect();
+        for chunk in log.chunks(1000) {
+            trace.write(Bytes::copy_from_slice(chunk));
+            trace.saved(trace.written());
+            let kept: usize = trace.tail.list.iter().map(|(_, bytes)| bytes.len()).sum();
+            assert!(kept as u64 <= KEPT_BACKLOG + 2 * GATHER_BLOCK as u64, "{kept}");
+        }
+        let mut arrived = Vec::new();
+        while arrived.len() < log.len() {
+            if let Some(range) = trace.missing(300_000) {
+                trace.refill(Bytes::copy_from_slice(&log[range.start as usize..range.end as usize]));
+            }
+            let range = trace.next(300_000);
+            arrived.extend(trace.send(range.clone()).concat());
+            trace.acknowledge(range.end);
+        }
+        assert!(arrived == log, "what was brought back is not what was written");
     }
 
     #[test]

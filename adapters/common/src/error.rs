@@ -25,6 +25,15 @@ pub enum FileError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Another process holds it, as far as can be told.
+    #[error("{}: {by}", path.display())]
+    #[non_exhaustive]
+    Held {
+        /// Which.
+        path: PathBuf,
+        /// Who holds it, and for how long still.
+        by: String,
+    },
 }
 
 impl FileError {
@@ -38,5 +47,11 @@ impl FileError {
     #[must_use]
     pub fn bad(path: &Path, problem: impl Into<String>) -> Self {
         Self::Bad { path: path.to_owned(), problem: problem.into() }
+    }
+
+    /// Who holds a file.
+    #[must_use]
+    pub fn held(path: &Path, by: impl Into<String>) -> Self {
+        Self::Held { path: path.to_owned(), by: by.into() }
     }
 }

@@ -1,8 +1,7 @@
 //! The runner file: what must be kept of a runner between runs.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::Attributes;
@@ -11,6 +10,7 @@ use gitlab_runner_api::{RunnerToken, Server, SystemId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FileError;
+use crate::form;
 use crate::registration::default_info;
 
 const KIND: &str = "runner";
@@ -71,8 +71,6 @@ impl Record {
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    kind: String,
-    format: u32,
     url: String,
     id: u64,
     token: String,
@@ -126,8 +124,6 @@ impl Program {
 /// [`FileError::Io`].
 pub fn save(record: &Record, path: &Path) -> Result<(), FileError> {
     let stored = Stored {
-        kind: KIND.to_owned(),
-        format: FORMAT,
         url: record.server.as_str().to_owned(),
         id: record.id,
         token: record.token.expose().to_owned(),
@@ -137,47 +133,7 @@ pub fn save(record: &Record, path: &Path) -> Result<(), FileError> {
         attributes: record.attributes.clone(),
         info: Program::of(&record.info),
     };
-    let json = serde_json::to_vec_pretty(&stored).map_err(|error| FileError::io(path, error.into()))?;
-    replace(path, &json).map_err(|error| FileError::io(path, error))
-}
-
-/// Whether a file can be written there, found out without touching it.
-///
-/// # Errors
-///
-/// [`FileError::Io`] if not.
-pub fn check_writable(path: &Path) -> Result<(), FileError> {
-    let trial = || {
-        if path.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory));
-        }
-        tempfile::Builder::new().prefix(".runner-").tempfile_in(folder(path))?.close()
-    };
-    trial().map_err(|error| FileError::io(path, error))
-}
-
-fn folder(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    }
-}
-
-/// Replaces a file by one of this content and a line end: it is there whole or not at all, its owner alone can read it, and
-/// it outlives a power cut.
-///
-/// # Errors
-///
-/// What the operating system says.
-pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = folder(path);
-    let mut file = tempfile::Builder::new().prefix(".runner-").tempfile_in(&folder)?;
-    file.write_all(content)?;
-    file.write_all(b"\n")?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    // Elsewhere a folder cannot be opened as a file, and renames are durable by other means.
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+    form::write(path, KIND, FORMAT, &stored)
 }
 
 /// Reads a file that [`save`] wrote, and never changes it.
@@ -186,26 +142,9 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 ///
 /// [`FileError::Io`], [`FileError::Bad`].
 pub fn load(path: &Path) -> Result<Record, FileError> {
-    #[derive(Deserialize)]
-    struct Head {
-        kind: String,
-        format: u32,
-    }
-    let text = fs::read(path).map_err(|error| FileError::io(path, error))?;
-    // Serde's own words quote the file, which holds a token.
-    let damaged = |error: serde_json::Error| {
-        let at = format!("line {} column {}", error.line(), error.column());
-        FileError::bad(path, format!("this is not a runner file, or it is damaged ({at})"))
+    let Some(stored) = form::read::<Stored>(path, KIND, FORMAT)? else {
+        return Err(FileError::io(path, io::ErrorKind::NotFound.into()));
     };
-    let head: Head = serde_json::from_slice(&text).map_err(damaged)?;
-    if head.kind != KIND {
-        return Err(FileError::bad(path, "this is not a runner file"));
-    }
-    if head.format > FORMAT {
-        let problem = format!("it has format {}, this version reads up to {FORMAT}; use a newer version", head.format);
-        return Err(FileError::bad(path, problem));
-    }
-    let stored: Stored = serde_json::from_slice(&text).map_err(damaged)?;
     let bad = |what: String| FileError::bad(path, what);
     Ok(Record {
         server: Server::parse(&stored.url).map_err(|error| bad(error.to_string()))?,
@@ -221,6 +160,8 @@ pub fn load(path: &Path) -> Result<Record, FileError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn record() -> Record {

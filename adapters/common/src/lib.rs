@@ -8,12 +8,16 @@
 
 mod error;
 mod file;
+pub mod form;
+mod python;
 mod registration;
 mod system_id;
 mod variables;
 
 pub use error::FileError;
-pub use file::{Record, at, check_writable, load, replace, save};
+pub use file::{Record, at, load, save};
+pub use form::check_writable;
+pub use python::load as load_python;
 pub use registration::{Registration, default_info};
 pub use system_id::make as make_system_id;
 pub use variables::write_files;

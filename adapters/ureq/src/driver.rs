@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,12 +10,14 @@ use std::time::{Duration, Instant};
 use gitlab_runner_api::log::ansi;
 use gitlab_runner_api::{
     AbortReason, Call, Cancellation, Failure, FailureReason, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Machine,
-    Misuse, Outcome, Output, Secret, Stream, Throttle, Timestamp, Written,
+    Misuse, Outcome, Output, RunnerConfig, Secret, Stream, Throttle, Timestamp, Written,
 };
 use gitlab_runner_api_files::{FileError, short_secrets_warning};
 
 use crate::clock::Clock;
-use crate::record::Record;
+use crate::error::Error;
+use crate::record::{HANDED_ON, Record};
+use crate::run::Bell;
 use crate::transport::Transport;
 
 /// What every machine of a runner needs for its calls.
@@ -33,6 +36,8 @@ pub(crate) struct Link {
 struct Driven {
     count: Mutex<usize>,
     fewer: Condvar,
+    /// Of loops that take jobs as there is room beside these.
+    bells: Mutex<Vec<Arc<Bell>>>,
 }
 
 /// One of them.
@@ -49,6 +54,7 @@ impl Drop for Drive {
     fn drop(&mut self) {
         *lock(&self.0.count) -= 1;
         self.0.fewer.notify_all();
+        lock(&self.0.bells).iter().for_each(|bell| bell.ring());
     }
 }
 
@@ -66,6 +72,19 @@ impl Link {
     /// The same link, for jobs that are waited for apart from all others.
     pub(crate) fn apart(&self) -> Self {
         Self { driven: Arc::default(), ..self.clone() }
+    }
+
+    /// How many jobs are driven.
+    pub(crate) fn driven(&self) -> usize {
+        *lock(&self.driven.count)
+    }
+
+    /// Rings this bell whenever one is driven no more, for as long as `during` takes.
+    pub(crate) fn ringing<R>(&self, bell: &Arc<Bell>, during: impl FnOnce() -> R) -> R {
+        lock(&self.driven.bells).push(bell.clone());
+        let done = during();
+        lock(&self.driven.bells).retain(|other| !Arc::ptr_eq(other, bell));
+        done
     }
 
     /// Waits until no job is driven any more, or `span` has passed; false in that case.
@@ -151,7 +170,7 @@ pub(crate) enum Archive {
     /// All there is of the log is in memory.
     Memory,
     /// What a record that was one value held of the log.
-    Text(Box<JobRecord>),
+    Value(Box<JobRecord>),
     /// Files, which are written before anything is sent.
     Files(Box<Record>),
 }
@@ -161,6 +180,8 @@ pub(crate) enum Archive {
 pub(crate) enum End {
     Finished(Outcome),
     Aborted(AbortReason),
+    /// Another process has its record, and goes on with it.
+    Elsewhere(Arc<FileError>),
 }
 
 /// What GitLab says of a job.
@@ -204,6 +225,9 @@ impl Shared {
     fn drive(&self, link: &Link) {
         let mut state = lock(&self.state);
         loop {
+            if state.confirm().is_err() {
+                self.news.notify_all();
+            }
             match link.poll(&mut state.job) {
                 Output::Send(call) => {
                     drop(state);
@@ -214,12 +238,7 @@ impl Shared {
                     self.news.notify_all();
                 }
                 Output::Event(event) => self.obey(&mut state, event),
-                Output::Wait(until) => {
-                    if let Archive::Files(record) = &mut state.archive {
-                        record.refresh();
-                    }
-                    state = self.sleep(state, until.map(|until| link.clock.until(until)));
-                }
+                Output::Wait(until) => state = self.sleep(state, until.map(|until| link.clock.until(until))),
                 Output::Done => return,
             }
         }
@@ -230,7 +249,8 @@ impl Shared {
             JobEvent::Finished(outcome) => state.end(&outcome.to_string(), End::Finished(outcome)),
             JobEvent::Aborted(reason) => state.end(&reason.to_string(), End::Aborted(reason)),
             JobEvent::TraceNeeded(range) => state.bring(range),
-            JobEvent::Save => state.save(),
+            // If it fails, the job asks again.
+            JobEvent::Save => _ = state.save(),
             JobEvent::ShortSecrets(count) => _ = state.job.write(short_secrets_warning(count)),
             _ => {}
         }
@@ -253,6 +273,7 @@ impl Shared {
         let mut state = lock(&self.state);
         let idle = state.job.unsent() == 0;
         let written = write(&mut state.job, self.clock.now());
+        state.bound();
         // If there was something to send already, the driver sleeps no longer than until that is due.
         if idle || state.job.unsent() >= PRESSING {
             self.work.notify_all();
@@ -312,14 +333,36 @@ impl Shared {
         kept
     }
 
-    /// Whether the job has a record in files.
-    pub(crate) fn has_files(&self) -> bool {
-        matches!(lock(&self.state).archive, Archive::Files(_))
+    /// Whether the job has a record in files, in this folder if one is named.
+    pub(crate) fn has_files(&self, folder: Option<&Path>) -> bool {
+        match &lock(&self.state).archive {
+            Archive::Files(record) => folder.is_none_or(|folder| record.is_in(folder)),
+            _ => false,
+        }
+    }
+
+    /// Goes on in a record in this folder, and sends nothing from now on that is not in it.
+    pub(crate) fn keep(&self, folder: &Path, config: &Arc<RunnerConfig>) -> Result<(), Error> {
+        let state = &mut *lock(&self.state);
+        if state.end.is_some() {
+            return Err(Error::AlreadyFinished);
+        }
+        let value = state.value();
+        let record = Record::create(folder, &value)?;
+        // As if it had been left and taken up. A call on the wire comes home to a machine that no longer knows of it.
+        state.job = Job::resume(config.clone(), value.assignment(), value.snapshot().clone(), self.clock.now())
+            .map_err(Error::BadRecord)?;
+        let old = std::mem::replace(&mut state.archive, Archive::Files(Box::new(record)));
+        self.work.notify_all();
+        match old {
+            Archive::Files(mut old) => Ok(old.close(state.job.id(), HANDED_ON)?),
+            Archive::Memory | Archive::Value(_) => Ok(()),
+        }
     }
 
     /// Stops talking about the job, which is somebody else's from now on, and gives all that is known of it.
     pub(crate) fn leave(&self) -> Result<Left, FileError> {
-        let mut state = lock(&self.state);
+        let state = &mut *lock(&self.state);
         state.job.abandon();
         self.work.notify_all();
         match std::mem::replace(&mut state.archive, Archive::Memory) {
@@ -327,16 +370,16 @@ impl Shared {
                 record.save(&mut state.job)?;
                 Ok(Left::Files(record, Box::new(state.job.snapshot())))
             }
-            mut archive => {
-                let record = JobRecord::of(&mut state.job);
-                let (start, log) = record.log();
-                let whole = archive.log(0..start).map(|before| bytes::Bytes::from([before, log.clone()].concat()));
-                let (start, log) = whole.map_or((start, log.clone()), |log| (0, log));
-                let (server, assignment) = (record.server().clone(), record.assignment().clone());
-                let record = JobRecord::new(server, assignment, record.snapshot().clone(), start, log);
-                Ok(Left::Value(Box::new(record)))
+            archive => {
+                state.archive = archive;
+                Ok(Left::Value(Box::new(state.value())))
             }
         }
+    }
+
+    /// Writes the record now.
+    pub(crate) fn save(&self) -> Result<(), FileError> {
+        lock(&self.state).save()
     }
 
     /// Why the job's record could not be written the last time, if so. Nothing of it is sent meanwhile.
@@ -347,7 +390,8 @@ impl Shared {
     /// Waits until the job is to stop, or has ended, or `span` has passed.
     pub(crate) fn wait_cancelled(&self, span: Duration) -> Cancellation {
         let stops = |state: &State| state.job.cancellation() != Cancellation::None || state.end.is_some();
-        self.wait_for(span, stops).job.cancellation()
+        let state = self.wait_for(span, stops);
+        cancellation(&state.job, state.end.as_ref())
     }
 
     fn wait_for(&self, span: Duration, mut is_so: impl FnMut(&State) -> bool) -> MutexGuard<'_, State> {
@@ -363,6 +407,11 @@ impl Shared {
         }
         state
     }
+}
+
+/// How urgently a job is to stop. One that another process has is over here.
+pub(crate) fn cancellation(job: &Job, end: Option<&End>) -> Cancellation {
+    if matches!(end, Some(End::Elsewhere(_))) { Cancellation::Aborted } else { job.cancellation() }
 }
 
 /// A job that was left.
@@ -381,11 +430,48 @@ impl State {
         }
     }
 
-    fn save(&mut self) {
-        if let Archive::Files(record) = &mut self.archive {
-            // The job asks again.
-            self.unsaved = record.save(&mut self.job).err().map(|error| error.to_string());
+    fn save(&mut self) -> Result<(), FileError> {
+        let saved = match &mut self.archive {
+            Archive::Files(record) => record.save(&mut self.job),
+            // What has no files is as safe as it will ever be.
+            Archive::Memory | Archive::Value(_) => {
+                self.job.saved(self.job.revision(), self.job.log_size());
+                Ok(())
+            }
+        };
+        self.unsaved = saved.as_ref().err().map(ToString::to_string);
+        saved
+    }
+
+    /// Keeps no more than so much in memory that is not in the record. If the record cannot be written, the driver tries again.
+    fn bound(&mut self) {
+        if let (Archive::Files(record), None) = (&self.archive, &self.unsaved)
+            && self.job.log_size().saturating_sub(record.log_size()) >= PRESSING
+        {
+            _ = self.save();
         }
+    }
+
+    /// Whether the record is still ours. If it is not, nothing more is said about the job here.
+    fn confirm(&mut self) -> Result<(), ()> {
+        let Archive::Files(record) = &mut self.archive else { return Ok(()) };
+        let Err(held) = record.confirm() else { return Ok(()) };
+        self.job.abandon();
+        self.archive = Archive::Memory;
+        self.end.get_or_insert(End::Elsewhere(Arc::new(held)));
+        Err(())
+    }
+
+    /// All that is known of the job.
+    fn value(&mut self) -> JobRecord {
+        let record = JobRecord::of(&mut self.job);
+        let (start, log) = record.log();
+        if start == 0 {
+            return record;
+        }
+        let Some(before) = self.archive.log(0..start) else { return record };
+        let (server, assignment) = (record.server().clone(), record.assignment().clone());
+        JobRecord::new(server, assignment, record.snapshot().clone(), 0, [before, log.clone()].concat().into())
     }
 
     /// Bytes of the log that are needed once more. If nobody has them, a mark takes their place.
@@ -404,7 +490,7 @@ impl Archive {
         match self {
             Self::Memory => None,
             Self::Files(record) => record.log(range).ok(),
-            Self::Text(record) => {
+            Self::Value(record) => {
                 let (start, log) = record.log();
                 let within = |at: u64| usize::try_from(at.checked_sub(start)?).ok();
                 let (from, to) = (within(range.start)?, within(range.end)?.min(log.len()));

@@ -68,8 +68,17 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A runner file, or a file of a job's record, is damaged, is something else, or was written by a newer version; or another
-    /// process holds the record. It was not changed.
+    /// Another process holds the job's record, or has taken it over from this one, which was silent for too long.
+    #[error("{}: {by}", path.display())]
+    #[non_exhaustive]
+    Held {
+        /// Which.
+        path: PathBuf,
+        /// Who, and what can be done about it.
+        by: String,
+    },
+    /// A runner file, or a file of a job's record, is damaged, is something else, or was written by a newer version. It was not
+    /// changed.
     #[error("{}: {problem}; the file was not changed", path.display())]
     #[non_exhaustive]
     BadFile {
@@ -78,13 +87,11 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// The text is no record of a job, is damaged, or was written by a newer version.
-    #[error("this is no record of a job that can be used: {0}")]
+    /// The record does not fit together.
+    #[error("this record of a job cannot be used: {0}")]
     BadRecord(ResumeError),
     /// A job is to be left in its record, and has none.
-    #[error(
-        "this job has no record of its own: leave it in one with Job::leave_in, or keep all in Runner::with_state_dir"
-    )]
+    #[error("this job has no record of its own: make one with Job::save, or keep all in Runner::with_state_dir")]
     NoRecord,
     /// The operating system gave no random numbers, or no thread.
     #[error("the operating system refused: {0}")]
@@ -112,6 +119,7 @@ impl From<FileError> for Error {
         match error {
             FileError::Io { path, source, .. } => Self::File { path, source },
             FileError::Bad { path, problem, .. } => Self::BadFile { path, problem },
+            FileError::Held { path, by, .. } => Self::Held { path, by },
             other => Self::System(io::Error::other(other)),
         }
     }

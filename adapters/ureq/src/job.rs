@@ -1,8 +1,9 @@
 //! A job in hand.
 
+mod record;
+
 use std::fmt;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -12,17 +13,16 @@ use gitlab_runner_api::api::artifacts::{DownloadArtifacts, UploadArtifact};
 use gitlab_runner_api::api::runtime_environment_key::GetRuntimeEnvironmentKey;
 use gitlab_runner_api::log::{Section, ansi};
 use gitlab_runner_api::{
-    AbortReason, Assignment, Cancellation, Exchange, FailureReason, Job as Core, JobRecord, JobResult, JobSpec,
-    JobToken, Outcome, Retain, RunnerConfig, Secret, Server, Stream, Written,
+    AbortReason, Assignment, Cancellation, Exchange, FailureReason, Job as Core, JobResult, JobSpec, JobToken, Outcome,
+    RunnerConfig, Secret, Stream, Written,
 };
-use gitlab_runner_api_files::{default_info, make_system_id};
+use gitlab_runner_api_files::FileError;
 
-use crate::driver::{Archive, Checked, End, Left, Link, Shared};
+use crate::driver::{Archive, Checked, End, Link, Shared, cancellation};
 use crate::error::Error;
 use crate::exchange::complete;
-use crate::instance::config;
-use crate::record::{Loaded, Record};
-use crate::transport::Transport;
+
+pub(crate) use record::kept;
 
 /// How long the result of a job is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);
@@ -37,7 +37,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 ///
 /// A job that is dropped without a result, for instance because its handler panicked, is failed with
 /// `runner_system_failure` and a line in its log that says so. The drop waits for GitLab to take that, up to ten seconds;
-/// the thread goes on trying for as long as the process lives.
+/// the thread goes on trying for as long as the process lives. A job that was [saved](Job::save) stays in its record instead.
 pub struct Job {
     shared: Arc<Shared>,
     assignment: Assignment,
@@ -45,15 +45,8 @@ pub struct Job {
     link: Link,
     patience: Duration,
     reported: bool,
-}
-
-fn default_config(server: &Server) -> Result<Arc<RunnerConfig>, Error> {
-    config(server, &make_system_id().map_err(Error::System)?, default_info())
-}
-
-/// The settings of jobs that have a record in files.
-pub(crate) fn kept(config: &RunnerConfig) -> Arc<RunnerConfig> {
-    Arc::new(config.clone().with_durable(true).with_retain(Retain::Unacknowledged))
+    /// Dropped without a result, it stays in its record.
+    stays: bool,
 }
 
 /// A file to be kept beside a job.
@@ -109,7 +102,7 @@ pub enum State {
     Failed,
     /// GitLab holds `canceled`.
     Canceled,
-    /// It was over before it had a result.
+    /// It was over before it had a result, or is another process's by now.
     Aborted,
 }
 
@@ -131,108 +124,15 @@ impl Job {
     ) -> Result<Self, Error> {
         let assignment = job.assignment().clone();
         let shared = Shared::start(job, archive, link).map_err(Error::System)?;
-        Ok(Self { shared, assignment, config: config.clone(), link: link.clone(), patience, reported: false })
-    }
-
-    /// Takes a job up from the record in this folder, which it goes on in. Needs nothing else and asks nobody; the job's own
-    /// thread finds out what GitLab thinks of it. See [`crate::Runner::load_job`] for the settings of a runner.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::File`]; [`Error::BadFile`] if the record is damaged, or another process holds it, or the job has ended.
-    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let (record, loaded) = Record::open(path.as_ref())?;
-        let config = kept(default_config(&loaded.server)?.as_ref());
-        Self::resume(record, loaded, &config, &Link::new(Transport::from_env()?), PATIENCE)
-    }
-
-    /// Takes a job up from what [`Job::into_text`] gave. See [`crate::Runner::job_from_text`] for the settings of a runner.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BadRecord`].
-    pub fn from_text(text: &str) -> Result<Self, Error> {
-        let record = JobRecord::from_json(text).map_err(Error::BadRecord)?;
-        let config = default_config(record.server())?;
-        Self::resume_value(record, &config, &Link::new(Transport::from_env()?), PATIENCE)
-    }
-
-    pub(crate) fn resume(
-        record: Record,
-        loaded: Loaded,
-        config: &Arc<RunnerConfig>,
-        link: &Link,
-        patience: Duration,
-    ) -> Result<Self, Error> {
-        let now = link.clock.now();
-        let job = match loaded.snapshot {
-            Some(snapshot) => {
-                Core::resume(config.clone(), &loaded.assignment, snapshot, now).map_err(Error::BadRecord)?
-            }
-            None => Core::new(config.clone(), &loaded.assignment, now),
-        };
-        Self::start(job, Archive::Files(Box::new(record)), config, link, patience)
-    }
-
-    pub(crate) fn resume_value(
-        record: JobRecord,
-        config: &Arc<RunnerConfig>,
-        link: &Link,
-        patience: Duration,
-    ) -> Result<Self, Error> {
-        let (now, snapshot) = (link.clock.now(), record.snapshot().clone());
-        let job = Core::resume(config.clone(), record.assignment(), snapshot, now).map_err(Error::BadRecord)?;
-        Self::start(job, Archive::Text(Box::new(record)), config, link, patience)
-    }
-
-    /// Leaves the job in its record, for this or another process to take up: nothing more is said about it, and it is not
-    /// failed. Its script is whoever's it was.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoRecord`] if it has none, and the job is failed; [`Error::File`] if that cannot be written: then it is what
-    /// it was when it was last saved.
-    pub fn leave(mut self) -> Result<(), Error> {
-        if !self.shared.has_files() {
-            return Err(Error::NoRecord);
-        }
-        self.reported = true;
-        self.shared.leave().map(drop).map_err(Error::from)
-    }
-
-    /// Leaves the job in a record in this folder, which is made. If it had one elsewhere, that is closed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::File`], [`Error::BadFile`]: another process holds a record there.
-    pub fn leave_in(mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let mut record = Record::create(path.as_ref(), self.config.server(), &self.assignment)?;
-        self.reported = true;
-        Ok(record.fill(&self.take_value()?)?)
-    }
-
-    /// Leaves the job as one text, to be kept wherever texts are: everything that [`Job::from_text`] needs. **Secret**: it
-    /// holds the job's token and variables. If the job had a record, that is closed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::File`].
-    pub fn into_text(mut self) -> Result<String, Error> {
-        self.reported = true;
-        Ok(self.take_value()?.to_json())
-    }
-
-    fn take_value(&self) -> Result<JobRecord, Error> {
-        match self.shared.leave()? {
-            Left::Value(record) => Ok(*record),
-            Left::Files(record, snapshot) => Ok(record.into_value(*snapshot)?),
-        }
-    }
-
-    /// Why the job's record could not be written the last time it was to be, if so. Nothing new is sent meanwhile.
-    #[must_use]
-    pub fn unsaved(&self) -> Option<String> {
-        self.shared.unsaved()
+        Ok(Self {
+            shared,
+            assignment,
+            config: config.clone(),
+            link: link.clone(),
+            patience,
+            reported: false,
+            stays: false,
+        })
     }
 
     /// How many bytes of a stream were written to the log. After [`Job::load`], this is where to go on in an output that is
@@ -240,6 +140,18 @@ impl Job {
     #[must_use]
     pub fn taken(&self, stream: Stream) -> u64 {
         self.shared.look(|job, _| job.taken(stream))
+    }
+
+    /// Says so in the log, and gives the job a failure for its result; false if it has one, or is over.
+    fn fail(&self, why: &str) -> bool {
+        _ = self.shared.write(Stream::Runner, ansi::error(why).as_bytes());
+        self.shared.finish(JobResult::failed(FailureReason::RunnerSystemFailure))
+    }
+
+    /// Leaves a job to its driver, failed for this reason unless it has its result already.
+    pub(crate) fn give_up(self, why: &str) {
+        self.fail(why);
+        self.forsake();
     }
 
     /// Leaves a job to its driver that has its result already.
@@ -325,6 +237,7 @@ impl Job {
             Checked::Ended(None | Some(End::Finished(_))) => Err(Error::AlreadyFinished),
             Checked::Ended(Some(End::Aborted(AbortReason::Canceled))) => Err(Error::Canceled),
             Checked::Ended(Some(End::Aborted(reason))) => Err(Error::Aborted(reason)),
+            Checked::Ended(Some(End::Elsewhere(held))) => Err(elsewhere(&held)),
         }
     }
 
@@ -372,7 +285,7 @@ impl Job {
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.look(|job, end| match end {
-            Some(End::Aborted(_)) => State::Aborted,
+            Some(End::Aborted(_) | End::Elsewhere(_)) => State::Aborted,
             Some(End::Finished(Outcome::Success)) => State::Success,
             Some(End::Finished(Outcome::Canceled)) => State::Canceled,
             Some(End::Finished(_)) => State::Failed,
@@ -385,7 +298,7 @@ impl Job {
     /// How urgently the job is to stop. GitLab is asked at least every 30 seconds.
     #[must_use]
     pub fn cancellation(&self) -> Cancellation {
-        self.shared.look(|job, _| job.cancellation())
+        self.shared.look(cancellation)
     }
 
     /// Waits until the job is to stop, or `timeout` has passed.
@@ -439,7 +352,8 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyFinished`], [`Error::Aborted`], [`Error::Patience`].
+    /// [`Error::AlreadyFinished`], [`Error::Aborted`], [`Error::Patience`]; [`Error::Held`] if another process has taken its
+    /// record over.
     pub fn finish(&mut self, result: JobResult) -> Result<Outcome, Error> {
         if std::mem::replace(&mut self.reported, true) {
             return Err(Error::AlreadyFinished);
@@ -453,13 +367,21 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Error::Aborted`], [`Error::Patience`].
+    /// [`Error::Aborted`], [`Error::Patience`]; [`Error::Held`] if another process has taken its record over.
     pub fn wait_delivered(&self) -> Result<Outcome, Error> {
         match self.shared.wait_end(self.patience) {
             Some(End::Finished(outcome)) => Ok(outcome),
             Some(End::Aborted(reason)) => Err(Error::Aborted(reason)),
+            Some(End::Elsewhere(held)) => Err(elsewhere(&held)),
             None => Err(Error::Patience),
         }
+    }
+}
+
+fn elsewhere(held: &FileError) -> Error {
+    match held {
+        FileError::Held { path, by, .. } => Error::Held { path: path.clone(), by: by.clone() },
+        other => Error::System(io::Error::other(other.to_string())),
     }
 }
 
@@ -468,10 +390,13 @@ impl Drop for Job {
         if self.reported {
             return;
         }
+        if self.stays {
+            // What cannot be written now is what it was when it was last saved.
+            _ = self.shared.leave();
+            return;
+        }
         let why = if thread::panicking() { "its handler panicked" } else { "it was dropped without a result" };
-        let line = ansi::error(&format!("The runner gave this job up: {why}."));
-        _ = self.shared.write(Stream::Runner, line.as_bytes());
-        if self.shared.finish(JobResult::failed(FailureReason::RunnerSystemFailure)) {
+        if self.fail(&format!("The runner gave this job up: {why}.")) {
             _ = self.shared.wait_end(FAREWELL);
         }
     }

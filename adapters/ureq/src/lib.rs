@@ -34,7 +34,13 @@
 //! [`Runner::run`] is the loop for those who want one: capacity is held before a job is asked for, and a [`Stop`] drains
 //! it. For another HTTP client, or an async one, see the core.
 //!
-//! The log of a job is kept in memory until the job has ended.
+//! The log of a job is kept in memory until the job has ended, or in its record if it has one.
+//!
+//! # Jobs that outlive their process
+//!
+//! [`Job::save`] and [`Job::load`] keep a job in a folder of its own, and [`Runner::with_state_dir`] does so for every job;
+//! [`Runner::recover`] takes up what a process left that died. A record is for one process at a time: a second one is told who
+//! holds it ([`Error::Held`]). [`JobRecord`] is the same as one text.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
@@ -54,7 +60,8 @@ pub use error::Error;
 pub use gitlab_runner_api;
 pub use gitlab_runner_api::log::{LogLimit, LogOptions, Section, Timestamps, ansi};
 pub use gitlab_runner_api::{
-    Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Secret, Stream,
+    Cancellation, FailureReason, HttpOptions, JobRecord, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Secret,
+    Stream,
 };
 pub use gitlab_runner_api_files::{Registration, write_files};
 pub use instance::Instance;

@@ -2,11 +2,13 @@
 //!
 //! | File | What it is | Written |
 //! |---|---|---|
-//! | `assignment.json` | the payload, and the instance it is of. Secret | when the job is taken, and when a secret is learnt |
 //! | `log` | the log, as GitLab gets it | appended to |
-//! | `snapshot.json` | the job's state | replaced whole |
+//! | `snapshot.json` | the job's state, by which the log's size and checksum are known | replaced whole, with each piece of log |
+//! | `assignment.json` | the payload, and the instance it is of. Secret | last of the first three, and when a secret is learnt |
 //! | `lease` | who may go on with it | by its holder, every 30 s |
 //! | `ended.json` | how it ended; the assignment is gone then | once |
+//!
+//! A folder without an assignment is no record. What ends is told in `ended.log` of a state directory, and the folder removed.
 
 mod lease;
 
@@ -14,11 +16,12 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gitlab_runner_api::{Assignment, Job, JobRecord, JobSnapshot, Server};
-use gitlab_runner_api_files::{FileError, replace};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use gitlab_runner_api_files::{FileError, form};
+use serde::{Deserialize, Serialize};
 
 use lease::Lease;
 
@@ -27,26 +30,25 @@ const SNAPSHOT: &str = "snapshot.json";
 const LOG: &str = "log";
 const LEASE: &str = "lease";
 const ENDED: &str = "ended.json";
+
+const ASSIGNMENT_KIND: &str = "job-assignment";
+const END_KIND: &str = "job-end";
 const FORMAT: u32 = 1;
 
-#[derive(Serialize, Deserialize)]
-struct Head {
-    kind: String,
-    format: u32,
-}
+/// How much of a log is looked at at a time.
+const PIECE: usize = 256 * 1024;
+
+/// A record that was begun this long ago and is still none will never be one.
+const BEGINNING: Duration = Duration::from_secs(3600);
 
 #[derive(Serialize, Deserialize)]
 struct StoredAssignment {
-    kind: String,
-    format: u32,
     url: String,
     payload: String,
 }
 
 #[derive(Serialize, Deserialize)]
 struct StoredEnd {
-    kind: String,
-    format: u32,
     job: u64,
     how: String,
 }
@@ -57,95 +59,141 @@ pub(crate) struct Record {
     folder: PathBuf,
     lease: Lease,
     log: File,
+    /// How much of the log is there.
+    log_size: u64,
     /// The payload that is saved, by which one that has become another is known.
     saved: Assignment,
     server: Server,
     /// Whether the folder goes when the job has ended, and a line in its parent's `ended.log` stays.
-    kept_in_state_dir: bool,
+    in_state_dir: bool,
 }
 
 /// What a record says.
 pub(crate) struct Loaded {
     pub(crate) server: Server,
     pub(crate) assignment: Assignment,
-    /// None if the job was taken, and nothing else is known of it.
-    pub(crate) snapshot: Option<JobSnapshot>,
+    pub(crate) snapshot: JobSnapshot,
 }
 
 impl Record {
-    /// Begins the record of a job. It is on disk when this returns.
-    pub(crate) fn create(folder: &Path, server: &Server, assignment: &Assignment) -> Result<Self, FileError> {
+    /// Makes a record of a job. All of it is on disk when this returns.
+    pub(crate) fn create(folder: &Path, job: &JobRecord) -> Result<Self, FileError> {
         make_folder(folder).map_err(|error| FileError::io(folder, error))?;
         let lease = Lease::take(&folder.join(LEASE))?;
-        // Of an earlier life of the job, which GitLab has handed out anew.
+        if folder.join(ASSIGNMENT).exists() {
+            return Err(FileError::bad(folder, "another job has its record there; give each a folder of its own"));
+        }
+        // Of one that has ended, or never was one.
         remove(folder, &[SNAPSHOT, LOG, ENDED])?;
-        let (server, saved) = (server.clone(), assignment.clone());
+        let (server, saved) = (job.server().clone(), job.assignment().clone());
         let log = open_log(folder, true)?;
-        let record = Self { folder: folder.to_owned(), lease, log, saved, server, kept_in_state_dir: false };
-        record.save_assignment(assignment)?;
+        let folder = folder.to_owned();
+        let mut record = Self { folder, lease, log, log_size: 0, saved, server, in_state_dir: false };
+        let (start, log) = job.log();
+        record.append(start, std::slice::from_ref(log))?;
+        record.replace_snapshot(job.snapshot())?;
+        record.save_assignment(job.assignment())?;
         Ok(record)
+    }
+
+    /// The same in a state directory. GitLab may hand a job out again that nobody accepted: then the old record is closed.
+    pub(crate) fn create_in(state_dir: &Path, job: &JobRecord) -> Result<Self, FileError> {
+        let id = job.assignment().id();
+        let folder = state_dir.join(id.to_string());
+        finish_closing(&folder)?;
+        if folder.join(ASSIGNMENT).exists() {
+            let (old, loaded) = Self::open(&folder)?;
+            if loaded.server != *job.server() {
+                let problem =
+                    format!("it is of job {id} of {}; give each runner a state directory of its own", loaded.server);
+                return Err(FileError::bad(&folder, problem));
+            }
+            old.in_state_dir().close(id, "handed out again by GitLab")?;
+        }
+        Ok(Self::create(&folder, job)?.in_state_dir())
     }
 
     /// Takes up a record, and whatever it says. Nothing is changed if that cannot be understood.
     pub(crate) fn open(folder: &Path) -> Result<(Self, Loaded), FileError> {
         let path = folder.join(ASSIGNMENT);
-        if let Some(end) = read::<StoredEnd>(&folder.join(ENDED), "job-end")? {
+        if let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? {
+            // Whoever closed it may have been killed before this.
+            _ = remove(folder, &[ASSIGNMENT]);
             return Err(FileError::bad(folder, format!("job {} has ended: {}", end.job, end.how)));
         }
         if !path.exists() {
             return Err(FileError::bad(folder, "this is no record of a job"));
         }
         let lease = Lease::take(&folder.join(LEASE))?;
-        let Some(stored) = read::<StoredAssignment>(&path, "assignment")? else {
-            return Err(FileError::bad(&path, "it is gone"));
+        let Some(stored) = form::read::<StoredAssignment>(&path, ASSIGNMENT_KIND, FORMAT)? else {
+            return Err(FileError::bad(&path, "it is gone: the job has ended meanwhile"));
         };
         let server = Server::parse(&stored.url).map_err(|error| FileError::bad(&path, error.to_string()))?;
         let assignment =
             Assignment::from_json(stored.payload).map_err(|error| FileError::bad(&path, error.to_string()))?;
         let path = folder.join(SNAPSHOT);
-        let snapshot = match fs::read_to_string(&path) {
-            Ok(text) => Some(JobSnapshot::from_json(&text).map_err(|error| FileError::bad(&path, error.to_string()))?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(FileError::io(&path, error)),
-        };
-        if snapshot.as_ref().is_some_and(|snapshot| snapshot.job_id() != assignment.id()) {
+        let snapshot = fs::read_to_string(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => FileError::bad(&path, "it is no text"),
+            _ => FileError::io(&path, error),
+        })?;
+        let snapshot = JobSnapshot::from_json(&snapshot).map_err(|error| FileError::bad(&path, error.to_string()))?;
+        if snapshot.job_id() != assignment.id() {
             return Err(FileError::bad(&path, "it is of another job"));
         }
-        let log = open_log(folder, snapshot.is_none())?;
-        let path = folder.join(LOG);
-        let size = log.metadata().map_err(|error| FileError::io(&path, error))?.len();
-        let known = snapshot.as_ref().map_or(0, JobSnapshot::log_size);
+        let log = open_log(folder, false)?;
+        let (saved, log_size, in_state_dir) = (assignment.clone(), snapshot.log_size(), false);
+        let mut record =
+            Self { folder: folder.to_owned(), lease, log, log_size, saved, server: server.clone(), in_state_dir };
+        record.check_log(&snapshot)?;
+        remove_unfinished(folder)?;
+        Ok((record, Loaded { server, assignment, snapshot }))
+    }
+
+    /// Whether the log is the one the state speaks of. What is behind was written, but not saved: nothing of it was sent.
+    fn check_log(&mut self, snapshot: &JobSnapshot) -> Result<(), FileError> {
+        let path = self.folder.join(LOG);
+        let failed = |error| FileError::io(&path, error);
+        let size = self.log.metadata().map_err(failed)?.len();
+        let known = snapshot.log_size();
         if size < known {
             let problem = format!("it has {size} bytes, and the job's state speaks of {known}");
             return Err(FileError::bad(&path, problem));
         }
-        // What is behind was written, but not saved: nothing of it was sent.
-        log.set_len(known).map_err(|error| FileError::io(&path, error))?;
-        let loaded = Loaded { server: server.clone(), assignment: assignment.clone(), snapshot };
-        let folder = folder.to_owned();
-        Ok((Self { folder, lease, log, saved: assignment, server, kept_in_state_dir: false }, loaded))
-    }
-
-    /// Writes all of a record that was one value.
-    pub(crate) fn fill(&mut self, record: &JobRecord) -> Result<(), FileError> {
-        self.save_assignment(record.assignment())?;
-        let (start, log) = record.log();
-        self.append(start, std::slice::from_ref(log)).map_err(|error| FileError::io(&self.folder.join(LOG), error))?;
-        let path = self.folder.join(SNAPSHOT);
-        replace(&path, record.snapshot().to_json().as_bytes()).map_err(|error| FileError::io(&path, error))
+        let mut trouble = None;
+        let pieces = (0..known).step_by(PIECE).map(|start| start..known.min(start.saturating_add(PIECE as u64)));
+        let chunks = pieces.map_while(|range| self.log(range).map_err(|error| trouble = Some(error)).ok());
+        let whole = snapshot.is_log(chunks);
+        if let Some(error) = trouble {
+            return Err(failed(error));
+        }
+        if !whole {
+            return Err(FileError::bad(&path, "it is damaged: its checksum is not the one in the job's state"));
+        }
+        self.log.set_len(known).map_err(failed)
     }
 
     /// Makes one value of the record, which is gone then: there must not be two of one job.
     pub(crate) fn into_value(mut self, snapshot: JobSnapshot) -> Result<JobRecord, FileError> {
         let log = self.log(0..snapshot.log_size()).map_err(|error| FileError::io(&self.folder.join(LOG), error))?;
         let record = JobRecord::new(self.server.clone(), self.saved.clone(), snapshot, 0, log);
-        self.close(record.assignment().id(), "handed on as another record")?;
+        self.close(record.assignment().id(), HANDED_ON)?;
         Ok(record)
     }
 
-    pub(crate) fn kept_in_state_dir(mut self) -> Self {
-        self.kept_in_state_dir = true;
+    pub(crate) fn in_state_dir(mut self) -> Self {
+        self.in_state_dir = true;
         self
+    }
+
+    /// Whether it is the record in this folder.
+    pub(crate) fn is_in(&self, folder: &Path) -> bool {
+        let whole = |path: &Path| fs::canonicalize(path).ok();
+        whole(&self.folder).is_some_and(|ours| Some(ours) == whole(folder))
+    }
+
+    /// How much of the log is in the record.
+    pub(crate) fn log_size(&self) -> u64 {
+        self.log_size
     }
 
     /// Saves a job, and tells it so.
@@ -155,26 +203,42 @@ impl Record {
             self.saved = job.assignment().clone();
         }
         let (offset, chunks) = job.unsaved();
-        self.append(offset, &chunks).map_err(|error| FileError::io(&self.folder.join(LOG), error))?;
-        let (path, snapshot) = (self.folder.join(SNAPSHOT), job.snapshot());
-        replace(&path, snapshot.to_json().as_bytes()).map_err(|error| FileError::io(&path, error))?;
+        self.append(offset, &chunks)?;
+        let snapshot = job.snapshot();
+        self.replace_snapshot(&snapshot)?;
         job.saved(snapshot.revision(), snapshot.log_size());
         Ok(())
     }
 
-    fn append(&mut self, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+    fn append(&mut self, offset: u64, chunks: &[Bytes]) -> Result<(), FileError> {
         if chunks.is_empty() {
             return Ok(());
         }
-        self.log.set_len(offset)?;
-        self.log.seek(SeekFrom::Start(offset))?;
-        chunks.iter().try_for_each(|chunk| self.log.write_all(chunk))?;
-        self.log.sync_data()
+        let mut append = || {
+            self.log.set_len(offset)?;
+            self.log.seek(SeekFrom::Start(offset))?;
+            chunks.iter().try_for_each(|chunk| self.log.write_all(chunk))?;
+            self.log.sync_data()
+        };
+        append().map_err(|error| FileError::io(&self.folder.join(LOG), error))?;
+        self.log_size = chunks.iter().fold(offset, |size, chunk| size.saturating_add(chunk.len() as u64));
+        Ok(())
     }
 
-    /// Says that the holder lives. That a file system refuses for once is no reason to stop.
-    pub(crate) fn refresh(&mut self) {
-        _ = self.lease.refresh();
+    fn replace_snapshot(&self, snapshot: &JobSnapshot) -> Result<(), FileError> {
+        let path = self.folder.join(SNAPSHOT);
+        form::replace(&path, snapshot.to_json().as_bytes()).map_err(|error| FileError::io(&path, error))
+    }
+
+    fn save_assignment(&self, assignment: &Assignment) -> Result<(), FileError> {
+        let payload = String::from_utf8_lossy(assignment.as_json()).into_owned();
+        let stored = StoredAssignment { url: self.server.as_str().to_owned(), payload };
+        form::write(&self.folder.join(ASSIGNMENT), ASSIGNMENT_KIND, FORMAT, &stored)
+    }
+
+    /// Says that its holder lives, if it is time to. An error is who holds it now.
+    pub(crate) fn confirm(&mut self) -> Result<(), FileError> {
+        self.lease.confirm().map_err(|by| FileError::held(&self.folder.join(LEASE), by))
     }
 
     /// A part of the log.
@@ -187,26 +251,19 @@ impl Record {
 
     /// The job has ended like this: what is secret is removed.
     pub(crate) fn close(&mut self, job: u64, how: &str) -> Result<(), FileError> {
-        let end = StoredEnd { kind: "job-end".to_owned(), format: FORMAT, job, how: how.to_owned() };
-        write(&self.folder.join(ENDED), &end)?;
+        let end = StoredEnd { job, how: how.to_owned() };
+        form::write(&self.folder.join(ENDED), END_KIND, FORMAT, &end)?;
         remove(&self.folder, &[ASSIGNMENT])?;
-        if self.kept_in_state_dir { clear(&self.folder, &end) } else { Ok(()) }
-    }
-
-    fn save_assignment(&self, assignment: &Assignment) -> Result<(), FileError> {
-        let stored = StoredAssignment {
-            kind: "assignment".to_owned(),
-            format: FORMAT,
-            url: self.server.as_str().to_owned(),
-            payload: String::from_utf8_lossy(assignment.as_json()).into_owned(),
-        };
-        write(&self.folder.join(ASSIGNMENT), &stored)
+        if self.in_state_dir { clear(&self.folder, &end) } else { Ok(()) }
     }
 }
 
+/// How a record ends whose job goes on in another.
+pub(crate) const HANDED_ON: &str = "handed on to another record";
+
 /// Finishes what a process that closed this record of a state directory was killed in; false if nobody has closed it.
 pub(crate) fn finish_closing(folder: &Path) -> Result<bool, FileError> {
-    let Some(end) = read::<StoredEnd>(&folder.join(ENDED), "job-end")? else { return Ok(false) };
+    let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? else { return Ok(false) };
     let _lease = Lease::take(&folder.join(LEASE))?;
     clear(folder, &end).map(|()| true)
 }
@@ -215,11 +272,12 @@ pub(crate) fn finish_closing(folder: &Path) -> Result<bool, FileError> {
 fn clear(folder: &Path, end: &StoredEnd) -> Result<(), FileError> {
     let path = folder.with_file_name("ended.log");
     let tell = || {
-        let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
+        let mut file = private().append(true).create(true).open(&path)?;
         file.write_all(format!("job {}: {}\n", end.job, end.how).as_bytes())?;
         file.sync_data()
     };
     tell().map_err(|error| FileError::io(&path, error))?;
+    remove_unfinished(folder)?;
     remove(folder, &[ASSIGNMENT, SNAPSHOT, LOG, LEASE, ENDED])?;
     // What somebody else has put there stays.
     match fs::remove_dir(folder) {
@@ -238,22 +296,56 @@ fn remove(folder: &Path, names: &[&str]) -> Result<(), FileError> {
     Ok(())
 }
 
-/// The folders in a state directory that hold a record.
-pub(crate) fn list(state_dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+/// Files that a process was about to put in their place when it died.
+fn remove_unfinished(folder: &Path) -> Result<(), FileError> {
+    let failed = |error| FileError::io(folder, error);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if let Some(name) = name.to_str().filter(|name| name.starts_with(form::UNFINISHED)) {
+            remove(folder, &[name])?;
+        }
+    }
+    Ok(())
+}
+
+/// What a state directory holds.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// The folders of its records.
+    pub(crate) records: Vec<PathBuf>,
+    /// Folders that were to become one, and whose process died first: of those jobs nothing was ever sent.
+    pub(crate) begun: Vec<PathBuf>,
+}
+
+pub(crate) fn list(state_dir: &Path) -> Result<Kept, FileError> {
     let failed = |error| FileError::io(state_dir, error);
     let entries = match fs::read_dir(state_dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
         entries => entries.map_err(failed)?,
     };
-    let mut folders = Vec::new();
+    let mut kept = Kept::default();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
         if path.join(ASSIGNMENT).exists() || path.join(ENDED).exists() {
-            folders.push(path);
+            kept.records.push(path);
+        } else if path.join(LEASE).exists() && is_old(&path) {
+            kept.begun.push(path);
         }
     }
-    folders.sort();
-    Ok(folders)
+    kept.records.sort();
+    Ok(kept)
+}
+
+fn is_old(path: &Path) -> bool {
+    let changed = fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age > BEGINNING)
+}
+
+/// Removes the folder of a record that never became one.
+pub(crate) fn give_up(folder: &Path) -> Result<(), FileError> {
+    let _lease = Lease::take(&folder.join(LEASE))?;
+    let job = folder.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or_default();
+    clear(folder, &StoredEnd { job, how: "its process died before the record was written".to_owned() })
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {
@@ -264,37 +356,17 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-fn open_log(folder: &Path, create: bool) -> Result<File, FileError> {
-    let path = folder.join(LOG);
+/// For files that their owner alone can read.
+fn private() -> OpenOptions {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "a mode is given on Unix"))]
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(create).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(&path).map_err(|error| FileError::io(&path, error))
+    options
 }
 
-fn write(path: &Path, content: &impl Serialize) -> Result<(), FileError> {
-    let json = serde_json::to_vec(content).map_err(|error| FileError::io(path, error.into()))?;
-    replace(path, &json).map_err(|error| FileError::io(path, error))
-}
-
-/// Reads one of our files; none if there is no such file. Its text is never quoted.
-fn read<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<Option<T>, FileError> {
-    let text = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(|error| FileError::io(path, error))?,
-    };
-    let damaged = |error: serde_json::Error| {
-        let at = format!("line {} column {}", error.line(), error.column());
-        FileError::bad(path, format!("this is not the {kind} of a job's record, or it is damaged ({at})"))
-    };
-    let head: Head = serde_json::from_slice(&text).map_err(damaged)?;
-    if head.kind != kind {
-        return Err(FileError::bad(path, format!("this is not the {kind} of a job's record")));
-    }
-    if head.format > FORMAT {
-        let problem = format!("it has format {}, this version reads up to {FORMAT}; use a newer version", head.format);
-        return Err(FileError::bad(path, problem));
-    }
-    serde_json::from_slice(&text).map(Some).map_err(damaged)
+fn open_log(folder: &Path, create: bool) -> Result<File, FileError> {
+    let path = folder.join(LOG);
+    let opened = private().read(true).write(true).create(create).truncate(false).open(&path);
+    opened.map_err(|error| FileError::io(&path, error))
 }

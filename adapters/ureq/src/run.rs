@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gitlab_runner_api::{Output, PollerEvent};
 
-use crate::driver::{Archive, lock};
+use crate::driver::lock;
 use crate::error::Error;
 use crate::job::Job;
 use crate::runner::Runner;
@@ -20,7 +20,7 @@ pub struct Stop {
 }
 
 #[derive(Debug, Default)]
-struct Bell {
+pub(crate) struct Bell {
     state: Mutex<State>,
     rung: Condvar,
 }
@@ -42,7 +42,7 @@ impl Stop {
     /// Takes no more jobs. [`Runner::run`] returns when those it holds have ended. A request for a job that is on the wire
     /// is waited for, and its job run: GitLab hands a job out only once.
     pub fn drain(&self) {
-        self.bell.ring(|state| state.draining = true);
+        self.bell.change(|state| state.draining = true);
     }
 
     /// Sleeps so long, or until it is drained; not at all if no span is given.
@@ -61,7 +61,12 @@ impl Stop {
 }
 
 impl Bell {
-    fn ring(&self, change: impl FnOnce(&mut State)) {
+    /// Says that something has changed.
+    pub(crate) fn ring(&self) {
+        self.change(|_| {});
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = lock(&self.state);
         change(&mut state);
         state.changes += 1;
@@ -94,7 +99,7 @@ impl<'a> Slot<'a> {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.bell.ring(|_| _ = self.busy.fetch_sub(1, Ordering::Relaxed));
+        self.bell.change(|_| _ = self.busy.fetch_sub(1, Ordering::Relaxed));
     }
 }
 
@@ -102,13 +107,18 @@ impl Runner {
     /// Takes jobs and runs `handler` on each, on a thread of its own, at most `capacity` at a time, until `stop` drains it
     /// and GitLab has the result of the last job.
     ///
-    /// A slot is held before a job is asked for, so that none is taken that there is no room for. A handler gives its job
-    /// a result; one that panics, or returns without, fails it with `runner_system_failure`. Whatever else the poller has
-    /// to tell goes to `hear`: refusals, outages, lost answers. It goes on by itself after all of them.
+    /// A slot is held before a job is asked for, so that none is taken that there is no room for; jobs of this runner that were
+    /// taken up outside of this loop fill slots as well. A handler gives its job a result; one that panics, or returns without,
+    /// fails it with `runner_system_failure`. Whatever else the poller has to tell goes to `hear`: refusals, outages, lost
+    /// answers. It goes on by itself after all of them.
+    ///
+    /// With a [state directory](Runner::with_state_dir), jobs that a process left there which died, and which were not taken up
+    /// by [`Runner::recover`] before, are failed with `runner_system_failure` and a line that says so.
     ///
     /// # Errors
     ///
-    /// [`Error::System`] if there is no thread for a job; that job is failed, and those running are waited for.
+    /// [`Error::System`] if there is no thread for a job, [`Error::File`] if there can be no record of it; that job is failed, and
+    /// those running are waited for.
     /// [`Error::Patience`] if GitLab has not taken all results within the runner's patience after the last handler ended.
     pub fn run_with(
         &mut self,
@@ -118,40 +128,48 @@ impl Runner {
         mut hear: impl FnMut(PollerEvent),
     ) -> Result<(), Error> {
         let link = self.link.apart();
+        self.fail_left_behind(&link)?;
         let (bell, handler, busy) = (&*stop.bell, &handler, &AtomicU32::new(0));
         let mut poller = self.new_poller();
-        let ran = thread::scope(|scope| {
-            loop {
-                let (draining, seen) = {
-                    let state = lock(&bell.state);
-                    (state.draining, state.changes)
-                };
-                poller.set_capacity(capacity.saturating_sub(busy.load(Ordering::Relaxed)));
-                if draining {
-                    poller.drain();
+        let ran = self.link.ringing(&stop.bell, || {
+            thread::scope(|scope| {
+                loop {
+                    let (draining, seen) = {
+                        let state = lock(&bell.state);
+                        (state.draining, state.changes)
+                    };
+                    let elsewhere = u32::try_from(self.link.driven()).unwrap_or(u32::MAX);
+                    let held = busy.load(Ordering::Relaxed).saturating_add(elsewhere);
+                    poller.set_capacity(capacity.saturating_sub(held));
+                    if draining {
+                        poller.drain();
+                    }
+                    match link.poll(&mut poller) {
+                        Output::Send(call) => {
+                            let reply = link.exchange(call);
+                            _ = reply.hand_in(&mut poller, link.clock.now());
+                        }
+                        Output::Event(PollerEvent::Assigned(assignment)) => {
+                            let job = match self.take_up(&assignment, &link) {
+                                // GitLab handed it out again while another process has it.
+                                Err(Error::Held { .. }) => continue,
+                                job => job?,
+                            };
+                            let slot = Slot::hold(busy, bell);
+                            let run = move || {
+                                let _slot = slot;
+                                // The panic was told of on its own thread, and the job's drop has failed the job.
+                                _ = catch_unwind(AssertUnwindSafe(|| handler(job)));
+                            };
+                            thread::Builder::new().spawn_scoped(scope, run).map_err(Error::System)?;
+                        }
+                        Output::Event(PollerEvent::Unreadable(job)) => self.start(job, &link)?.forsake(),
+                        Output::Event(event) => hear(event),
+                        Output::Wait(until) => bell.wait(seen, until.map(|until| link.clock.until(until))),
+                        Output::Done => return Ok(()),
+                    }
                 }
-                match link.poll(&mut poller) {
-                    Output::Send(call) => {
-                        let reply = link.exchange(call);
-                        _ = reply.hand_in(&mut poller, link.clock.now());
-                    }
-                    Output::Event(PollerEvent::Assigned(assignment)) => {
-                        let (job, slot) = (self.take_up(&assignment, &link)?, Slot::hold(busy, bell));
-                        let run = move || {
-                            let _slot = slot;
-                            // The panic was told of on its own thread, and the job's drop has failed the job.
-                            _ = catch_unwind(AssertUnwindSafe(|| handler(job)));
-                        };
-                        thread::Builder::new().spawn_scoped(scope, run).map_err(Error::System)?;
-                    }
-                    Output::Event(PollerEvent::Unreadable(job)) => {
-                        Job::start(job, Archive::Memory, &self.config, &link, self.patience)?.forsake()
-                    }
-                    Output::Event(event) => hear(event),
-                    Output::Wait(until) => bell.wait(seen, until.map(|until| link.clock.until(until))),
-                    Output::Done => return Ok(()),
-                }
-            }
+            })
         });
         // What a handler could not deliver in its patience is still being sent, for as long as this process lives.
         let delivered = link.wait_idle(self.patience);

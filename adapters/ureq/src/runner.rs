@@ -1,5 +1,7 @@
 //! A runner: registered once, saved, loaded, and asking for jobs.
 
+mod state_dir;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,32 +15,21 @@ use gitlab_runner_api::api::router::DiscoverRouter;
 use gitlab_runner_api::api::unregister::{Removal, Unregister, UnregisterManager};
 use gitlab_runner_api::api::verify::Verify;
 use gitlab_runner_api::{
-    Assignment, CallError, Cause, Exchange, ExchangeError, FailureReason, JobRecord, JobResult, Output,
-    PersonalAccessToken, Poller, PollerEvent, RunnerConfig, RunnerToken, Server, SystemId, Timestamp,
+    CallError, Cause, Exchange, ExchangeError, Output, PersonalAccessToken, Poller, PollerEvent, RunnerConfig,
+    RunnerToken, SystemId, Timestamp,
 };
 
-use gitlab_runner_api::log::ansi;
-use gitlab_runner_api_files::{self as file, FileError, Record as Stored, Registration, at};
+use gitlab_runner_api_files::{self as file, Record as Stored, Registration, at};
 
-use crate::driver::{Archive, Link};
+use crate::driver::Link;
 use crate::error::Error;
 use crate::exchange::{as_user, complete, misused};
 use crate::instance::{Instance, config};
-use crate::job::{Job, PATIENCE, kept};
-use crate::record::{self, Record};
+use crate::job::{Job, PATIENCE};
 use crate::run::Stop;
 use crate::transport::Transport;
 
-/// What [`Runner::recover`] found.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Recovered {
-    /// The jobs, each with what is known of it: see [`Job::state`], [`Job::cancellation`], [`Job::taken`]. Those that had their
-    /// result need nothing more: it is being delivered. The others need a result, or [`Job::leave`].
-    pub jobs: Vec<Job>,
-    /// Why the other records were left as they are.
-    pub left: Vec<Error>,
-}
+pub use state_dir::Recovered;
 
 /// A runner of a GitLab instance.
 ///
@@ -95,7 +86,21 @@ impl Runner {
     ///
     /// [`Error::File`], [`Error::BadFile`]. The file is never changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let record = file::load(path.as_ref())?;
+        Self::loaded(file::load(path.as_ref())?)
+    }
+
+    /// Reads a runner file of the Python package `gitlab_runner_api` (`Runner.dump`). Asks nobody, and never changes it. Then
+    /// [`Runner::save`] it elsewhere: the package knew no system ID, and on a machine that has no ID of its own each load makes
+    /// another one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], [`Error::BadFile`].
+    pub fn load_python(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::loaded(file::load_python(path.as_ref())?)
+    }
+
+    fn loaded(record: Stored) -> Result<Self, Error> {
         let config = config(&record.server, &record.system_id, record.info.clone())?;
         Ok(Self::of(record, config, Link::new(Transport::from_env()?)))
     }
@@ -149,77 +154,6 @@ impl Runner {
     pub fn with_log_header(mut self, header: bool) -> Self {
         self.header = header;
         self
-    }
-
-    /// Keeps a record of each job in this folder: before its handler has it, and before anything is sent. It is gone when the
-    /// job has ended, and a line in the folder's `ended.log` says how. What a process leaves behind that dies,
-    /// [`Runner::recover`] takes up.
-    #[must_use]
-    pub fn with_state_dir(mut self, path: impl Into<PathBuf>) -> Self {
-        self.state_dir = Some(path.into());
-        self
-    }
-
-    /// Takes up the jobs whose records an earlier process left in the state directory: all that nobody holds. Each is kept
-    /// alive from now on. Those that GitLab no longer wants find that out by themselves, and their records are closed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::File`] if the folder cannot be read. A single record that cannot be used is told of in
-    /// [`Recovered::left`], and never changed.
-    pub fn recover(&self) -> Result<Recovered, Error> {
-        let mut recovered = Recovered { jobs: Vec::new(), left: Vec::new() };
-        let Some(state_dir) = &self.state_dir else { return Ok(recovered) };
-        for folder in record::list(state_dir)? {
-            match record::finish_closing(&folder) {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(error) => {
-                    recovered.left.push(error.into());
-                    continue;
-                }
-            }
-            match self.take_up_record(&folder, true) {
-                Ok(job) => recovered.jobs.push(job),
-                Err(error) => recovered.left.push(error),
-            }
-        }
-        Ok(recovered)
-    }
-
-    /// Takes a job up from the record in this folder, as [`Job::load`] does, with the settings of this runner.
-    ///
-    /// # Errors
-    ///
-    /// As [`Job::load`]; [`Error::BadFile`] also if it is a job of another instance.
-    pub fn load_job(&self, path: impl AsRef<Path>) -> Result<Job, Error> {
-        self.take_up_record(path.as_ref(), false)
-    }
-
-    fn take_up_record(&self, folder: &Path, in_state_dir: bool) -> Result<Job, Error> {
-        let (record, loaded) = Record::open(folder)?;
-        self.is_ours(&loaded.server, folder)?;
-        let record = if in_state_dir { record.kept_in_state_dir() } else { record };
-        Job::resume(record, loaded, &kept(&self.config), &self.link, self.patience)
-    }
-
-    /// Takes a job up from what [`Job::into_text`] gave, with the settings of this runner.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BadRecord`]; [`Error::BadFile`] if it is a job of another instance.
-    pub fn job_from_text(&self, text: &str) -> Result<Job, Error> {
-        let record = JobRecord::from_json(text).map_err(Error::BadRecord)?;
-        self.is_ours(record.server(), Path::new("the record"))?;
-        Job::resume_value(record, &self.config, &self.link, self.patience)
-    }
-
-    fn is_ours(&self, server: &Server, path: &Path) -> Result<(), Error> {
-        if server == self.config.server() {
-            return Ok(());
-        }
-        let problem = format!("it is of a job of {server}, and this is a runner of {}", self.config.server());
-        Err(FileError::bad(path, problem).into())
     }
 
     /// What the runner tells GitLab about itself.
@@ -450,36 +384,7 @@ impl Runner {
     }
 
     pub(crate) fn new_poller(&self) -> Poller {
-        Poller::new(self.config.clone(), self.record.token.clone(), self.link.clock.now())
-    }
-
-    pub(crate) fn take_up(&self, assignment: &Assignment, link: &Link) -> Result<Job, Error> {
-        let record = self.state_dir.as_ref().map(|folder| {
-            let folder = folder.join(assignment.id().to_string());
-            Record::create(&folder, self.config.server(), assignment)
-        });
-        let (config, archive, failure) = match record {
-            None => (self.config.clone(), Archive::Memory, None),
-            Some(Ok(record)) => (kept(&self.config), Archive::Files(Box::new(record.kept_in_state_dir())), None),
-            // Without a record it must not run, and GitLab is to know.
-            Some(Err(error)) => (self.config.clone(), Archive::Memory, Some(error)),
-        };
-        let mut job = gitlab_runner_api::Job::new(config.clone(), assignment, link.clock.now());
-        if self.header {
-            job.write(self.record.log_header(self.config.info()));
-        }
-        if failure.is_some() {
-            job.write(ansi::error("The runner cannot keep a record of this job."));
-            job.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
-        }
-        let job = Job::start(job, archive, &config, link, self.patience)?;
-        match failure {
-            None => Ok(job),
-            Some(error) => {
-                job.forsake();
-                Err(error.into())
-            }
-        }
+        Poller::new(self.job_config(), self.record.token.clone(), self.link.clock.now())
     }
 
     /// Turns what a poller tells into a job, or into the error that a caller who asked once gets.
@@ -488,7 +393,7 @@ impl Runner {
             PollerEvent::Assigned(assignment) => self.take_up(&assignment, &self.link).map(Some),
             PollerEvent::Unreadable(job) => {
                 // It fails by itself; nobody is to run it.
-                Job::start(job, Archive::Memory, &self.config, &self.link, self.patience)?.forsake();
+                self.start(job, &self.link)?.forsake();
                 Ok(None)
             }
             PollerEvent::Refused { refusal, .. } => match refusal.error {

@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
-use gitlab_runner_api_ureq::{Error, Job, Registration, Runner, Secret, State, Stop, Stream};
+use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, NewJob, Server, Settings};
+use gitlab_runner_api_ureq::gitlab_runner_api::api::info::Info;
+use gitlab_runner_api_ureq::gitlab_runner_api::{self, Assignment, RunnerConfig, Server as ServerUrl, Timestamp};
+use gitlab_runner_api_ureq::{
+    Error, HttpOptions, Job, JobRecord, Proxies, ProxyUrl, Registration, Runner, Secret, State, Stop, Stream, Transport,
+};
 
 const TOKEN: &str = "glrt-canary";
 const QUICK: Duration = Duration::from_millis(30);
@@ -49,6 +53,19 @@ fn arrived(server: &Server, id: u64, text: &str) {
     panic!("GitLab holds {:?}, not {text:?}", held(server, id).1);
 }
 
+/// Saves a job and lets go of it, as a process that ends.
+fn save(mut job: Job, path: &Path) {
+    job.save(path).unwrap();
+}
+
+fn to_text(job: Job) -> String {
+    job.into_record().unwrap().to_json()
+}
+
+fn from_text(runner: &Runner, text: &str) -> Job {
+    runner.job_from_record(JobRecord::from_json(text).unwrap()).unwrap()
+}
+
 #[test]
 fn a_job_goes_from_record_to_record_and_from_text_to_text() {
     let (server, folder) = (server(), tempfile::tempdir().unwrap());
@@ -60,25 +77,25 @@ fn a_job_goes_from_record_to_record_and_from_text_to_text() {
     arrived(&server, id, "one\n");
     print(&job, "two and canary-fet");
     let first = folder.path().join("first");
-    job.leave_in(&first).unwrap();
+    save(job, &first);
 
     // Nothing is needed but the folder.
     let job = Job::load(&first).unwrap();
     assert_eq!((job.id(), job.state(), job.taken(Stream::Runner)), (id, State::Running, 22));
-    assert!(matches!(Job::load(&first), Err(Error::BadFile { problem, .. }) if problem.contains("is held by process")));
+    assert!(matches!(Job::load(&first), Err(Error::Held { by, .. }) if by.contains("is held by process")));
     print(&job, "ched\n");
     arrived(&server, id, "one\ntwo and [MASKED]\n");
     assert_eq!(String::from_utf8(job.log_content()).unwrap(), "one\ntwo and [MASKED]\n");
     job.leave().unwrap();
 
-    let text = runner.load_job(&first).unwrap().into_text().unwrap();
+    let text = to_text(runner.load_job(&first).unwrap());
     assert!(matches!(Job::load(&first), Err(Error::BadFile { problem, .. }) if problem.contains("handed on")));
-    let job = runner.job_from_text(&text).unwrap();
+    let job = from_text(&runner, &text);
     print(&job, "three\n");
     let (second, third) = (folder.path().join("second"), folder.path().join("third"));
-    job.leave_in(&second).unwrap();
+    save(job, &second);
     let job = Job::load(&second).unwrap();
-    job.leave_in(&third).unwrap();
+    save(job, &third);
     assert!(!second.join("assignment.json").exists());
     let mut job = Job::load(&third).unwrap();
     print(&job, "four canary-fetched canary-variable\n");
@@ -95,6 +112,39 @@ fn a_job_goes_from_record_to_record_and_from_text_to_text() {
     }
 }
 
+/// Saving is no end: the job goes on, and whatever it sends is in the record.
+#[test]
+fn a_job_that_is_saved_goes_on_and_its_record_with_it() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let mut runner = runner(&server);
+    let ids = [queue(&server), queue(&server)];
+    let [mut job, mut other] = [(); 2].map(|()| runner.request_job().unwrap().unwrap());
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    print(&job, "one\n");
+    job.save(&first).unwrap();
+    print(&job, "two\n");
+    arrived(&server, ids[0], "one\ntwo\n");
+    assert_eq!(fs::read_to_string(first.join("log")).unwrap(), "one\ntwo\n");
+    // Again, and with words that are not due yet.
+    print(&job, "three\n");
+    job.save(&first).unwrap();
+    assert_eq!(fs::read_to_string(first.join("log")).unwrap(), "one\ntwo\nthree\n");
+
+    // No two jobs in one place, whether somebody holds what is there or not.
+    assert!(matches!(other.save(&first), Err(Error::Held { .. })));
+    job.save(&second).unwrap();
+    assert!(!first.join("assignment.json").exists());
+    job.leave().unwrap();
+    let refused = other.save(&second).unwrap_err().to_string();
+    assert!(refused.contains("another job has its record there"), "{refused}");
+    assert!(matches!(Job::store(&JobRecord::from_json(&to_text(other)).unwrap(), &second), Err(Error::BadFile { .. })));
+    let mut job = runner.load_job(&second).unwrap();
+    print(&job, "four\n");
+    job.success().unwrap();
+    assert_eq!(held(&server, ids[0]), (JobStatus::Success, "one\ntwo\nthree\nfour\n".into()));
+    assert!(matches!(job.save(&first), Err(Error::AlreadyFinished)));
+}
+
 /// Lines of equal and of unequal length: three processes, one after the other, each going on where the text was made.
 #[test]
 fn one_text_taken_up_three_times_loses_and_doubles_nothing() {
@@ -105,17 +155,17 @@ fn one_text_taken_up_three_times_loses_and_doubles_nothing() {
         let job = runner.request_job().unwrap().unwrap();
         print(&job, "start\n");
         arrived(&server, id, "start\n");
-        let text = job.into_text().unwrap();
+        let text = to_text(job);
         let mut whole = "start\n".to_owned();
         for line in lines {
-            let job = runner.job_from_text(&text).unwrap();
+            let job = from_text(&runner, &text);
             print(&job, line);
             whole.push_str(line);
             arrived(&server, id, &whole);
             // What becomes of this one is not told to the next.
-            _ = job.into_text().unwrap();
+            drop(to_text(job));
         }
-        runner.job_from_text(&text).unwrap().success().unwrap();
+        from_text(&runner, &text).success().unwrap();
         assert_eq!(held(&server, id), (JobStatus::Success, whole));
     }
 }
@@ -137,23 +187,35 @@ fn a_record_that_is_cut_anywhere_is_refused_and_stays_as_it_is() {
     let job = runner.request_job().unwrap().unwrap();
     print(&job, "one\n");
     arrived(&server, id, "one\n");
-    let good = folder.path().join("good");
-    job.leave_in(&good).unwrap();
+    let (good, bad) = (folder.path().join("good"), folder.path().join("bad"));
+    save(job, &good);
+    copy(&good, &bad);
+    let refused = |path: &Path, text: &[u8], how: &str| {
+        fs::write(path, text).unwrap();
+        let Err(Error::BadFile { path: named, problem, .. }) = runner.load_job(&bad) else { panic!("{path:?} {how}") };
+        assert_eq!(named, path, "{problem}");
+        assert!(!problem.contains("canary") && !problem.contains("glcbt"), "{problem}");
+        assert_eq!(fs::read(path).unwrap(), text, "it was changed: {path:?} {how}");
+    };
     for name in ["assignment.json", "snapshot.json", "log"] {
-        let text = fs::read(good.join(name)).unwrap();
+        let path = bad.join(name);
+        let text = fs::read(&path).unwrap();
         // The line end is not part of what is said.
         let said = text.strip_suffix(b"\n").filter(|_| name != "log").unwrap_or(&text).len();
-        for length in (0..said).step_by(if text.len() > 1000 { 37 } else { 1 }) {
-            let bad: PathBuf = folder.path().join("bad");
-            copy(&good, &bad);
-            fs::write(bad.join(name), &text[..length]).unwrap();
-            let Err(Error::BadFile { path, .. }) = runner.load_job(&bad) else { panic!("{name} cut to {length}") };
-            assert_eq!(path, bad.join(name));
-            assert_eq!(fs::read(bad.join(name)).unwrap(), text[..length], "{name} was changed");
-            fs::remove_dir_all(&bad).unwrap();
+        (0..said).for_each(|length| refused(&path, &text[..length], &format!("cut to {length}")));
+        if name != "log" {
+            let newer = String::from_utf8(text.clone()).unwrap().replacen("\"format\":", "\"format\":9", 1);
+            refused(&path, newer.as_bytes(), "of a newer version");
         }
-        assert!(!String::from_utf8_lossy(&text).is_empty());
+        let mut damaged = text.clone();
+        damaged[0] ^= 1;
+        refused(&path, &damaged, "damaged");
+        fs::write(&path, &text).unwrap();
     }
+    runner.load_job(&bad).unwrap().leave().unwrap();
+    fs::remove_file(bad.join("snapshot.json")).unwrap();
+    assert!(matches!(runner.load_job(&bad), Err(Error::File { path, .. }) if path.ends_with("snapshot.json")));
+    assert_eq!(fs::read_to_string(bad.join("log")).unwrap(), "one\n", "a log without its state was cut");
     // Bytes of the log that were written after the state was are of no consequence.
     fs::OpenOptions::new().append(true).open(good.join("log")).unwrap().write_all(b"never sent\n").unwrap();
     let mut job = runner.load_job(&good).unwrap();
@@ -169,7 +231,7 @@ fn a_record_is_for_its_owner_alone() {
     let (server, folder) = (server(), tempfile::tempdir().unwrap());
     queue(&server);
     let record = folder.path().join("record");
-    runner(&server).request_job().unwrap().unwrap().leave_in(&record).unwrap();
+    save(runner(&server).request_job().unwrap().unwrap(), &record);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&record), 0o700);
     let files = fs::read_dir(&record).unwrap().map(|entry| entry.unwrap().path());
@@ -235,4 +297,98 @@ fn a_job_that_cannot_have_a_record_is_not_run() {
         thread::sleep(Duration::from_millis(5));
     }
     panic!("the job is left to GitLab's timeouts");
+}
+
+#[test]
+fn jobs_taken_up_again_fill_room_and_those_left_behind_are_failed() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let state = folder.path().join("state");
+    let mut before = runner(&server).with_state_dir(&state);
+    let old = [queue(&server), queue(&server)];
+    for _ in old {
+        let job = before.request_job().unwrap().unwrap();
+        print(&job, "before\n");
+        job.leave().unwrap();
+    }
+    drop(before);
+
+    let mut runner = runner(&server).with_state_dir(&state);
+    let mut recovered = runner.recover().unwrap();
+    assert_eq!((recovered.jobs.len(), recovered.left.len()), (2, 0));
+    // One of them is nobody's when the loop begins.
+    recovered.jobs.pop().unwrap().leave().unwrap();
+    let mut kept = recovered.jobs.pop().unwrap();
+    let new = queue(&server);
+    let (stop, taken) = (Stop::new(), std::sync::atomic::AtomicBool::new(false));
+    let handler = |mut job: Job| {
+        taken.store(true, std::sync::atomic::Ordering::SeqCst);
+        job.success().unwrap();
+        stop.drain();
+    };
+    thread::scope(|scope| {
+        let running = scope.spawn(|| runner.run(1, handler, &stop));
+        // The other one is failed, which takes no room; the one that is held takes all there is.
+        arrived_status(&server, old[1], JobStatus::Failed);
+        let waiting = server.with(|gitlab, _| gitlab.stats().requests(Endpoint::RequestJob));
+        thread::sleep(10 * QUICK);
+        let still = server.with(|gitlab, _| gitlab.stats().requests(Endpoint::RequestJob));
+        assert_eq!((waiting, still, taken.load(std::sync::atomic::Ordering::SeqCst)), (2, 2, false));
+        print(&kept, "after\n");
+        kept.success().unwrap();
+        running.join().unwrap().unwrap();
+    });
+    assert_eq!(held(&server, old[0]), (JobStatus::Success, "before\nafter\n".into()));
+    assert!(held(&server, old[1]).1.contains("The runner was restarted"), "{:?}", held(&server, old[1]));
+    assert_eq!(held(&server, new).0, JobStatus::Success);
+}
+
+fn arrived_status(server: &Server, id: u64, status: JobStatus) {
+    for _ in 0..2000 {
+        if held(server, id).0 == status {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("job {id} is {:?}", held(server, id));
+}
+
+/// A record of a job as a process left it that died before it said anything to GitLab.
+fn record_of_queued(server: &Server, id: u64) -> JobRecord {
+    let token = server.with(|gitlab, _| gitlab.job(id).unwrap().token().to_owned());
+    let assignment = Assignment::from_json(format!(r#"{{"id":{id},"token":"{token}"}}"#)).unwrap();
+    let config = RunnerConfig::new(ServerUrl::parse(&server.url()).unwrap(), Info::new("old", "1"));
+    let mut job = gitlab_runner_api::Job::new(config.into(), &assignment, Timestamp::EPOCH);
+    job.write("never seen\n");
+    JobRecord::of(&mut job)
+}
+
+/// Lent, never accepted, and lent again: the record of the first time is closed, unless somebody still has it.
+#[test]
+fn a_job_that_is_handed_out_again_gets_a_new_record() {
+    let mut gitlab = Coordinator::new(Settings::default().with(|settings| settings.two_phase_commit = true));
+    gitlab.add_runner(TOKEN);
+    let (server, folder) = (Server::start(gitlab).unwrap(), tempfile::tempdir().unwrap());
+    let state = folder.path().join("state");
+    let ids = [queue(&server), queue(&server)];
+    for id in ids {
+        Job::store(&record_of_queued(&server, id), state.join(id.to_string())).unwrap();
+    }
+    fs::write(state.join(ids[1].to_string()).join(".runner-x"), "what was about to be written").unwrap();
+    // Somebody who does not reach GitLab has the first.
+    let nowhere = Proxies::all(ProxyUrl::parse("http://127.0.0.1:1").unwrap());
+    let nowhere = Transport::with_options(&HttpOptions::new().with_proxies(nowhere)).unwrap();
+    let other = runner(&server).with_transport(nowhere).load_job(state.join(ids[0].to_string())).unwrap();
+
+    let mut runner = runner(&server).with_state_dir(&state);
+    assert!(matches!(runner.request_job(), Err(Error::Held { .. })), "two processes have one job");
+    assert_eq!(held(&server, ids[0]).0, JobStatus::Pending, "nobody accepts it, so that GitLab hands it out again");
+    other.leave().unwrap();
+
+    let mut job = runner.request_job().unwrap().unwrap();
+    print(&job, "seen\n");
+    job.success().unwrap();
+    assert_eq!(held(&server, ids[1]), (JobStatus::Success, "seen\n".into()));
+    let told = fs::read_to_string(state.join("ended.log")).unwrap();
+    assert_eq!(told, format!("job {0}: handed out again by GitLab\njob {0}: success\n", ids[1]));
+    assert!(!state.join(ids[1].to_string()).exists());
 }

@@ -1,0 +1,98 @@
+//! The form of our files: JSON that says what it is and in which format.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::error::FileError;
+
+/// What the names of files begin with that are not yet in their place.
+pub const UNFINISHED: &str = ".runner-";
+
+#[derive(Serialize, Deserialize)]
+struct Form<T> {
+    kind: String,
+    format: u32,
+    #[serde(flatten)]
+    content: T,
+}
+
+/// Reads a file that [`write`] wrote, in this format or an older one; none if there is no such file. Its text is never quoted.
+///
+/// # Errors
+///
+/// [`FileError::Io`]; [`FileError::Bad`] if it is damaged, something else, or of a newer format.
+pub fn read<T: DeserializeOwned>(path: &Path, kind: &str, format: u32) -> Result<Option<T>, FileError> {
+    #[derive(Deserialize)]
+    struct Anything {}
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|error| FileError::io(path, error))?,
+    };
+    // Serde's own words quote the file, which may hold a token.
+    let damaged = |error: serde_json::Error| {
+        let at = format!("line {} column {}", error.line(), error.column());
+        FileError::bad(path, format!("this is not the file of a {kind}, or it is damaged ({at})"))
+    };
+    let head: Form<Anything> = serde_json::from_slice(&text).map_err(damaged)?;
+    if head.kind != kind {
+        return Err(FileError::bad(path, format!("this is not the file of a {kind}")));
+    }
+    if head.format > format {
+        let problem = format!("it has format {}, this version reads up to {format}; use a newer version", head.format);
+        return Err(FileError::bad(path, problem));
+    }
+    serde_json::from_slice::<Form<T>>(&text).map(|form| Some(form.content)).map_err(damaged)
+}
+
+/// Writes a file in our form, as [`replace`] does.
+///
+/// # Errors
+///
+/// [`FileError::Io`].
+pub fn write(path: &Path, kind: &str, format: u32, content: &impl Serialize) -> Result<(), FileError> {
+    let form = Form { kind: kind.to_owned(), format, content };
+    let json = serde_json::to_vec_pretty(&form).map_err(|error| FileError::io(path, error.into()))?;
+    replace(path, &json).map_err(|error| FileError::io(path, error))
+}
+
+/// Replaces a file by one of this content and a line end: it is there whole or not at all, its owner alone can read it, and
+/// it outlives a power cut.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = folder(path);
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&folder)?;
+    file.write_all(content)?;
+    file.write_all(b"\n")?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    // Elsewhere a folder cannot be opened as a file, and renames are durable by other means.
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// Whether a file can be written there, found out without touching it.
+///
+/// # Errors
+///
+/// [`FileError::Io`] if not.
+pub fn check_writable(path: &Path) -> Result<(), FileError> {
+    let trial = || {
+        if path.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        }
+        tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder(path))?.close()
+    };
+    trial().map_err(|error| FileError::io(path, error))
+}
+
+fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}

@@ -1,0 +1,146 @@
+//! A job that outlives what runs it: saved, left, and taken up again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gitlab_runner_api::{Job as Core, JobRecord, Retain, RunnerConfig, Server};
+use gitlab_runner_api_files::{default_info, make_system_id};
+
+use super::{Job, PATIENCE};
+use crate::driver::{Archive, Left, Link};
+use crate::error::Error;
+use crate::instance::config;
+use crate::record::{Loaded, Record};
+use crate::transport::Transport;
+
+fn default_config(server: &Server) -> Result<Arc<RunnerConfig>, Error> {
+    config(server, &make_system_id().map_err(Error::System)?, default_info())
+}
+
+/// The settings of jobs that have a record in files.
+pub(crate) fn kept(config: &RunnerConfig) -> Arc<RunnerConfig> {
+    Arc::new(config.clone().with_durable(true).with_retain(Retain::Unacknowledged))
+}
+
+impl Job {
+    /// Saves the job in this folder, which is made, and keeps it there from now on: whatever is sent is in the record first.
+    /// Dropped without a result, the job then stays in its record, to be taken up by [`Job::load`] in this process or another,
+    /// here or on another machine. Nobody can take it up while this handle lives.
+    ///
+    /// The record is readable by its owner alone: it holds the job's token and variables, never the runner's token. If the job
+    /// had another record, that is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], [`Error::Held`]; [`Error::BadFile`] if another job is saved there; [`Error::AlreadyFinished`] if GitLab
+    /// has its result. The job goes on as before.
+    pub fn save(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        if self.shared.has_files(Some(path.as_ref())) {
+            self.shared.save()?;
+        } else {
+            let config = kept(&self.config);
+            self.shared.keep(path.as_ref(), &config)?;
+            self.config = config;
+        }
+        self.stays = true;
+        Ok(())
+    }
+
+    /// Takes a job up from the record in this folder, which it goes on in. Needs nothing else and asks nobody; the job's own
+    /// thread finds out what GitLab thinks of it. See [`crate::Runner::load_job`] for the settings of a runner.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`]; [`Error::Held`]; [`Error::BadFile`] if the record is damaged or of a newer version, or the job has ended.
+    /// The files are not changed.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let (record, loaded) = Record::open(path.as_ref())?;
+        let config = kept(default_config(&loaded.server)?.as_ref());
+        Self::resume(record, loaded, &config, &Link::new(Transport::from_env()?), PATIENCE).map(Self::staying)
+    }
+
+    /// Dropped without a result, it stays in its record.
+    pub(crate) fn staying(mut self) -> Self {
+        self.stays = true;
+        self
+    }
+
+    /// Takes a job up from one value: what [`Job::into_record`] gave, or a job of the Python package. See
+    /// [`crate::Runner::job_from_record`] for the settings of a runner.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadRecord`].
+    pub fn from_record(record: JobRecord) -> Result<Self, Error> {
+        let config = default_config(record.server())?;
+        Self::resume_value(record, &config, &Link::new(Transport::from_env()?), PATIENCE)
+    }
+
+    /// Makes the record of a job in this folder, for [`Job::load`] to take up. Asks nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], [`Error::Held`]; [`Error::BadFile`] if a job is saved there.
+    pub fn store(record: &JobRecord, path: impl AsRef<Path>) -> Result<(), Error> {
+        Ok(Record::create(path.as_ref(), record).map(drop)?)
+    }
+
+    pub(crate) fn resume(
+        record: Record,
+        loaded: Loaded,
+        config: &Arc<RunnerConfig>,
+        link: &Link,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        let Loaded { assignment, snapshot, .. } = loaded;
+        let job = Core::resume(config.clone(), &assignment, snapshot, link.clock.now()).map_err(Error::BadRecord)?;
+        Self::start(job, Archive::Files(Box::new(record)), config, link, patience)
+    }
+
+    pub(crate) fn resume_value(
+        record: JobRecord,
+        config: &Arc<RunnerConfig>,
+        link: &Link,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        let (now, snapshot) = (link.clock.now(), record.snapshot().clone());
+        let job = Core::resume(config.clone(), record.assignment(), snapshot, now).map_err(Error::BadRecord)?;
+        Self::start(job, Archive::Value(Box::new(record)), config, link, patience)
+    }
+
+    /// Leaves the job in its record, for this or another process to take up: nothing more is said about it, and it is not
+    /// failed. Its script is whoever's it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRecord`] if it has none, and the job is failed; [`Error::File`] if that cannot be written: then it is what
+    /// it was when it was last saved.
+    pub fn leave(mut self) -> Result<(), Error> {
+        if !self.shared.has_files(None) {
+            return Err(Error::NoRecord);
+        }
+        self.reported = true;
+        self.shared.leave().map(drop).map_err(Error::from)
+    }
+
+    /// Leaves the job as one value, to be kept as a text wherever texts are ([`JobRecord::to_json`]). **Secret**: it holds the
+    /// job's token and variables. If the job had a record in files, that is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`].
+    pub fn into_record(mut self) -> Result<JobRecord, Error> {
+        self.reported = true;
+        match self.shared.leave()? {
+            Left::Value(record) => Ok(*record),
+            Left::Files(record, snapshot) => Ok(record.into_value(*snapshot)?),
+        }
+    }
+
+    /// Why the job's record could not be written the last time it was to be, if so. Nothing new is sent meanwhile.
+    #[must_use]
+    pub fn unsaved(&self) -> Option<String> {
+        self.shared.unsaved()
+    }
+}
