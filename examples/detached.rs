@@ -37,6 +37,9 @@ detached: looks after its jobs for a moment, and exits; call it from cron
 /// Jobs at a time.
 const CAPACITY: usize = 2;
 
+/// How long one call waits for GitLab. What it could not deliver, the next one does.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Runs a script once, whoever starts it how often, and leaves its exit code in `status`.
 const WRAPPER: &str = r#"mkdir started 2>/dev/null || exit 0
 echo $$ > pid
@@ -69,11 +72,15 @@ fn register(url: &str, token: &str, folder: &Path) -> Result<()> {
 
 /// One call: everything that is to be done now.
 fn step(folder: &Path) -> Result<()> {
-    let runner = Runner::load(folder.join("runner.json"))?.with_log_header(false);
+    let runner = Runner::load(folder.join("runner.json"))?.with_log_header(false).with_patience(PATIENCE);
     let mut runner = runner.with_state_dir(folder.join("jobs"));
     let recovered = runner.recover()?;
-    // Another call holds them, or they need a human.
-    recovered.left.iter().for_each(|error| eprintln!("detached: {error}"));
+    for error in &recovered.left {
+        // A job that another call looks after at this moment is in good hands. All else needs a human.
+        if !matches!(error, Error::Held { .. }) {
+            eprintln!("detached: {error}");
+        }
+    }
     let mut running = recovered.left.len() + recovered.jobs.len();
     for job in recovered.jobs {
         look_after(job, folder)?;
@@ -92,19 +99,24 @@ fn look_after(mut job: Job, folder: &Path) -> Result<()> {
     if job.state().is_over() {
         return report(job.wait_delivered(), &work);
     }
-    if !work.join("started").exists() {
+    // Whether GitLab still wants it: that is news for a runner that was away, and the acceptance of a job that is new.
+    let unwanted = match job.auth() {
+        Ok(()) => job.cancellation() != Cancellation::None,
+        Err(Error::Aborted(_) | Error::Canceled) => true,
+        // GitLab is not there: the script goes on, and the next call asks again.
+        Err(_) => return Ok(job.leave()?),
+    };
+    if !unwanted && !work.join("started").exists() {
         start(&job, &work)?;
     }
-    // Whether GitLab still wants it: that, too, is news for a runner that was away.
-    let unwanted = matches!(job.auth(), Err(Error::Aborted(_) | Error::Canceled));
     // The status before the output: what was printed before that is all there then.
     let status = fs::read_to_string(work.join("status")).ok().and_then(|code| code.trim().parse::<i32>().ok());
     forward(&job, &work.join("output"))?;
-    if unwanted || job.cancellation() != Cancellation::None {
-        stop(&work);
-        return report(job.finish(JobResult::failed(FailureReason::ScriptFailure)), &work);
-    }
     match status {
+        _ if unwanted => {
+            stop(&work);
+            report(job.finish(JobResult::failed(FailureReason::ScriptFailure)), &work)
+        }
         Some(code) => report(job.finish(JobResult::from_exit_code(code)), &work),
         None => Ok(job.leave()?),
     }
@@ -156,7 +168,7 @@ fn stop(work: &Path) {
 /// GitLab knows: nothing of the job is needed any more.
 fn report(delivered: Result<gitlab_runner_api_ureq::Outcome, Error>, work: &Path) -> Result<()> {
     match delivered {
-        Ok(_) | Err(Error::Aborted(_)) => match fs::remove_dir_all(work) {
+        Ok(_) | Err(Error::Aborted(_) | Error::AlreadyFinished) => match fs::remove_dir_all(work) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         },

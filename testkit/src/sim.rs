@@ -5,7 +5,7 @@
 //! | Request | Answer |
 //! |---|---|
 //! | `POST /_sim/jobs` | queues a job, `{"id": 4294967297}`. The body is a payload as GitLab sends it, or a short form: `name`, `script`, `after_script` (a line or a list), `variables` and `masked_variables` (objects), `timeout` (seconds), `runner` (a number), `requires` (features); any other member goes into the payload as it is |
-//! | `GET /_sim/jobs`, `GET /_sim/jobs/:id` | jobs: `id`, `name`, `status`, `failure_reason`, `exit_code`, `trace_bytes`, `trace_crc32`, `reported_checksum`, `reported_bytesize`, `artifacts`, `requests` |
+//! | `GET /_sim/jobs`, `GET /_sim/jobs/:id` | jobs: `id`, `name`, `status`, `failure_reason`, `exit_code`, `trace_bytes`, `trace_crc32`, `reported_checksum`, `reported_bytesize`, `artifacts`, `requests`, `retry_of` (the job in whose place it is) |
 //! | `GET /_sim/jobs/:id/trace` | the log |
 //! | `GET /_sim/jobs/:id/artifacts/:type` | a file that the job left |
 //! | `POST /_sim/jobs/:id/cancel` | a user presses cancel; with `{"force": true}`, forces it. The job, as above |

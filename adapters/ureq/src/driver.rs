@@ -361,8 +361,11 @@ impl Shared {
     }
 
     /// Stops talking about the job, which is somebody else's from now on, and gives all that is known of it.
-    pub(crate) fn leave(&self) -> Result<Left, FileError> {
+    pub(crate) fn leave(&self) -> Result<Left, Error> {
         let state = &mut *lock(&self.state);
+        if state.end.is_some() {
+            return Err(Error::AlreadyFinished);
+        }
         state.job.abandon();
         self.work.notify_all();
         match std::mem::replace(&mut state.archive, Archive::Memory) {

@@ -29,6 +29,8 @@ A simulated GitLab, for testing runners in any language.
                             so many, or a part such as 10%
   --update-interval S       asks runners to send logs every S seconds; default 60, as while nobody watches
   --long-poll S             holds job requests so long
+  --two-phase-commit S      only lends a job, until the runner says that it runs; one that is not accepted within S seconds
+                            is handed out again (GitLab: 120)
 
 When it is ready it prints one line of JSON: url, registration_token, runner_token, access_token. SIGTERM and SIGINT end
 it. Jobs are queued and looked at below URL/_sim/, and seen at URL/ in a browser.
@@ -63,6 +65,7 @@ struct Options {
     faults: Vec<sim::Fault>,
     update_interval: Option<u32>,
     long_poll: Option<Duration>,
+    two_phase_commit: Option<Duration>,
 }
 
 /// The command line; none if only help was wanted.
@@ -78,6 +81,7 @@ fn options() -> Result<Option<Options>, Failure> {
         faults: Vec::new(),
         update_interval: None,
         long_poll: None,
+        two_phase_commit: None,
     };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next().map_err(usage)? {
@@ -92,7 +96,9 @@ fn options() -> Result<Option<Options>, Failure> {
             return Ok(None);
         }
         let known = ["listen", "registration-token", "runner-token", "access-token", "jobs", "report", "seed", "fault"];
-        if !known.contains(&name.as_str()) && !["update-interval", "long-poll"].contains(&name.as_str()) {
+        if !known.contains(&name.as_str())
+            && !["update-interval", "long-poll", "two-phase-commit"].contains(&name.as_str())
+        {
             return Err(usage(format!("there is no option --{name}")));
         }
         let value = parser.value().map_err(|_| usage(format!("--{name} needs a value")))?;
@@ -112,7 +118,9 @@ fn options() -> Result<Option<Options>, Failure> {
             }
             _ => {
                 let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-                options.long_poll = Some(seconds.ok_or_else(|| wrong("a number of seconds"))?);
+                let seconds = Some(seconds.ok_or_else(|| wrong("a number of seconds"))?);
+                let option = if name == "long-poll" { &mut options.long_poll } else { &mut options.two_phase_commit };
+                *option = seconds;
             }
         }
     }
@@ -134,6 +142,8 @@ fn run() -> Result<(), Failure> {
     let settings = Settings::default().with(|settings| {
         settings.long_poll = options.long_poll;
         settings.trace_interval = options.update_interval;
+        settings.two_phase_commit = options.two_phase_commit.is_some();
+        settings.acceptance_patience = options.two_phase_commit.unwrap_or(settings.acceptance_patience);
     });
     let mut gitlab = Coordinator::new(settings);
     gitlab.set_registration_token(&registration_token);

@@ -17,8 +17,6 @@ const TOUCH_AFTER: Duration = minutes(15);
 const TIMEOUT_GRACE: Duration = minutes(15);
 /// So long a job may be `canceling` without an update.
 const CANCELING_PATIENCE: Duration = minutes(30);
-/// So long a job waits to be accepted.
-const ACCEPTANCE_PATIENCE: Duration = minutes(2);
 
 /// The states of a job that a runner can cause or see.
 #[non_exhaustive]
@@ -317,8 +315,8 @@ impl JobRecord {
         self.history.push((now, status));
     }
 
-    pub(super) fn lend(&mut self, now: Timestamp) {
-        self.accept_by = Some(now.saturating_add(ACCEPTANCE_PATIENCE));
+    pub(super) fn lend(&mut self, now: Timestamp, patience: Duration) {
+        self.accept_by = Some(now.saturating_add(patience));
     }
 
     pub(super) fn start(&mut self, now: Timestamp) {

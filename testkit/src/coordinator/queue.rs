@@ -109,6 +109,7 @@ impl Coordinator {
             let Some(id) = candidate else { return Ok(nothing()) };
             self.pending.remove(&id);
             let two_phase = self.settings.two_phase_commit && features.contains("two_phase_job_commit");
+            let patience = self.settings.acceptance_patience;
             let handed_out = self.change(id, |job| {
                 if !job.features.is_subset(&features) {
                     job.fail(now, "runner_unsupported", None);
@@ -119,7 +120,7 @@ impl Coordinator {
                 job.handed_out_at = Some(now);
                 job.count(Endpoint::RequestJob);
                 if two_phase {
-                    job.lend(now);
+                    job.lend(now, patience);
                 } else {
                     job.start(now);
                 }

@@ -80,8 +80,10 @@ pub struct Settings {
     pub job_status_header_on_put: bool,
 
     /// Jobs are only lent to a runner that announces `two_phase_job_commit`, until it accepts them with an update to
-    /// `running` within two minutes.
+    /// `running`.
     pub two_phase_commit: bool,
+    /// A job that was lent and not accepted for so long is handed out again. Two minutes.
+    pub acceptance_patience: Duration,
     /// So long the front proxy holds a job request whose `last_update` is current. `None`: not at all.
     pub long_poll: Option<Duration>,
     /// So many looks at the queue are still answered with 409; counts down.
@@ -139,6 +141,7 @@ impl Default for Settings {
             reject_checksum: 0,
             job_status_header_on_put: true,
             two_phase_commit: false,
+            acceptance_patience: minutes(2),
             long_poll: None,
             job_request_conflicts: 0,
             feature_refresh: minutes(55),

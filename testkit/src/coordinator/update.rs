@@ -1,5 +1,7 @@
 //! `PUT /jobs/:id`.
 
+use std::time::Duration;
+
 use gitlab_runner_api::Timestamp;
 use http::StatusCode;
 use http::header::HeaderValue;
@@ -52,7 +54,7 @@ impl Coordinator {
                 return Err(Reply::resource_lock());
             }
             let reply = if job.is_waiting() {
-                accept(now, job, &update, has_manager)
+                accept(now, job, &update, has_manager, settings.acceptance_patience)
             } else {
                 apply(now, job, &update, settings)
             };
@@ -63,10 +65,10 @@ impl Coordinator {
 }
 
 /// An update of a job that its runner has not accepted yet.
-fn accept(now: Timestamp, job: &mut JobRecord, update: &Update, has_manager: bool) -> Reply {
+fn accept(now: Timestamp, job: &mut JobRecord, update: &Update, has_manager: bool, patience: Duration) -> Reply {
     Reply::number(match update.state.as_deref() {
         Some("pending") => {
-            job.lend(now);
+            job.lend(now, patience);
             StatusCode::OK
         }
         Some("running") if has_manager => {

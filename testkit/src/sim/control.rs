@@ -149,6 +149,7 @@ fn view(job: &JobRecord) -> Value {
         "reported_bytesize": job.reported_bytesize(),
         "artifacts": artifacts,
         "requests": requests,
+        "retry_of": job.retry_of(),
     })
 }
 

@@ -110,7 +110,7 @@ impl Job {
     }
 
     /// Leaves the job in its record, for this or another process to take up: nothing more is said about it, and it is not
-    /// failed. Its script is whoever's it was.
+    /// failed. Its script is whoever's it was. A job that is over needs no record, and is simply dropped.
     ///
     /// # Errors
     ///
@@ -121,7 +121,10 @@ impl Job {
             return Err(Error::NoRecord);
         }
         self.reported = true;
-        self.shared.leave().map(drop).map_err(Error::from)
+        match self.shared.leave() {
+            Ok(_) | Err(Error::AlreadyFinished) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Leaves the job as one value, to be kept as a text wherever texts are ([`JobRecord::to_json`]). **Secret**: it holds the
@@ -129,7 +132,7 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Error::File`].
+    /// [`Error::File`]; [`Error::AlreadyFinished`] if the job is over.
     pub fn into_record(mut self) -> Result<JobRecord, Error> {
         self.reported = true;
         match self.shared.leave()? {
