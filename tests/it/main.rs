@@ -16,5 +16,6 @@ mod readme;
 mod resume;
 mod secrets;
 mod sim;
+mod survive;
 mod trace;
 mod variables;

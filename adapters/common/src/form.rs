@@ -19,7 +19,7 @@ struct Form<T> {
     content: T,
 }
 
-/// Reads a file that [`write`] wrote, in this format or an older one; none if there is no such file. Its text is never quoted.
+/// Reads a file that [`write()`] wrote, in this format or an older one; none if there is no such file. Its text is never quoted.
 ///
 /// # Errors
 ///
