@@ -115,6 +115,8 @@ impl Route {
                 not_found()
             });
         };
+        // The Python package `gitlab_runner_api` registers at `/runners/`, and has always been understood.
+        let path = path.strip_suffix('/').unwrap_or(path);
         let segments: Vec<&str> = path.split('/').collect();
         let routes: Vec<(Method, Self)> = match segments[..] {
             ["runners"] => vec![(Method::POST, Self::Register), (Method::DELETE, Self::Unregister)],
@@ -397,5 +399,6 @@ mod tests {
         }
         let route = Route::of(&Method::PATCH, "/some/root/api/v4/jobs/4294967297/trace");
         assert_eq!((route.endpoint(), route.job()), (Endpoint::PatchTrace, Some(4_294_967_297)));
+        assert_eq!(Route::of(&Method::POST, "/api/v4/runners/").endpoint(), Endpoint::Register);
     }
 }
