@@ -77,7 +77,8 @@ pub fn load(path: &Path) -> Result<Record, FileError> {
     attributes.locked = data.locked.unwrap_or_default();
     // GitLab's own choice where nothing was said.
     attributes.run_untagged = data.run_untagged.unwrap_or(true);
-    attributes.tag_list = data.tag_list.iter().flat_map(|tags| tags.split(',')).map(str::to_owned).collect();
+    let tags = data.tag_list.iter().flat_map(|tags| tags.split(',')).map(str::trim);
+    attributes.tag_list = tags.filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
     attributes.access_level = access_level;
     attributes.maximum_timeout = data.maximum_timeout;
     Ok(Record {
@@ -90,4 +91,61 @@ pub fn load(path: &Path) -> Result<Record, FileError> {
         attributes,
         info,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn written_by_python(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python").join(name)
+    }
+
+    #[test]
+    fn all_that_the_package_kept_of_a_runner_is_taken_over() {
+        let runner = load(&written_by_python("runner.json")).unwrap();
+        assert_eq!((runner.server.as_str(), runner.id), ("http://gitlab.example.test", 2));
+        assert_eq!(runner.token.expose(), "glrtr-e4U5Uv-2pbRcPb2joRpB");
+        let kept = runner.attributes;
+        assert_eq!(kept.description.as_deref(), Some("Ångström runner, \"quoted\""));
+        assert_eq!((kept.locked, kept.run_untagged, kept.maximum_timeout), (true, true, Some(3600)));
+        assert_eq!(kept.tag_list, ["hpc", "größe"]);
+        assert_eq!(kept.access_level, Some(AccessLevel::NotProtected));
+        let info = runner.info;
+        assert_eq!((info.name(), info.version(), info.revision()), ("lhcb-runner", "1.2.3", Some("abc")));
+        assert_eq!(info.executor(), Some("dirac"));
+    }
+
+    #[test]
+    fn what_the_package_was_not_told_is_as_gitlab_has_it() {
+        let runner = load(&written_by_python("runner-minimal.json")).unwrap();
+        assert_eq!((runner.id, runner.token.expose()), (3, "glrtr-Yn298kZNKNN3c036NQH2"));
+        assert!(runner.attributes.run_untagged && runner.attributes.tag_list.is_empty());
+        assert_eq!(runner.info, default_info());
+    }
+
+    #[test]
+    fn what_is_no_runner_of_the_package_is_refused_in_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.json");
+        let good = fs::read_to_string(written_by_python("runner.json")).unwrap();
+        let cuts = (0..good.len()).filter(|&at| good.is_char_boundary(at)).map(|at| good[..at].to_owned());
+        let others = [
+            good.replacen("[1,", "[2,", 1),
+            good.replace("http://", "nowhere"),
+            good.replace("glrtr-", "glrtr-\\n"),
+            good.replace("3600", "\"glrtr-\""),
+            fs::read_to_string(written_by_python("job-running.json")).unwrap(),
+        ];
+        for text in cuts.chain(others) {
+            fs::write(&path, &text).unwrap();
+            let error = load(&path).unwrap_err();
+            assert!(matches!(error, FileError::Bad { .. }), "{error:?}");
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("old.json") && !shown.contains("glrtr") && !shown.contains("glcbt"), "{shown}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
 }

@@ -81,7 +81,7 @@ impl Record {
         make_folder(folder).map_err(|error| FileError::io(folder, error))?;
         let lease = Lease::take(&folder.join(LEASE))?;
         if folder.join(ASSIGNMENT).exists() {
-            return Err(FileError::bad(folder, "another job has its record there; give each a folder of its own"));
+            return Err(FileError::bad(folder, "a job has its record there already; give each a folder of its own"));
         }
         // Of one that has ended, or never was one.
         remove(folder, &[SNAPSHOT, LOG, ENDED])?;

@@ -136,7 +136,7 @@ fn a_job_that_is_saved_goes_on_and_its_record_with_it() {
     assert!(!first.join("assignment.json").exists());
     job.leave().unwrap();
     let refused = other.save(&second).unwrap_err().to_string();
-    assert!(refused.contains("another job has its record there"), "{refused}");
+    assert!(refused.contains("a job has its record there already"), "{refused}");
     assert!(matches!(Job::store(&JobRecord::from_json(&to_text(other)).unwrap(), &second), Err(Error::BadFile { .. })));
     let mut job = runner.load_job(&second).unwrap();
     print(&job, "four\n");

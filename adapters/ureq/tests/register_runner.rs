@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use gitlab_runner_api_testkit::{Coordinator, Server, Settings};
-use gitlab_runner_api_ureq::Runner;
+use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
+use gitlab_runner_api_ureq::{Job, Runner};
+use serde_json::json;
 use tempfile::TempDir;
 
 const REGISTRATION: &str = "GR1348941canary-registration";
@@ -311,4 +312,85 @@ fn a_token_is_reset() {
     desk.run(&["reset-token", "b.json", "--access-token", "glpat-canary"]).succeeded("URL: Runner 1 has a new token");
     desk.run(&["verify", "b.json"]).succeeded("URL: Runner 1 is valid");
     desk.run(&["verify", "a.json"]).failed(3, &["403"]);
+}
+
+/// Text that the Python package wrote, as if it had talked to this desk's GitLab.
+fn written_by_python(desk: &Desk, name: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python").join(name);
+    fs::read_to_string(file).unwrap().replace("http://gitlab.example.test", &desk.gitlab.url())
+}
+
+#[test]
+fn a_runner_of_the_python_package_is_taken_over() {
+    let desk = Desk::new();
+    let old = written_by_python(&desk, "runner.json");
+    fs::write(desk.path("old.json"), &old).unwrap();
+    desk.gitlab.with(|gitlab, _| {
+        let token = "glrtr-e4U5Uv-2pbRcPb2joRpB";
+        assert_eq!(gitlab.add_runner(token), 2);
+    });
+    desk.run(&["convert", "old.json", "new.json"]).succeeded("URL: Runner 2 is now in new.json");
+    desk.run(&["verify", "new.json"]).succeeded("URL: Runner 2 is valid");
+    assert_eq!(fs::read_to_string(desk.path("old.json")).unwrap(), old, "the old file is left as it is");
+
+    desk.run(&["convert", "old.json", "new.json"]).failed(5, &["new.json exists", "--overwrite"]);
+    desk.run(&["convert", "old.json", "new.json", "--overwrite"]).succeeded("URL: Runner 2 is now in new.json");
+    desk.run(&["convert", "old.json", "new"]).failed(2, &["must end in .json"]);
+    desk.run(&["convert", "new.json", "newer.json"]).failed(5, &["new.json", "neither a runner nor a job"]);
+    assert!(!Path::new(&desk.path("newer.json")).exists());
+}
+
+#[test]
+fn a_job_of_the_python_package_is_taken_over_and_ends() {
+    let desk = Desk::new();
+    fs::write(desk.path("old.json"), written_by_python(&desk, "job-running.json")).unwrap();
+    let sent = written_by_python(&desk, "job-running.trace");
+    let id = desk.gitlab.with(|gitlab, now| {
+        let id = gitlab.queue(now, NewJob::new("long"));
+        let asked = http::Request::post("http://gitlab.test/api/v4/jobs/request")
+            .header("content-type", "application/json")
+            .body(json!({ "token": CREATED, "system_id": "s_1" }).to_string().into());
+        assert_eq!(gitlab.respond(now, asked.unwrap()).status(), 201);
+        let token = gitlab.job(id).unwrap().token().to_owned();
+        let patch = http::Request::patch(format!("http://gitlab.test/api/v4/jobs/{id}/trace"))
+            .header("job-token", token)
+            .header("content-range", "0-")
+            .body(sent.clone().into());
+        assert_eq!(gitlab.respond(now, patch.unwrap()).status(), 202);
+        id
+    });
+    let ran = desk.run(&["convert", "old.json", "job", "--output", "json"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let told: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(told, json!({ "url": "URL", "job_id": id, "folder": "job" }));
+    desk.run(&["convert", "old.json", "job"]).failed(5, &["job: a job has its record there already"]);
+
+    let mut job = Job::load(desk.path("job")).unwrap();
+    desk.run(&["convert", "old.json", "job"]).failed(5, &["job", "held by process", "end that first"]);
+    job.log().write_all(b"and on it goes\n").unwrap();
+    job.success().unwrap();
+    desk.gitlab.with(|gitlab, _| {
+        let job = gitlab.job(id).unwrap();
+        assert_eq!(job.status(), JobStatus::Success);
+        assert_eq!(String::from_utf8_lossy(job.trace()), sent + "and on it goes\n");
+    });
+}
+
+#[test]
+fn what_cannot_be_taken_over_is_told_and_left() {
+    let desk = Desk::new();
+    let good = written_by_python(&desk, "job-unsent.json");
+    fs::write(desk.path("old.json"), &good[..good.len() - 1]).unwrap();
+    desk.run(&["convert", "old.json", "job"]).failed(5, &["old.json", "damaged", "not changed"]);
+    fs::write(desk.path("old.json"), good.replace("\"running\"", "\"asleep\"")).unwrap();
+    desk.run(&["convert", "old.json", "job"]).failed(5, &["old.json", "its state", "not changed"]);
+    fs::write(desk.path("old.json"), &good).unwrap();
+    desk.run(&["convert", "old.json", "job", "--overwrite"]).failed(2, &["old.json is a job"]);
+    desk.run(&["convert", "old.json", "old.json"]).failed(5, &["old.json"]);
+    desk.run(&["convert", "old.json"]).failed(2, &["OLD", "NEW"]);
+    desk.run(&["convert", "none.json", "new.json"]).failed(5, &["none.json"]);
+    desk.run(&["convert", "old.json", "job", "--no-proxy"]).failed(2, &["asks nobody"]);
+    desk.run(&["convert", "old.json", "job", "--locked"]).failed(2, &["attributes"]);
+    assert!(!Path::new(&desk.path("job")).exists());
+    assert_eq!(fs::read_to_string(desk.path("old.json")).unwrap(), good);
 }

@@ -24,6 +24,8 @@ Makes a runner of this machine and keeps it in a file.
   register-runner verify FILE.json                  is the runner's token still good?
   register-runner unregister FILE.json [--all]      take this machine out of GitLab (--all: the whole runner)
   register-runner reset-token FILE.json             replace the token, and keep the new one in the file
+  register-runner convert OLD NEW                   take over what the Python package gitlab_runner_api saved:
+                                                    a runner into the file NEW.json, a job into the folder NEW
 
 Tokens (given as an argument, they can be seen by other users of this machine)
   --token-file FILE       read TOKEN from a file, - for standard input; else from GITLAB_RUNNER_TOKEN
@@ -48,7 +50,7 @@ Connection
   --proxy URL | --no-proxy                            instead of HTTP_PROXY, HTTPS_PROXY, NO_PROXY
 
 Other
-  --overwrite             replace FILE.json if it exists; the token in it is lost
+  --overwrite             replace FILE.json (or NEW.json) if it exists; the token in it is lost
   --output text|json      one JSON object on standard output, also for errors
   --help, --version
 
@@ -70,6 +72,7 @@ pub(crate) enum Action {
     Verify { file: PathBuf },
     Unregister { file: PathBuf, all: bool },
     ResetToken { file: PathBuf, user: Option<PersonalAccessToken> },
+    Convert { old: PathBuf, new: PathBuf, overwrite: bool },
 }
 
 /// Who asks for a runner. `Debug` is not derived for the token in it.
@@ -93,7 +96,7 @@ pub(crate) enum Output {
 }
 
 /// How GitLab is reached.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct TransportArgs {
     ca_file: Option<PathBuf>,
     ca_only: bool,
@@ -259,6 +262,7 @@ impl Given {
         let rest: Vec<OsString> = words.collect();
         let action = match first.to_str() {
             Some("verify") => Action::Verify { file: self.only_file(rest)? },
+            Some("convert") => self.convert(rest)?,
             Some("unregister") => {
                 Action::Unregister { all: std::mem::take(&mut self.all), file: self.only_file(rest)? }
             }
@@ -272,8 +276,23 @@ impl Given {
         Ok(Args { action, transport: self.transport, output: self.output })
     }
 
+    fn convert(&mut self, words: Vec<OsString>) -> Result<Action, Failure> {
+        let overwrite = std::mem::take(&mut self.overwrite);
+        if self.transport != TransportArgs::default() || self.access_token.is_some() || self.access_token_file.is_some()
+        {
+            return Err(Failure::usage("convert asks nobody: leave out tokens and the connection"));
+        }
+        let [old, new] = self.only_files(words, "give the OLD file and the NEW place")?;
+        Ok(Action::Convert { old, new, overwrite })
+    }
+
     /// The one argument of the other commands.
     fn only_file(&self, words: Vec<OsString>) -> Result<PathBuf, Failure> {
+        self.only_files(words, "give one FILE.json").map(|[file]| file)
+    }
+
+    /// So many files, and no options of a registration.
+    fn only_files<const N: usize>(&self, words: Vec<OsString>, wanted: &str) -> Result<[PathBuf; N], Failure> {
         let strange = [
             (self.register_only.is_some(), "attributes"),
             (self.token_file.is_some(), "--token-file"),
@@ -284,10 +303,8 @@ impl Given {
         if let Some((_, what)) = strange.iter().find(|(given, _)| *given) {
             return Err(Failure::usage(format!("{what} cannot be given here")));
         }
-        match <[OsString; 1]>::try_from(words) {
-            Ok([file]) => Ok(file.into()),
-            Err(_) => Err(Failure::usage("give one FILE.json")),
-        }
+        let files: Vec<PathBuf> = words.into_iter().map(PathBuf::from).collect();
+        files.try_into().map_err(|_| Failure::usage(wanted))
     }
 
     fn register(&mut self, url: String, words: Vec<OsString>) -> Result<Action, Failure> {
@@ -307,9 +324,7 @@ impl Given {
         };
         let token = token.map(|token| token.into_string().map_err(|_| Failure::usage("the TOKEN is not text")));
         let file = PathBuf::from(file);
-        if file.extension().is_none_or(|extension| extension != "json") {
-            return Err(Failure::usage(format!("the name of the file must end in .json, not {}", file.display())));
-        }
+        check_name(&file)?;
         let credential = match (token.transpose()?, self.token_file.take(), wants_user) {
             (None, None, true) => {
                 let runner_type = self.runner_type()?;
@@ -354,6 +369,14 @@ impl Given {
     }
 }
 
+/// Runner files are JSON, and say so.
+pub(crate) fn check_name(file: &Path) -> Result<(), Failure> {
+    if file.extension().is_none_or(|extension| extension != "json") {
+        return Err(Failure::usage(format!("the name of the file must end in .json, not {}", file.display())));
+    }
+    Ok(())
+}
+
 /// Whether a runner may be kept there. Asked before GitLab is, so that no token is made that has no place.
 pub(crate) fn check_free(file: &Path, overwrite: bool) -> Result<(), Failure> {
     if file.exists() && !overwrite {
@@ -390,10 +413,14 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(file).map_err(|error| Failure::file(format!("{}: {error}", file.display())))
 }
 
+pub(crate) fn text_in(file: &Path) -> Result<String, Failure> {
+    String::from_utf8(read(file)?).map_err(|_| Failure::file(format!("{} is not text", file.display())))
+}
+
 /// A token from a file, or from standard input.
 fn text_of(file: &Path) -> Result<String, Failure> {
     if file.as_os_str() != "-" {
-        return String::from_utf8(read(file)?).map_err(|_| Failure::file(format!("{} is not text", file.display())));
+        return text_in(file);
     }
     let mut text = String::new();
     let read = std::io::stdin().read_to_string(&mut text);

@@ -63,7 +63,7 @@ impl From<Error> for Failure {
             }
             Error::Unreachable { .. } | Error::Exchange(_) => (UNREACHABLE, ""),
             Error::File { .. } => (FILE, "; see that the folder exists and the file may be read and written"),
-            Error::BadFile { .. } => (FILE, ""),
+            Error::BadFile { .. } | Error::BadRecord(_) | Error::Held { .. } => (FILE, ""),
             _ => (OTHER, ""),
         };
         Self { code, text: format!("{error}{hint}") }

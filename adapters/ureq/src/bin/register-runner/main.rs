@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod args;
+mod convert;
 mod failure;
 
 use std::io::Write;
@@ -102,6 +103,7 @@ fn act(args: Args) -> Result<Done, Failure> {
             }
             Ok(done(&runner, &file, format!("{}: Runner {} has a new token", runner.url(), runner.id())))
         }
+        Action::Convert { old, new, overwrite } => convert::convert(&old, &new, overwrite),
     }
 }
 
