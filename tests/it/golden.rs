@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gitlab_runner_api::log::Section;
-use gitlab_runner_api::{FailureReason, Job, JobEvent, JobResult, JobSnapshot, Machine, Output, Secret, Stream};
+use gitlab_runner_api::{
+    Assignment, FailureReason, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Machine, Output, Secret, Stream,
+};
 
 use crate::common::{Hand, START, assignment, config};
 
@@ -94,4 +96,26 @@ fn what_was_stored_goes_on_as_it_should() {
         };
         assert_eq!(does, first, "{name}, format {format}");
     }
+}
+
+/// A job of the simulated GitLab's, with a patch on the wire: the adapters' golden files are made from it.
+fn record() -> JobRecord {
+    let payload = r#"{"id":4294967297,"token":"glcbt-64_VuKhiFqSJRprqOoAVvrG","runner_info":{"timeout":3000000000},"variables":[{"key":"KEY","value":"größe ✓","masked":true}]}"#;
+    let mut job = Hand::new(Job::new(Arc::new(config()), &Assignment::from_json(payload).unwrap(), START));
+    job.sends("running");
+    job.answer(200, &[], "200");
+    job.machine.write_to(Stream::Stdout, "one, größe ✓\n");
+    job.sends("patch 0+14");
+    JobRecord::of(&mut job.machine)
+}
+
+#[test]
+fn a_record_of_a_job_is_read_and_written_as_ever() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/job-record-1.json");
+    let golden = fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(golden.trim_end(), record().to_json(), "if this is a new format, give it a new number and a new file");
+    let read = JobRecord::from_json(&golden).unwrap();
+    assert_eq!((read.server(), read.log().1.as_ref()), (config().server(), &b"one, [MASKED]\n"[..]));
+    let job = Job::resume(Arc::new(config()), read.assignment(), read.snapshot().clone(), START).unwrap();
+    assert_eq!(Hand::new(job).call().name(), "probe 14");
 }
