@@ -241,6 +241,12 @@ impl Record {
         self.lease.confirm().map_err(|by| FileError::held(&self.folder.join(LEASE), by))
     }
 
+    /// As after a long suspend.
+    #[cfg(test)]
+    pub(crate) fn oversleep(&mut self) {
+        self.lease.oversleep();
+    }
+
     /// A part of the log.
     pub(crate) fn log(&mut self, range: Range<u64>) -> io::Result<Bytes> {
         let mut bytes = Vec::new();

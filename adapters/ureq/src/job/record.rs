@@ -147,3 +147,37 @@ impl Job {
         self.shared.unsaved()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use gitlab_runner_api::Cancellation;
+    use gitlab_runner_api_testkit::{Coordinator, Server as Gitlab, Settings};
+
+    use super::*;
+
+    /// A machine that slept for so long that another took its job over says nothing more about it.
+    #[test]
+    fn a_job_whose_lease_was_lost_is_over_here() {
+        let gitlab = Gitlab::start(Coordinator::new(Settings::default())).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let stored = include_str!("../../../../tests/golden/job-record-1.json");
+        let stored = stored.replace("https://gitlab.example.test", &gitlab.url());
+        Job::store(&JobRecord::from_json(&stored).unwrap(), folder.path()).unwrap();
+
+        let (mut record, loaded) = Record::open(folder.path()).unwrap();
+        record.oversleep();
+        let other = r#"{"host":"node-7","boot_id":"b","pid":4711,"heard_of":18446744073709551615}"#;
+        fs::write(folder.path().join("lease"), other).unwrap();
+        let config = kept(&default_config(&loaded.server).unwrap());
+        let link = Link::new(Transport::from_env().unwrap());
+        let mut job = Job::resume(record, loaded, &config, &link, PATIENCE).unwrap();
+        assert!(matches!(job.success(), Err(Error::Held { by, .. }) if by.contains("process 4711 on \"node-7\"")));
+        assert_eq!(job.cancellation(), Cancellation::Aborted);
+        drop(job);
+        assert_eq!(gitlab.with(|gitlab, _| gitlab.stats().total()), 0);
+        assert_eq!(fs::read_to_string(folder.path().join("lease")).unwrap(), other);
+        assert!(folder.path().join("assignment.json").exists());
+    }
+}

@@ -110,6 +110,12 @@ impl Lease {
         }
     }
 
+    /// As after a long suspend.
+    #[cfg(test)]
+    pub(super) fn oversleep(&mut self) {
+        self.us.heard_of -= 400;
+    }
+
     fn say(&mut self) -> io::Result<()> {
         let text = serde_json::to_vec(&self.us)?;
         self.file.seek(SeekFrom::Start(0))?;
@@ -252,16 +258,15 @@ mod tests {
     fn who_was_silent_for_too_long_finds_out_that_it_lost_the_lease() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lease");
-        let asleep = |lease: &mut Lease| lease.us.heard_of -= 400;
         let mut first = Lease::take_with(&path, lockless).unwrap();
         first.confirm().unwrap();
         // Asleep, and nobody came.
-        asleep(&mut first);
+        first.oversleep();
         first.confirm().unwrap();
         let other = Holder { heard_of: since_1970(), ..holder() };
         write(&path, &other);
         first.confirm().unwrap();
-        asleep(&mut first);
+        first.oversleep();
         assert!(first.confirm().unwrap_err().contains("process 12 on \"node-7\""));
         drop(first);
         assert_eq!(
@@ -272,7 +277,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let mut second = Lease::take(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        asleep(&mut second);
+        second.oversleep();
         assert!(second.confirm().unwrap_err().contains("removed"));
     }
 }
