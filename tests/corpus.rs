@@ -46,3 +46,8 @@ fn resume() {
 fn log() {
     replay("log", fuzz::log);
 }
+
+#[test]
+fn record() {
+    replay("record", fuzz::record);
+}

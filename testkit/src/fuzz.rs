@@ -9,7 +9,7 @@ use gitlab_runner_api::{Assignment, Timestamp, headers};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 pub use log::{LogCase, log};
-pub use machines::{job, poller, resume};
+pub use machines::{job, poller, record, resume};
 
 /// The headers the core reads.
 const NAMES: [&str; 9] = [

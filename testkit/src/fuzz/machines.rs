@@ -1,14 +1,15 @@
 //! The machines under arbitrary operations and answers, with the laws as oracle.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::{
-    Assignment, CallKind, Failure, FailureReason, Hints, Job, JobEvent, JobResult, JobSnapshot, Machine, Misuse,
-    Output, Poller, PollerEvent, Priority, Retain, RunnerConfig, RunnerToken, Server, Stream, Ticket, Timestamp,
-    Written,
+    Assignment, CallKind, Failure, FailureReason, Hints, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Machine,
+    Misuse, Output, Poller, PollerEvent, Priority, Retain, RunnerConfig, RunnerToken, Server, Stream, Ticket,
+    Timestamp, Written,
 };
 use http::{Request, Response};
 
@@ -304,13 +305,18 @@ pub fn poller(data: &[u8]) {
     }
 }
 
-/// Arbitrary text as a snapshot: an error, or a job that can be driven to rest whatever it is answered.
-pub fn resume(data: &[u8]) {
+/// A text up to the first zero, and what follows it.
+fn text_and_rest(data: &[u8]) -> Option<(&str, &[u8])> {
     let (text, rest) = match data.iter().position(|byte| *byte == 0) {
         Some(end) => (&data[..end], &data[end + 1..]),
         None => (data, &[][..]),
     };
-    let Ok(text) = str::from_utf8(text) else { return };
+    Some((str::from_utf8(text).ok()?, rest))
+}
+
+/// Arbitrary text as a snapshot: an error, or a job that can be driven to rest whatever it is answered.
+pub fn resume(data: &[u8]) {
+    let Some((text, rest)) = text_and_rest(data) else { return };
     let Ok(snapshot) = JobSnapshot::from_json(text) else { return };
     let script = &mut Script(rest);
     let config = config(script);
@@ -318,7 +324,45 @@ pub fn resume(data: &[u8]) {
     assert_eq!(JobSnapshot::from_json(&json).as_ref(), Ok(&snapshot), "what was written can be read");
     let spec = format!(r#"{{"id":{},"token":"t"}}"#, snapshot.job_id());
     let assignment = Assignment::from_json(spec).expect("a valid payload");
-    let Ok(mut job) = Job::resume(config, &assignment, snapshot, NOW) else { panic!("it is this job's snapshot") };
+    let Ok(job) = Job::resume(config, &assignment, snapshot, NOW) else { panic!("it is this job's snapshot") };
+    to_rest(job, script, |job, _| _ = job.forfeit_trace());
+}
+
+/// Arbitrary text as a record of ours and as one of the Python package: an error that shows nothing, or a job that can be
+/// written and read again, and driven to rest with the log that the record holds.
+pub fn record(data: &[u8]) {
+    let Some((text, rest)) = text_and_rest(data) else { return };
+    for read in [JobRecord::from_json, JobRecord::from_python] {
+        let record = match read(text) {
+            Ok(record) => record,
+            Err(error) => {
+                assert!(!error.to_string().contains("glcbt-"), "a token shows: {error}");
+                continue;
+            }
+        };
+        let json = record.to_json();
+        let again = JobRecord::from_json(&json).expect("what was written can be read");
+        assert_eq!(again.to_json(), json, "what was read is what was written");
+        let script = &mut Script(rest);
+        let (config, snapshot) = (config(script), record.snapshot().clone());
+        let job = Job::resume(config, record.assignment(), snapshot, NOW).expect("it is this job's record");
+        let (begin, log) = record.log();
+        to_rest(job, script, |job, needed| {
+            let within = |at: u64| at.checked_sub(begin).and_then(|at| usize::try_from(at).ok());
+            let bytes = within(needed.start).zip(within(needed.end)).and_then(|(from, to)| log.get(from..to));
+            match bytes {
+                Some(bytes) => {
+                    job.supply_trace(needed.start, bytes.to_vec().into()).expect("those are the bytes asked for");
+                }
+                // What is not in the record was acknowledged before.
+                None => _ = job.forfeit_trace(),
+            }
+        });
+    }
+}
+
+/// Goes on with a job that was stored, whatever it is answered.
+fn to_rest(mut job: Job, script: &mut Script<'_>, mut supply: impl FnMut(&mut Job, Range<u64>)) {
     if script.byte() & 1 == 1 {
         for stream in [Stream::Stdout, Stream::Stderr, Stream::Service(3)] {
             job.write_to(stream, "and more \u{e4}\n of it");
@@ -336,7 +380,7 @@ pub fn resume(data: &[u8]) {
                 let handed = job.handle_response(call.split().1, answer(script), now);
                 assert_eq!(handed, Ok(()));
             }
-            Output::Event(JobEvent::TraceNeeded(_)) => _ = job.forfeit_trace(),
+            Output::Event(JobEvent::TraceNeeded(range)) => supply(&mut job, range),
             Output::Event(JobEvent::Save) => job.saved(job.revision(), job.log_size()),
             Output::Event(_) => {}
             Output::Wait(Some(until)) => {
