@@ -68,11 +68,69 @@
 //! | behind | all of ours is there, and somebody else's after it | goes on behind that, and reports no checksum |
 //!
 //! The last row is what makes one saved job loadable several times, one after the other, with every line in GitLab's log
-//! once and in order. Two processes that run one saved job *at the same time* cannot be kept apart by this protocol: do
-//! not let it come to that.
+//! once and in order.
+//!
+//! # One job, one writer
+//!
+//! The rows above tell what *was* sent. They cannot tell two processes apart that go on with one saved job at the same time,
+//! and GitLab does not either: both have the job's token. What they can do to each other:
+//!
+//! | Both | Then |
+//! |---|---|
+//! | send pieces that end at the same place | GitLab takes the second for a repeat, and drops it: those lines are lost, and nobody is told |
+//! | send pieces that do not | the second is refused, takes the first for a stranger's, and goes on behind it: each log has holes where the other's lines are, also in the middle of a line |
+//! | report a result | the first one counts. The other's job is aborted, and what it had not sent is lost |
+//! | have a script | it runs twice |
+//! | write one log file | its bytes are no longer those that the snapshot's checksum speaks of, and the next load is refused |
+//!
+//! So whatever keeps a saved job must see to it that one process has it: with a lock, a lease, or a queue that hands it to one
+//! worker. A copy of a saved job is a second writer as soon as both are taken up. Handing it on is simple:
+//! [`Job::abandon`](crate::Job::abandon), save, and let go; the next one asks GitLab where the log ends.
+//!
+//! # As one text
+//!
+//! [`JobRecord`](crate::JobRecord) is all of it in one value, with the log as far as it is kept, for those who have a database
+//! and want a single column: [`to_json`](crate::JobRecord::to_json), [`from_json`](crate::JobRecord::from_json). It is as
+//! large as the log, so it is no way to save a job at each step. Jobs of the Python package become one too
+//! ([`from_python`](crate::JobRecord::from_python)).
+//!
+//! # In files
+//!
+//! The blocking adapter, `gitlab-runner-api-ureq`, does all of this page: `Job::save` and `Job::load` for one job,
+//! `Runner::with_state_dir` and `Runner::recover` for all. A record is a folder, for its owner alone (0700, its files 0600):
+//!
+//! | File | Is |
+//! |---|---|
+//! | `log` | appended to, and synchronised, before a byte of it is sent |
+//! | `snapshot.json` | replaced with each piece of log: written beside, synchronised, renamed, and the folder synchronised |
+//! | `assignment.json` | written last when a record is made: a folder without one is no record. **Secret** |
+//! | `lease` | who has it |
+//! | `ended.json` | how the job ended; the assignment is removed then |
+//!
+//! What is cut or damaged in any place, or of a newer version, is refused with the name of the file, and left as it is. Bytes
+//! of the log behind what the snapshot knows were never sent, and are cut off.
+//!
+//! The **lease** is held as long as the job's handle lives. A second process is refused, and told who holds it:
+//!
+//! | Holder and newcomer | What keeps them apart | A dead holder is known |
+//! |---|---|---|
+//! | on one machine, with file locks | the lock | at once |
+//! | on one machine, without | process number and boot in the file; both at once settle within 100 ms | at once, if the machine was restarted or the number is the newcomer's own; else after 300 s |
+//! | on two machines, whether locks reach across or not | a stamp in the file, renewed every 30 s | after 300 s of silence |
+//!
+//! Where the stamp decides, clocks must agree within minutes. A holder that slept for longer, as a suspended machine does, looks
+//! before it says anything more: if the lease is another's, the job is over *here* (`Error::Held`), and goes on there. A request
+//! that was under way when the machine fell asleep cannot be called back.
+//!
+//! A **state directory** has a record of each job before its handler starts. `Runner::recover` takes up what a dead process left:
+//! jobs whose script survived can go on, and the others can be failed at once; a job that GitLab no longer wants is found out by
+//! its first call. `Runner::run` fails what nobody recovered. Each record that is closed leaves a line in `ended.log` with the
+//! reason. Between GitLab's handing a job out and its record there is a moment in which a crash loses the job; under two-phase
+//! commit GitLab then gives it out again, as a new job.
 //!
 //! # What is kept in memory
 //!
 //! [`Retain::All`](crate::Retain::All) keeps the whole log, so that nothing is ever asked for before a resume.
-//! [`Retain::Unacknowledged`](crate::Retain::Unacknowledged) keeps what GitLab has not confirmed (and, of a durable job,
-//! what is not saved), which bounds memory whatever the log's size; then be ready for `TraceNeeded`.
+//! [`Retain::Unacknowledged`](crate::Retain::Unacknowledged) keeps what GitLab has not confirmed: of a durable job, all that is not
+//! saved, and at most 256 KiB of what is. That bounds memory whatever the log's size, and however long GitLab is away; then be
+//! ready for [`TraceNeeded`](crate::JobEvent::TraceNeeded).
