@@ -9,140 +9,15 @@ use std::time::{Duration, Instant};
 
 use gitlab_runner_api::log::ansi;
 use gitlab_runner_api::{
-    AbortReason, Call, Cancellation, Failure, FailureReason, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Machine,
-    Misuse, Outcome, Output, RunnerConfig, Secret, Stream, Throttle, Timestamp, Written,
+    AbortReason, Cancellation, FailureReason, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Outcome, Output,
+    RunnerConfig, Secret, Stream, Timestamp, Written,
 };
 use gitlab_runner_api_files::{FileError, short_secrets_warning};
 
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::link::{Link, lock};
 use crate::record::{HANDED_ON, Record};
-use crate::run::Bell;
-use crate::transport::Transport;
-
-/// What every machine of a runner needs for its calls.
-#[derive(Clone, Debug)]
-pub(crate) struct Link {
-    pub(crate) transport: Transport,
-    pub(crate) clock: Clock,
-    throttle: Arc<Mutex<Throttle>>,
-    /// Why the last call that failed did, in words.
-    trouble: Arc<Mutex<String>>,
-    driven: Arc<Driven>,
-}
-
-/// How many jobs have a driver.
-#[derive(Debug, Default)]
-struct Driven {
-    count: Mutex<usize>,
-    fewer: Condvar,
-    /// Of loops that take jobs as there is room beside these.
-    bells: Mutex<Vec<Arc<Bell>>>,
-}
-
-/// One of them.
-struct Drive(Arc<Driven>);
-
-impl Drive {
-    fn begin(driven: &Arc<Driven>) -> Self {
-        *lock(&driven.count) += 1;
-        Self(driven.clone())
-    }
-}
-
-impl Drop for Drive {
-    fn drop(&mut self) {
-        *lock(&self.0.count) -= 1;
-        self.0.fewer.notify_all();
-        lock(&self.0.bells).iter().for_each(|bell| bell.ring());
-    }
-}
-
-impl Link {
-    pub(crate) fn new(transport: Transport) -> Self {
-        Self {
-            transport,
-            clock: Clock::start(),
-            throttle: Arc::default(),
-            trouble: Arc::default(),
-            driven: Arc::default(),
-        }
-    }
-
-    /// The same link, for jobs that are waited for apart from all others.
-    pub(crate) fn apart(&self) -> Self {
-        Self { driven: Arc::default(), ..self.clone() }
-    }
-
-    /// How many jobs are driven.
-    pub(crate) fn driven(&self) -> usize {
-        *lock(&self.driven.count)
-    }
-
-    /// Rings this bell whenever one is driven no more, for as long as `during` takes.
-    pub(crate) fn ringing<R>(&self, bell: &Arc<Bell>, during: impl FnOnce() -> R) -> R {
-        lock(&self.driven.bells).push(bell.clone());
-        let done = during();
-        lock(&self.driven.bells).retain(|other| !Arc::ptr_eq(other, bell));
-        done
-    }
-
-    /// Waits until no job is driven any more, or `span` has passed; false in that case.
-    pub(crate) fn wait_idle(&self, span: Duration) -> bool {
-        let busy = |count: &mut usize| *count > 0;
-        let waited = self.driven.fewer.wait_timeout_while(lock(&self.driven.count), span, busy);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
-    }
-
-    /// Polls a machine, after telling it what others were told.
-    pub(crate) fn poll<M: Machine>(&self, machine: &mut M) -> Output<M::Event> {
-        machine.hold_until(lock(&self.throttle).closed_until(machine.scope()));
-        machine.poll(self.clock.now())
-    }
-
-    /// Why the last call that failed did, in words.
-    pub(crate) fn trouble(&self) -> String {
-        lock(&self.trouble).clone()
-    }
-
-    /// Sleeps until then; not at all if no time is given.
-    pub(crate) fn pause(&self, until: Option<Timestamp>) {
-        thread::sleep(until.map_or(Duration::ZERO, |until| self.clock.until(until)));
-    }
-
-    /// Performs a call. No lock may be held.
-    pub(crate) fn exchange(&self, call: Call) -> Reply {
-        let (ticket, outcome) = self.transport.perform(call);
-        let outcome = match outcome {
-            Ok(answer) => {
-                let (now, scope) = (self.clock.now(), ticket.scope());
-                lock(&self.throttle).observe(scope, answer.status(), answer.headers(), answer.body(), now);
-                Ok(answer)
-            }
-            Err(trouble) => {
-                *lock(&self.trouble) = trouble.why;
-                Err(trouble.failure)
-            }
-        };
-        Reply { ticket, outcome }
-    }
-}
-
-/// The outcome of a call, on its way back to its machine.
-pub(crate) struct Reply {
-    ticket: gitlab_runner_api::Ticket,
-    outcome: Result<http::Response<bytes::Bytes>, Failure>,
-}
-
-impl Reply {
-    pub(crate) fn hand_in(self, machine: &mut impl Machine, now: Timestamp) -> Result<(), Misuse> {
-        let handed = match self.outcome {
-            Ok(answer) => machine.handle_response(self.ticket, answer, now),
-            Err(failure) => machine.handle_failure(self.ticket, failure, now),
-        };
-        handed.or_else(|misuse| if misuse == Misuse::Stale { Ok(()) } else { Err(misuse) })
-    }
-}
 
 /// A job that its driver, its handle and its log writers share.
 #[derive(Debug)]
@@ -162,6 +37,8 @@ struct State {
     archive: Archive,
     /// Why the record could not be saved the last time.
     unsaved: Option<String>,
+    /// Since when a part of the log that is needed cannot be read.
+    unread: Option<Timestamp>,
 }
 
 /// Where a job is kept beside its machine.
@@ -196,15 +73,21 @@ pub(crate) enum Checked {
 /// Beyond this many bytes that are not sent, the driver is woken by each write.
 const PRESSING: u64 = 1 << 20;
 
+/// A file system that fails to read is asked again after this long,
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
+/// and for so long. Then a mark takes the place of what it has.
+const READ_FOR: Duration = Duration::from_secs(600);
+
 impl Shared {
     /// Starts a thread that drives `job` to its end, whoever else still holds it.
     ///
     /// If there is no thread to be had, the job is failed here and now, and not left to GitLab's timeouts.
     pub(crate) fn start(job: Job, archive: Archive, link: &Link) -> io::Result<Arc<Self>> {
         let name = format!("job {}", job.id());
-        let state = Mutex::new(State { job, end: None, archive, unsaved: None });
+        let state = Mutex::new(State { job, end: None, archive, unsaved: None, unread: None });
         let shared = Arc::new(Self { state, clock: link.clock, work: Condvar::new(), news: Condvar::new() });
-        let (driven, its_link, drive) = (shared.clone(), link.clone(), Drive::begin(&link.driven));
+        let (driven, its_link, drive) = (shared.clone(), link.clone(), link.begin());
         match thread::Builder::new().name(name).spawn(move || {
             let _drive = drive;
             driven.drive(&its_link);
@@ -238,7 +121,15 @@ impl Shared {
                     self.news.notify_all();
                 }
                 Output::Event(event) => self.obey(&mut state, event),
-                Output::Wait(until) => state = self.sleep(state, until.map(|until| link.clock.until(until))),
+                Output::Wait(until) => {
+                    let span = until.map(|until| link.clock.until(until));
+                    let Some(range) = state.job.trace_needed().filter(|_| state.unread.is_some()) else {
+                        state = self.sleep(state, span);
+                        continue;
+                    };
+                    state = self.sleep(state, Some(span.map_or(READ_AGAIN, |span| span.min(READ_AGAIN))));
+                    state.bring(range, link.clock.now());
+                }
                 Output::Done => return,
             }
         }
@@ -248,7 +139,10 @@ impl Shared {
         match event {
             JobEvent::Finished(outcome) => state.end(&outcome.to_string(), End::Finished(outcome)),
             JobEvent::Aborted(reason) => state.end(&reason.to_string(), End::Aborted(reason)),
-            JobEvent::TraceNeeded(range) => state.bring(range),
+            JobEvent::TraceNeeded(range) => {
+                state.unread = None;
+                state.bring(range, self.clock.now());
+            }
             // If it fails, the job asks again.
             JobEvent::Save => _ = state.save(),
             JobEvent::ShortSecrets(count) => _ = state.job.write(short_secrets_warning(count)),
@@ -327,7 +221,7 @@ impl Shared {
     pub(crate) fn retained(&self) -> Vec<bytes::Bytes> {
         let state = &mut *lock(&self.state);
         let (start, mut kept) = state.job.retained();
-        if let Some(before) = state.archive.log(0..start) {
+        if let Ok(Some(before)) = state.archive.log(0..start) {
             kept.insert(0, before);
         }
         kept
@@ -347,7 +241,7 @@ impl Shared {
         if state.end.is_some() {
             return Err(Error::AlreadyFinished);
         }
-        let value = state.value();
+        let value = state.value()?;
         let record = Record::create(folder, &value)?;
         // As if it had been left and taken up. A call on the wire comes home to a machine that no longer knows of it.
         state.job = Job::resume(config.clone(), value.assignment(), value.snapshot().clone(), self.clock.now())
@@ -375,7 +269,7 @@ impl Shared {
             }
             archive => {
                 state.archive = archive;
-                Ok(Left::Value(Box::new(state.value())))
+                Ok(Left::Value(Box::new(state.value()?)))
             }
         }
     }
@@ -466,21 +360,22 @@ impl State {
     }
 
     /// All that is known of the job.
-    fn value(&mut self) -> JobRecord {
+    fn value(&mut self) -> Result<JobRecord, FileError> {
         let record = JobRecord::of(&mut self.job);
         let (start, log) = record.log();
-        if start == 0 {
-            return record;
-        }
-        let Some(before) = self.archive.log(0..start) else { return record };
+        let Some(before) = self.archive.log(0..start)?.filter(|_| start > 0) else { return Ok(record) };
         let (server, assignment) = (record.server().clone(), record.assignment().clone());
-        JobRecord::new(server, assignment, record.snapshot().clone(), 0, [before, log.clone()].concat().into())
+        Ok(JobRecord::new(server, assignment, record.snapshot().clone(), 0, [before, log.clone()].concat().into()))
     }
 
     /// Bytes of the log that are needed once more. If nobody has them, a mark takes their place.
-    fn bring(&mut self, range: Range<u64>) {
+    fn bring(&mut self, range: Range<u64>, now: Timestamp) {
         let start = range.start;
-        let brought = self.archive.log(range).filter(|bytes| !bytes.is_empty());
+        let brought = match self.archive.log(range) {
+            Err(_) if now.saturating_since(*self.unread.get_or_insert(now)) < READ_FOR => return,
+            brought => brought.ok().flatten().filter(|bytes| !bytes.is_empty()),
+        };
+        self.unread = None;
         if brought.is_none_or(|bytes| self.job.supply_trace(start, bytes).is_err()) {
             _ = self.job.forfeit_trace();
         }
@@ -489,21 +384,91 @@ impl State {
 
 impl Archive {
     /// A part of the log, if it is there.
-    fn log(&mut self, range: Range<u64>) -> Option<bytes::Bytes> {
+    fn log(&mut self, range: Range<u64>) -> Result<Option<bytes::Bytes>, FileError> {
         match self {
-            Self::Memory => None,
-            Self::Files(record) => record.log(range).ok(),
+            Self::Memory => Ok(None),
+            Self::Files(record) => record.log(range).map(Some),
             Self::Value(record) => {
                 let (start, log) = record.log();
-                let within = |at: u64| usize::try_from(at.checked_sub(start)?).ok();
-                let (from, to) = (within(range.start)?, within(range.end)?.min(log.len()));
-                (from <= to).then(|| log.slice(from..to))
+                let within = |at: u64| at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
+                let (from, to) = (within(range.start), within(range.end).map(|to| to.min(log.len())));
+                Ok(from.zip(to).filter(|(from, to)| from <= to).map(|(from, to)| log.slice(from..to)))
             }
         }
     }
 }
 
-/// A panic elsewhere leaves nothing half-done under any of our locks, so that poison means nothing.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use gitlab_runner_api::{Machine, Output};
+
+    use super::*;
+    use crate::job::kept;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+    /// A job with a record, of whose log GitLab has nothing.
+    fn needy(folder: &Path) -> State {
+        let stored = include_str!("../../../tests/golden/job-record-1.json");
+        drop(Record::create(folder, &JobRecord::from_json(stored).unwrap()).unwrap());
+        let (record, loaded) = Record::open(folder).unwrap();
+        let info = gitlab_runner_api::api::info::Info::new("test", "1");
+        let config = kept(&RunnerConfig::new(loaded.server, info));
+        let before = Timestamp::from_millis(NOW.as_millis() - 60_000);
+        let mut job = Job::resume(config, &loaded.assignment, loaded.snapshot, before).unwrap();
+        let asked = loop {
+            match job.poll(NOW) {
+                Output::Send(probe) => {
+                    let answer = http::Response::builder().status(416).header("range", "0-0").body(()).unwrap();
+                    job.handle_response(probe.split().1, answer, NOW).unwrap();
+                }
+                Output::Event(JobEvent::TraceNeeded(range)) => break range,
+                Output::Event(JobEvent::Save) => job.saved(job.revision(), job.log_size()),
+                other => panic!("it asks first: {other:?}"),
+            }
+        };
+        assert_eq!(asked, 0..14);
+        State { job, end: None, archive: Archive::Files(Box::new(record)), unsaved: None, unread: None }
+    }
+
+    fn record(state: &mut State) -> &mut Record {
+        let Archive::Files(record) = &mut state.archive else { panic!("it has files") };
+        record
+    }
+
+    fn sent(state: &mut State) -> bytes::Bytes {
+        for _ in 0..10 {
+            match state.job.poll(NOW) {
+                Output::Send(call) => return call.split().0.into_body().into_bytes(),
+                Output::Event(JobEvent::Save) => state.save().unwrap(),
+                Output::Event(_) => {}
+                other => panic!("nothing is sent: {other:?}"),
+            }
+        }
+        panic!("nothing is sent");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_for_a_while_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut state = needy(folder.path());
+        let log = record(&mut state).go_blind();
+        state.bring(0..14, NOW);
+        state.bring(0..14, NOW.saturating_add(READ_FOR / 2));
+        assert_eq!(state.job.trace_needed(), Some(0..14));
+        record(&mut state).see_again(log);
+        state.bring(0..14, NOW.saturating_add(READ_FOR * 2));
+        assert_eq!((sent(&mut state).as_ref(), state.unread), (&b"one, [MASKED]\n"[..], None));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_for_too_long_has_a_hole() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut state = needy(folder.path());
+        record(&mut state).go_blind();
+        state.bring(0..14, NOW);
+        state.bring(0..14, NOW.saturating_add(READ_FOR));
+        assert_eq!(state.job.trace_needed(), None);
+        assert!(!state.job.is_ended());
+    }
 }

@@ -3,8 +3,8 @@
 use gitlab_runner_api::api::Endpoint;
 use gitlab_runner_api::{CallError, Exchange, ExchangeError, Misuse, Output};
 
-use crate::driver::Link;
 use crate::error::Error;
+use crate::link::Link;
 
 /// Drives one exchange to its end.
 pub(crate) fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> Result<E::Response, Error> {

@@ -12,9 +12,9 @@ use gitlab_runner_api::{
 
 use gitlab_runner_api_files::{Record, Registration, at, make_system_id};
 
-use crate::driver::Link;
 use crate::error::Error;
 use crate::exchange::{as_user, complete};
+use crate::link::Link;
 use crate::runner::Runner;
 use crate::transport::Transport;
 

@@ -18,9 +18,10 @@ use gitlab_runner_api::{
 };
 use gitlab_runner_api_files::FileError;
 
-use crate::driver::{Archive, Checked, End, Link, Shared, cancellation};
+use crate::driver::{Archive, Checked, End, Shared, cancellation};
 use crate::error::Error;
 use crate::exchange::complete;
+use crate::link::Link;
 
 pub(crate) use record::kept;
 

@@ -50,6 +50,7 @@ mod error;
 mod exchange;
 mod instance;
 mod job;
+mod link;
 mod record;
 mod run;
 mod runner;

@@ -78,6 +78,11 @@ pub(crate) struct Loaded {
 impl Record {
     /// Makes a record of a job. All of it is on disk when this returns.
     pub(crate) fn create(folder: &Path, job: &JobRecord) -> Result<Self, FileError> {
+        let (start, log) = job.log();
+        if start > 0 {
+            let problem = format!("the first {start} bytes of its log are missing: take it up with Job::from_record");
+            return Err(FileError::bad(folder, problem));
+        }
         make_folder(folder).map_err(|error| FileError::io(folder, error))?;
         let lease = Lease::take(&folder.join(LEASE))?;
         if folder.join(ASSIGNMENT).exists() {
@@ -86,10 +91,9 @@ impl Record {
         // Of one that has ended, or never was one.
         remove(folder, &[SNAPSHOT, LOG, ENDED])?;
         let (server, saved) = (job.server().clone(), job.assignment().clone());
-        let log = open_log(folder, true)?;
+        let file = open_log(folder, true)?;
         let folder = folder.to_owned();
-        let mut record = Self { folder, lease, log, log_size: 0, saved, server, in_state_dir: false };
-        let (start, log) = job.log();
+        let mut record = Self { folder, lease, log: file, log_size: 0, saved, server, in_state_dir: false };
         record.append(start, std::slice::from_ref(log))?;
         record.replace_snapshot(job.snapshot())?;
         record.save_assignment(job.assignment())?;
@@ -164,7 +168,7 @@ impl Record {
         let chunks = pieces.map_while(|range| self.log(range).map_err(|error| trouble = Some(error)).ok());
         let whole = snapshot.is_log(chunks);
         if let Some(error) = trouble {
-            return Err(failed(error));
+            return Err(error);
         }
         if !whole {
             return Err(FileError::bad(&path, "it is damaged: its checksum is not the one in the job's state"));
@@ -174,7 +178,7 @@ impl Record {
 
     /// Makes one value of the record, which is gone then: there must not be two of one job.
     pub(crate) fn into_value(mut self, snapshot: JobSnapshot) -> Result<JobRecord, FileError> {
-        let log = self.log(0..snapshot.log_size()).map_err(|error| FileError::io(&self.folder.join(LOG), error))?;
+        let log = self.log(0..snapshot.log_size())?;
         let record = JobRecord::new(self.server.clone(), self.saved.clone(), snapshot, 0, log);
         self.close(record.assignment().id(), HANDED_ON)?;
         Ok(record)
@@ -247,12 +251,27 @@ impl Record {
         self.lease.oversleep();
     }
 
+    /// As with a file system that fails to read, until its log is given back.
+    #[cfg(test)]
+    pub(crate) fn go_blind(&mut self) -> File {
+        let blind = OpenOptions::new().write(true).open(self.folder.join(LOG));
+        std::mem::replace(&mut self.log, blind.expect("it is there"))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn see_again(&mut self, log: File) {
+        self.log = log;
+    }
+
     /// A part of the log.
-    pub(crate) fn log(&mut self, range: Range<u64>) -> io::Result<Bytes> {
-        let mut bytes = Vec::new();
-        self.log.seek(SeekFrom::Start(range.start))?;
-        (&self.log).take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;
-        Ok(bytes.into())
+    pub(crate) fn log(&mut self, range: Range<u64>) -> Result<Bytes, FileError> {
+        let mut read = || {
+            let mut bytes = Vec::new();
+            self.log.seek(SeekFrom::Start(range.start))?;
+            (&self.log).take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;
+            Ok(bytes.into())
+        };
+        read().map_err(|error| FileError::io(&self.folder.join(LOG), error))
     }
 
     /// The job has ended like this: what is secret is removed.

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use gitlab_runner_api::{Output, PollerEvent};
 
-use crate::driver::lock;
 use crate::error::Error;
 use crate::job::Job;
+use crate::link::lock;
 use crate::runner::Runner;
 
 /// Tells [`Runner::run`] and [`Runner::next_job_until`] to take no more jobs. Clones are handles to the same; one can stop any number of runners.

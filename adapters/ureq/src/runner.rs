@@ -21,11 +21,11 @@ use gitlab_runner_api::{
 
 use gitlab_runner_api_files::{self as file, Record as Stored, Registration, at};
 
-use crate::driver::Link;
 use crate::error::Error;
 use crate::exchange::{as_user, complete, misused};
 use crate::instance::{Instance, config};
 use crate::job::{Job, PATIENCE};
+use crate::link::Link;
 use crate::run::Stop;
 use crate::transport::Transport;
 

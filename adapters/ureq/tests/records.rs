@@ -362,6 +362,17 @@ fn record_of_queued(server: &Server, id: u64) -> JobRecord {
     JobRecord::of(&mut job)
 }
 
+#[test]
+fn a_log_that_is_not_whole_makes_no_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let stored = JobRecord::from_json(include_str!("../../../tests/golden/job-record-1.json")).unwrap();
+    let (server, assignment, snapshot) = (stored.server(), stored.assignment(), stored.snapshot());
+    let part = JobRecord::new(server.clone(), assignment.clone(), snapshot.clone(), 4, stored.log().1.slice(4..));
+    let refused = Job::store(&part, folder.path().join("record")).unwrap_err().to_string();
+    assert!(refused.contains("record: the first 4 bytes of its log are missing"), "{refused}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 /// Lent, never accepted, and lent again: the record of the first time is closed, unless somebody still has it.
 #[test]
 fn a_job_that_is_handed_out_again_gets_a_new_record() {

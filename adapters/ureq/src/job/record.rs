@@ -8,9 +8,10 @@ use gitlab_runner_api::{Job as Core, JobRecord, Retain, RunnerConfig, Server};
 use gitlab_runner_api_files::{default_info, make_system_id};
 
 use super::{Job, PATIENCE};
-use crate::driver::{Archive, Left, Link};
+use crate::driver::{Archive, Left};
 use crate::error::Error;
 use crate::instance::config;
+use crate::link::Link;
 use crate::record::{Loaded, Record};
 use crate::transport::Transport;
 
@@ -81,7 +82,8 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::Held`]; [`Error::BadFile`] if a job is saved there.
+    /// [`Error::File`], [`Error::Held`]; [`Error::BadFile`] if a job is saved there, or the record has no more than the end of
+    /// the log.
     pub fn store(record: &JobRecord, path: impl AsRef<Path>) -> Result<(), Error> {
         Ok(Record::create(path.as_ref(), record).map(drop)?)
     }

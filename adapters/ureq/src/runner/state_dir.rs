@@ -8,9 +8,10 @@ use gitlab_runner_api::{Assignment, FailureReason, Job as Core, JobRecord, JobRe
 use gitlab_runner_api_files::FileError;
 
 use super::Runner;
-use crate::driver::{Archive, Link};
+use crate::driver::Archive;
 use crate::error::Error;
 use crate::job::{Job, kept};
+use crate::link::Link;
 use crate::record::{self, Record};
 
 /// What [`Runner::recover`] found.
