@@ -17,7 +17,7 @@ use gitlab_runner_api_files::{FileError, short_secrets_warning};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::link::{Link, lock};
-use crate::record::{HANDED_ON, Record};
+use crate::record::{HANDED_ON, REFRESH, Record};
 
 /// A job that its driver, its handle and its log writers share.
 #[derive(Debug)]
@@ -122,7 +122,11 @@ impl Shared {
                 }
                 Output::Event(event) => self.obey(&mut state, event),
                 Output::Wait(until) => {
-                    let span = until.map(|until| link.clock.until(until));
+                    let mut span = until.map(|until| link.clock.until(until));
+                    if let Archive::Files(_) = state.archive {
+                        // Its lease is to be renewed meanwhile.
+                        span = Some(span.map_or(REFRESH, |span| span.min(REFRESH)));
+                    }
                     let Some(range) = state.job.trace_needed().filter(|_| state.unread.is_some()) else {
                         state = self.sleep(state, span);
                         continue;

@@ -24,6 +24,7 @@ use gitlab_runner_api_files::{FileError, form};
 use serde::{Deserialize, Serialize};
 
 use lease::Lease;
+pub(crate) use lease::REFRESH;
 
 const ASSIGNMENT: &str = "assignment.json";
 const SNAPSHOT: &str = "snapshot.json";
@@ -121,8 +122,11 @@ impl Record {
     pub(crate) fn open(folder: &Path) -> Result<(Self, Loaded), FileError> {
         let path = folder.join(ASSIGNMENT);
         if let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? {
-            // Whoever closed it may have been killed before this.
-            _ = remove(folder, &[ASSIGNMENT]);
+            // Whoever closed it may have been killed before this; or somebody is about to make a new record here.
+            let lease = Lease::take(&folder.join(LEASE));
+            if lease.is_ok() && folder.join(ENDED).exists() {
+                _ = remove(folder, &[ASSIGNMENT]);
+            }
             return Err(FileError::bad(folder, format!("job {} has ended: {}", end.job, end.how)));
         }
         if !path.exists() {
@@ -180,8 +184,11 @@ impl Record {
     pub(crate) fn into_value(mut self, snapshot: JobSnapshot) -> Result<JobRecord, FileError> {
         let log = self.log(0..snapshot.log_size())?;
         let record = JobRecord::new(self.server.clone(), self.saved.clone(), snapshot, 0, log);
-        self.close(record.assignment().id(), HANDED_ON)?;
-        Ok(record)
+        // From the moment that the files say so, the value is the only one: what is left of them does no harm.
+        match self.close(record.assignment().id(), HANDED_ON) {
+            Err(error) if !self.folder.join(ENDED).exists() => Err(error),
+            _ => Ok(record),
+        }
     }
 
     pub(crate) fn in_state_dir(mut self) -> Self {
@@ -202,6 +209,7 @@ impl Record {
 
     /// Saves a job, and tells it so.
     pub(crate) fn save(&mut self, job: &mut Job) -> Result<(), FileError> {
+        self.confirm()?;
         if job.assignment().as_json() != self.saved.as_json() {
             self.save_assignment(job.assignment())?;
             self.saved = job.assignment().clone();
@@ -276,6 +284,7 @@ impl Record {
 
     /// The job has ended like this: what is secret is removed.
     pub(crate) fn close(&mut self, job: u64, how: &str) -> Result<(), FileError> {
+        self.confirm()?;
         let end = StoredEnd { job, how: how.to_owned() };
         form::write(&self.folder.join(ENDED), END_KIND, FORMAT, &end)?;
         remove(&self.folder, &[ASSIGNMENT])?;

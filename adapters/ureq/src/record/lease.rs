@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How often a holder says that it lives, and looks whether it still is the holder.
-const REFRESH: Duration = Duration::from_secs(30);
+pub(crate) const REFRESH: Duration = Duration::from_secs(30);
 
 /// Where there are no locks, two can find a lease free at the same moment. So long after, the last to write has it.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -103,6 +103,8 @@ impl Lease {
     fn taken_over(&self) -> Option<String> {
         match File::open(&self.path).and_then(|mut file| read(&mut file)) {
             Ok(Some(holder)) if !holder.is(&self.us) => Some(holder.words(since_1970())),
+            // Another had it meanwhile, and is done with it.
+            Ok(None) => Some("its lease was another's meanwhile, and was given back".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Some("its lease was removed while the job was held".to_owned())
             }
@@ -274,6 +276,12 @@ mod tests {
             other,
             "it is not ours to give"
         );
+        fs::write(&path, "").unwrap();
+        let mut third = Lease::take_with(&path, lockless).unwrap();
+        fs::write(&path, "").unwrap();
+        third.oversleep();
+        assert!(third.confirm().unwrap_err().contains("given back"));
+        drop(third);
         fs::remove_file(&path).unwrap();
         let mut second = Lease::take(&path).unwrap();
         fs::remove_file(&path).unwrap();

@@ -19,7 +19,8 @@ use crate::record::{self, Record};
 #[non_exhaustive]
 pub struct Recovered {
     /// The jobs, each with what is known of it: see [`Job::state`], [`Job::cancellation`], [`Job::taken`]. Those that had their
-    /// result need nothing more: it is being delivered. The others need a result, or [`Job::leave`].
+    /// result need nothing more: it is being delivered. The others need a result. Dropped without one, they stay in their
+    /// records.
     pub jobs: Vec<Job>,
     /// Why the other records were left as they are: [`Error::Held`] by another process, or in need of a human.
     pub left: Vec<Error>,
@@ -45,7 +46,9 @@ impl Runner {
     /// [`Error::File`] if the folder cannot be read. A single record that cannot be used is told of in
     /// [`Recovered::left`], and never changed.
     pub fn recover(&self) -> Result<Recovered, Error> {
-        self.recover_with(&self.link)
+        let mut recovered = self.recover_with(&self.link)?;
+        recovered.jobs = recovered.jobs.into_iter().map(Job::staying).collect();
+        Ok(recovered)
     }
 
     fn recover_with(&self, link: &Link) -> Result<Recovered, Error> {
