@@ -75,22 +75,28 @@ fn step(folder: &Path) -> Result<()> {
     let runner = Runner::load(folder.join("runner.json"))?.with_log_header(false).with_patience(PATIENCE);
     let mut runner = runner.with_state_dir(folder.join("jobs"));
     let recovered = runner.recover()?;
-    for error in &recovered.left {
-        // A job that another call looks after at this moment is in good hands. All else needs a human.
-        if !matches!(error, Error::Held { .. }) {
-            eprintln!("detached: {error}");
-        }
-    }
     let mut running = recovered.left.len() + recovered.jobs.len();
+    // A job that another call looks after at this moment is in good hands. All else needs a human.
+    let is_trouble = |error: &Error| !matches!(error, Error::Held { .. });
+    let mut troubles: Vec<String> =
+        recovered.left.into_iter().filter(is_trouble).map(|error| error.to_string()).collect();
+    // The troubles of one job are not the others'. It stays in its record, and the next call tries again.
     for job in recovered.jobs {
-        look_after(job, folder)?;
+        let id = job.id();
+        troubles.extend(look_after(job, folder).err().map(|error| format!("job {id}: {error}")));
     }
     while running < CAPACITY {
-        let Some(job) = runner.request_job()? else { break };
-        look_after(job, folder)?;
+        match runner.request_job() {
+            Ok(None) => break,
+            Ok(Some(job)) => troubles.extend(look_after(job, folder).err().map(|error| error.to_string())),
+            Err(error) => {
+                troubles.push(error.to_string());
+                break;
+            }
+        }
         running += 1;
     }
-    Ok(())
+    if troubles.is_empty() { Ok(()) } else { Err(troubles.join("\ndetached: ").into()) }
 }
 
 /// Brings a job as far as it can be brought now.

@@ -78,7 +78,8 @@ fn hand_outs(job: &Value) -> u64 {
 
 #[test]
 fn two_hundred_kills_lose_no_job() {
-    // Some answers to requests for a job are late, so that a job is often on its way when its runner dies.
+    // Some answers to requests for a job are late, so that a job is often on its way when its runner dies. And GitLab is not
+    // always there, or not heard.
     let gitlab = Gitlab::start(&[
         "--listen",
         "127.0.0.1:0",
@@ -88,6 +89,14 @@ fn two_hundred_kills_lose_no_job() {
         "3",
         "--fault",
         "delay=0.05:request:20%",
+        "--fault",
+        "503:put:5%",
+        "--fault",
+        "503:patch:5%",
+        "--fault",
+        "lose-answer:put:5%",
+        "--fault",
+        "lose-answer:patch:5%",
     ]);
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().to_str().unwrap();

@@ -71,6 +71,29 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(b"\n")?;
     file.as_file().sync_all()?;
     file.persist(path)?;
+    sync_folder(&folder)
+}
+
+/// Makes a file of this content, which its owner alone can read: it is there whole or not at all. `prepare` has it before anybody
+/// else can see it.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::AlreadyExists`] if there is one, also if another machine was faster; what else the operating system says.
+pub fn create(path: &Path, content: &[u8], prepare: impl FnOnce(&File)) -> io::Result<File> {
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder(path))?;
+    prepare(file.as_file());
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    Ok(file.persist_noclobber(path)?)
+}
+
+/// Makes a change of what is in a folder outlive a power cut.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     // Elsewhere a folder cannot be opened as a file, and renames are durable by other means.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
@@ -90,7 +113,9 @@ pub fn check_writable(path: &Path) -> Result<(), FileError> {
     trial().map_err(|error| FileError::io(path, error))
 }
 
-fn folder(path: &Path) -> PathBuf {
+/// The folder that a file is in.
+#[must_use]
+pub fn folder(path: &Path) -> PathBuf {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),

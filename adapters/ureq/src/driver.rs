@@ -7,17 +7,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gitlab_runner_api::log::ansi;
 use gitlab_runner_api::{
-    AbortReason, Cancellation, FailureReason, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Outcome, Output,
-    RunnerConfig, Secret, Stream, Timestamp, Written,
+    AbortReason, Cancellation, Job, JobEvent, JobRecord, JobResult, Outcome, Output, RunnerConfig, Secret, Stream,
+    Timestamp, Written,
 };
 use gitlab_runner_api_files::{FileError, short_secrets_warning};
 
 use crate::clock::Clock;
-use crate::error::Error;
+use crate::error::{Error, elsewhere};
 use crate::link::{Link, lock};
-use crate::record::{HANDED_ON, REFRESH, Record};
+use crate::record::{REFRESH, Record};
 
 /// A job that its driver, its handle and its log writers share.
 #[derive(Debug)]
@@ -80,32 +79,24 @@ const READ_AGAIN: Duration = Duration::from_secs(5);
 const READ_FOR: Duration = Duration::from_secs(600);
 
 impl Shared {
-    /// Starts a thread that drives `job` to its end, whoever else still holds it.
-    ///
-    /// If there is no thread to be had, the job is failed here and now, and not left to GitLab's timeouts.
-    pub(crate) fn start(job: Job, archive: Archive, link: &Link) -> io::Result<Arc<Self>> {
-        let name = format!("job {}", job.id());
+    pub(crate) fn new(job: Job, archive: Archive, clock: Clock) -> Arc<Self> {
         let state = Mutex::new(State { job, end: None, archive, unsaved: None, unread: None });
-        let shared = Arc::new(Self { state, clock: link.clock, work: Condvar::new(), news: Condvar::new() });
-        let (driven, its_link, drive) = (shared.clone(), link.clone(), link.begin());
-        match thread::Builder::new().name(name).spawn(move || {
-            let _drive = drive;
-            driven.drive(&its_link);
-        }) {
-            Ok(_) => Ok(shared),
-            Err(error) => {
-                shared.write(
-                    Stream::Runner,
-                    ansi::error("The runner's system has no thread left for this job.").as_bytes(),
-                );
-                shared.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
-                shared.drive(link);
-                Err(error)
-            }
-        }
+        Arc::new(Self { state, clock, work: Condvar::new(), news: Condvar::new() })
     }
 
-    fn drive(&self, link: &Link) {
+    /// Starts a thread that drives the job to its end, whoever else still holds it.
+    pub(crate) fn start(self: &Arc<Self>, link: &Link) -> io::Result<()> {
+        let name = format!("job {}", self.look(|job, _| job.id()));
+        let (driven, its_link, drive) = (self.clone(), link.clone(), link.begin());
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            let _drive = drive;
+            driven.drive(&its_link);
+        });
+        thread.map(drop)
+    }
+
+    /// Drives the job to its end on this thread.
+    pub(crate) fn drive(&self, link: &Link) {
         let mut state = lock(&self.state);
         loop {
             if state.confirm().is_err() {
@@ -222,58 +213,69 @@ impl Shared {
     }
 
     /// The log, as far as it is kept.
-    pub(crate) fn retained(&self) -> Vec<bytes::Bytes> {
+    pub(crate) fn retained(&self) -> Result<Vec<bytes::Bytes>, FileError> {
         let state = &mut *lock(&self.state);
         let (start, mut kept) = state.job.retained();
-        if let Ok(Some(before)) = state.archive.log(0..start) {
+        if let Some(before) = state.archive.log_before(start)? {
             kept.insert(0, before);
         }
-        kept
+        Ok(kept)
     }
 
-    /// Whether the job has a record in files, in this folder if one is named.
-    pub(crate) fn has_files(&self, folder: Option<&Path>) -> bool {
-        match &lock(&self.state).archive {
-            Archive::Files(record) => folder.is_none_or(|folder| record.is_in(folder)),
-            _ => false,
-        }
+    /// Whether the job has its record in this folder.
+    pub(crate) fn is_in(&self, folder: &Path) -> bool {
+        matches!(&lock(&self.state).archive, Archive::Files(record) if record.is_in(folder))
     }
 
     /// Goes on in a record in this folder, and sends nothing from now on that is not in it.
     pub(crate) fn keep(&self, folder: &Path, config: &Arc<RunnerConfig>) -> Result<(), Error> {
         let state = &mut *lock(&self.state);
-        if state.end.is_some() {
-            return Err(Error::AlreadyFinished);
-        }
+        state.lives()?;
         let value = state.value()?;
-        let record = Record::create(folder, &value)?;
         // As if it had been left and taken up. A call on the wire comes home to a machine that no longer knows of it.
-        state.job = Job::resume(config.clone(), value.assignment(), value.snapshot().clone(), self.clock.now())
+        let job = Job::resume(config.clone(), value.assignment(), value.snapshot().clone(), self.clock.now())
             .map_err(Error::BadRecord)?;
-        let old = std::mem::replace(&mut state.archive, Archive::Files(Box::new(record)));
-        self.work.notify_all();
-        match old {
-            Archive::Files(mut old) => Ok(old.close(state.job.id(), HANDED_ON)?),
-            Archive::Memory | Archive::Value(_) => Ok(()),
+        let record = Record::create(folder, &value)?;
+        if let Archive::Files(old) = &mut state.archive
+            && let Err(error) = old.hand_on()
+        {
+            record.discard();
+            return Err(error.into());
         }
+        (state.job, state.archive) = (job, Archive::Files(Box::new(record)));
+        self.work.notify_all();
+        Ok(())
     }
 
-    /// Stops talking about the job, which is somebody else's from now on, and gives all that is known of it.
-    pub(crate) fn leave(&self) -> Result<Left, Error> {
+    /// Stops talking about the job, which stays in its record for somebody else.
+    pub(crate) fn leave(&self) -> Result<(), Error> {
         let state = &mut *lock(&self.state);
-        if state.end.is_some() {
-            return Err(Error::AlreadyFinished);
+        match state.lives() {
+            Err(Error::AlreadyFinished) => return Ok(()),
+            lives => lives?,
         }
+        let Archive::Files(record) = &mut state.archive else { return Err(Error::NoRecord) };
+        state.job.abandon();
+        let saved = record.save(&mut state.job);
+        state.archive = Archive::Memory;
+        self.work.notify_all();
+        Ok(saved?)
+    }
+
+    /// Stops talking about the job, which is all in this value from now on.
+    pub(crate) fn into_value(&self) -> Result<JobRecord, Error> {
+        let state = &mut *lock(&self.state);
+        state.lives()?;
         state.job.abandon();
         self.work.notify_all();
         match std::mem::replace(&mut state.archive, Archive::Memory) {
             Archive::Files(mut record) => {
                 record.save(&mut state.job)?;
-                Ok(Left::Files(record, Box::new(state.job.snapshot())))
+                Ok(record.into_value(state.job.snapshot())?)
             }
             archive => {
                 state.archive = archive;
-                Ok(Left::Value(Box::new(state.value()?)))
+                Ok(state.value()?)
             }
         }
     }
@@ -284,7 +286,7 @@ impl Shared {
     }
 
     /// Why the job's record could not be written the last time, if so. Nothing of it is sent meanwhile.
-    pub(crate) fn unsaved(&self) -> Option<String> {
+    pub(crate) fn save_error(&self) -> Option<String> {
         lock(&self.state).unsaved.clone()
     }
 
@@ -315,13 +317,16 @@ pub(crate) fn cancellation(job: &Job, end: Option<&End>) -> Cancellation {
     if matches!(end, Some(End::Elsewhere(_))) { Cancellation::Aborted } else { job.cancellation() }
 }
 
-/// A job that was left.
-pub(crate) enum Left {
-    Files(Box<Record>, Box<JobSnapshot>),
-    Value(Box<JobRecord>),
-}
-
 impl State {
+    /// Whether there is anything still to be done about the job, here.
+    fn lives(&self) -> Result<(), Error> {
+        match &self.end {
+            None => Ok(()),
+            Some(End::Elsewhere(held)) => Err(elsewhere(held)),
+            Some(_) => Err(Error::AlreadyFinished),
+        }
+    }
+
     fn end(&mut self, how: &str, end: End) {
         self.end = Some(end);
         let job = self.job.id();
@@ -367,7 +372,7 @@ impl State {
     fn value(&mut self) -> Result<JobRecord, FileError> {
         let record = JobRecord::of(&mut self.job);
         let (start, log) = record.log();
-        let Some(before) = self.archive.log(0..start)?.filter(|_| start > 0) else { return Ok(record) };
+        let Some(before) = self.archive.log_before(start)? else { return Ok(record) };
         let (server, assignment) = (record.server().clone(), record.assignment().clone());
         Ok(JobRecord::new(server, assignment, record.snapshot().clone(), 0, [before, log.clone()].concat().into()))
     }
@@ -387,6 +392,11 @@ impl State {
 }
 
 impl Archive {
+    /// The log up to this offset, if all of it is there.
+    fn log_before(&mut self, end: u64) -> Result<Option<bytes::Bytes>, FileError> {
+        Ok(self.log(0..end)?.filter(|log| end > 0 && log.len() as u64 == end))
+    }
+
     /// A part of the log, if it is there.
     fn log(&mut self, range: Range<u64>) -> Result<Option<bytes::Bytes>, FileError> {
         match self {

@@ -124,3 +124,11 @@ impl From<FileError> for Error {
         }
     }
 }
+
+/// What everybody is told of a job whose record another process has taken over.
+pub(crate) fn elsewhere(held: &FileError) -> Error {
+    match held {
+        FileError::Held { path, by, .. } => Error::Held { path: path.clone(), by: by.clone() },
+        other => Error::System(io::Error::other(other.to_string())),
+    }
+}

@@ -8,6 +8,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::driver::{Archive, Checked, End, Shared, cancellation};
+use crate::error::{Error, elsewhere};
+use crate::exchange::complete;
+use crate::link::Link;
 use bytes::Bytes;
 use gitlab_runner_api::api::artifacts::{DownloadArtifacts, UploadArtifact};
 use gitlab_runner_api::api::runtime_environment_key::GetRuntimeEnvironmentKey;
@@ -16,14 +20,8 @@ use gitlab_runner_api::{
     AbortReason, Assignment, Cancellation, Exchange, FailureReason, Job as Core, JobResult, JobSpec, JobToken, Outcome,
     RunnerConfig, Secret, Stream, Written,
 };
-use gitlab_runner_api_files::FileError;
 
-use crate::driver::{Archive, Checked, End, Shared, cancellation};
-use crate::error::Error;
-use crate::exchange::complete;
-use crate::link::Link;
-
-pub(crate) use record::kept;
+pub(crate) use record::{kept, unkept};
 
 /// How long the result of a job is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);
@@ -116,6 +114,16 @@ impl State {
 }
 
 impl Job {
+    fn of(job: Core, archive: Archive, config: &Arc<RunnerConfig>, link: &Link, patience: Duration) -> Self {
+        let assignment = job.assignment().clone();
+        let (config, link) = (config.clone(), link.clone());
+        let shared = Shared::new(job, archive, link.clock);
+        Self { shared, assignment, config, link, patience, reported: false, stays: false }
+    }
+
+    /// Starts a job that is new.
+    ///
+    /// If there is no thread to be had, it is failed here and now, and not left to GitLab's timeouts.
     pub(crate) fn start(
         job: Core,
         archive: Archive,
@@ -123,17 +131,30 @@ impl Job {
         link: &Link,
         patience: Duration,
     ) -> Result<Self, Error> {
-        let assignment = job.assignment().clone();
-        let shared = Shared::start(job, archive, link).map_err(Error::System)?;
-        Ok(Self {
-            shared,
-            assignment,
-            config: config.clone(),
-            link: link.clone(),
-            patience,
-            reported: false,
-            stays: false,
-        })
+        let job = Self::of(job, archive, config, link, patience);
+        if let Err(error) = job.shared.start(link) {
+            job.fail("The runner's system has no thread left for this job.");
+            job.shared.drive(link);
+            job.forsake();
+            return Err(Error::System(error));
+        }
+        Ok(job)
+    }
+
+    /// Starts a job that others had before. If there is no thread to be had, nothing is said about it, and it stays where it was.
+    fn go_on(
+        job: Core,
+        archive: Archive,
+        config: &Arc<RunnerConfig>,
+        link: &Link,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        let job = Self::of(job, archive, config, link, patience);
+        if let Err(error) = job.shared.start(link) {
+            job.forsake();
+            return Err(Error::System(error));
+        }
+        Ok(job)
     }
 
     /// How many bytes of a stream were written to the log. After [`Job::load`], this is where to go on in an output that is
@@ -212,10 +233,13 @@ impl Job {
         self.shared.look(|job, _| job.log_size())
     }
 
-    /// The log so far, as GitLab gets it.
-    #[must_use]
-    pub fn log_content(&self) -> Vec<u8> {
-        self.shared.retained().concat()
+    /// The log so far, as GitLab gets it. All of it is taken into memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if the job has a record that cannot be read.
+    pub fn log_content(&self) -> Result<Vec<u8>, Error> {
+        Ok(self.shared.retained()?.concat())
     }
 
     /// The job's token. **Secret.**
@@ -376,13 +400,6 @@ impl Job {
             Some(End::Elsewhere(held)) => Err(elsewhere(&held)),
             None => Err(Error::Patience),
         }
-    }
-}
-
-fn elsewhere(held: &FileError) -> Error {
-    match held {
-        FileError::Held { path, by, .. } => Error::Held { path: path.clone(), by: by.clone() },
-        other => Error::System(io::Error::other(other.to_string())),
     }
 }
 

@@ -67,6 +67,6 @@ pub use gitlab_runner_api::{
 pub use gitlab_runner_api_files::{Registration, write_files};
 pub use instance::Instance;
 pub use job::{Artifact, Job, Log, State};
-pub use run::Stop;
+pub use run::{RunEvent, Stop};
 pub use runner::{Recovered, Runner};
 pub use transport::Transport;

@@ -5,7 +5,7 @@
 //! | `log` | the log, as GitLab gets it | appended to |
 //! | `snapshot.json` | the job's state, by which the log's size and checksum are known | replaced whole, with each piece of log |
 //! | `assignment.json` | the payload, and the instance it is of. Secret | last of the first three, and when a secret is learnt |
-//! | `lease` | who may go on with it | by its holder, every 30 s |
+//! | `lease` | who may go on with it | made by its holder, renewed every 30 s, removed when it is given back |
 //! | `ended.json` | how it ended; the assignment is gone then | once |
 //!
 //! A folder without an assignment is no record. What ends is told in `ended.log` of a state directory, and the folder removed.
@@ -38,6 +38,9 @@ const FORMAT: u32 = 1;
 
 /// How much of a log is looked at at a time.
 const PIECE: usize = 256 * 1024;
+
+/// What is wrong with a log of the right length that is another.
+const DAMAGED: &str = "it is damaged: its checksum is not the one in the job's state";
 
 /// A record that was begun this long ago and is still none will never be one.
 const BEGINNING: Duration = Duration::from_secs(3600);
@@ -84,9 +87,17 @@ impl Record {
             let problem = format!("the first {start} bytes of its log are missing: take it up with Job::from_record");
             return Err(FileError::bad(folder, problem));
         }
+        if !job.snapshot().is_log([log]) {
+            return Err(FileError::bad(folder, "its log is not the one that its state speaks of"));
+        }
         make_folder(folder).map_err(|error| FileError::io(folder, error))?;
+        let has = |name| has(folder, name);
+        let is_record = has(LEASE)? || has(ASSIGNMENT)? || has(ENDED)?;
+        if !is_record && (has(LOG)? || has(SNAPSHOT)?) {
+            return Err(FileError::bad(folder, "there are files of something else; give each job a folder of its own"));
+        }
         let lease = Lease::take(&folder.join(LEASE))?;
-        if folder.join(ASSIGNMENT).exists() {
+        if has(ASSIGNMENT)? {
             return Err(FileError::bad(folder, "a job has its record there already; give each a folder of its own"));
         }
         // Of one that has ended, or never was one.
@@ -95,10 +106,29 @@ impl Record {
         let file = open_log(folder, true)?;
         let folder = folder.to_owned();
         let mut record = Self { folder, lease, log: file, log_size: 0, saved, server, in_state_dir: false };
-        record.append(start, std::slice::from_ref(log))?;
-        record.replace_snapshot(job.snapshot())?;
-        record.save_assignment(job.assignment())?;
-        Ok(record)
+        match record.fill(job) {
+            Ok(()) => Ok(record),
+            Err(error) => {
+                record.discard();
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self, job: &JobRecord) -> Result<(), FileError> {
+        let (start, log) = job.log();
+        self.append(start, std::slice::from_ref(log))?;
+        self.replace_snapshot(job.snapshot())?;
+        self.save_assignment(job.assignment())
+    }
+
+    /// Takes back that it was made. The job goes on elsewhere, as if nothing had been.
+    pub(crate) fn discard(self) {
+        _ = remove(&self.folder, &[ASSIGNMENT, SNAPSHOT, LOG]);
+        let folder = self.folder.clone();
+        drop(self);
+        // What somebody else has put there stays.
+        _ = fs::remove_dir(folder);
     }
 
     /// The same in a state directory. GitLab may hand a job out again that nobody accepted: then the old record is closed.
@@ -106,7 +136,7 @@ impl Record {
         let id = job.assignment().id();
         let folder = state_dir.join(id.to_string());
         finish_closing(&folder)?;
-        if folder.join(ASSIGNMENT).exists() {
+        if has(&folder, ASSIGNMENT)? {
             let (old, loaded) = Self::open(&folder)?;
             if loaded.server != *job.server() {
                 let problem =
@@ -124,12 +154,12 @@ impl Record {
         if let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? {
             // Whoever closed it may have been killed before this; or somebody is about to make a new record here.
             let lease = Lease::take(&folder.join(LEASE));
-            if lease.is_ok() && folder.join(ENDED).exists() {
+            if lease.is_ok() && has(folder, ENDED)? {
                 _ = remove(folder, &[ASSIGNMENT]);
             }
             return Err(FileError::bad(folder, format!("job {} has ended: {}", end.job, end.how)));
         }
-        if !path.exists() {
+        if !has(folder, ASSIGNMENT)? {
             return Err(FileError::bad(folder, "this is no record of a job"));
         }
         let lease = Lease::take(&folder.join(LEASE))?;
@@ -175,7 +205,7 @@ impl Record {
             return Err(error);
         }
         if !whole {
-            return Err(FileError::bad(&path, "it is damaged: its checksum is not the one in the job's state"));
+            return Err(FileError::bad(&path, DAMAGED));
         }
         self.log.set_len(known).map_err(failed)
     }
@@ -183,12 +213,19 @@ impl Record {
     /// Makes one value of the record, which is gone then: there must not be two of one job.
     pub(crate) fn into_value(mut self, snapshot: JobSnapshot) -> Result<JobRecord, FileError> {
         let log = self.log(0..snapshot.log_size())?;
-        let record = JobRecord::new(self.server.clone(), self.saved.clone(), snapshot, 0, log);
-        // From the moment that the files say so, the value is the only one: what is left of them does no harm.
-        match self.close(record.assignment().id(), HANDED_ON) {
-            Err(error) if !self.folder.join(ENDED).exists() => Err(error),
-            _ => Ok(record),
+        if !snapshot.is_log([&log]) {
+            return Err(FileError::bad(&self.folder.join(LOG), DAMAGED));
         }
+        let record = JobRecord::new(self.server.clone(), self.saved.clone(), snapshot, 0, log);
+        self.hand_on()?;
+        Ok(record)
+    }
+
+    /// Says that the job goes on elsewhere. From the moment that the files say so it does, and what is left of them does no harm.
+    pub(crate) fn hand_on(&mut self) -> Result<(), FileError> {
+        let Err(error) = self.close(self.saved.id(), "handed on to another record") else { return Ok(()) };
+        let goes_on = !self.folder.join(ENDED).is_file() && has(&self.folder, ASSIGNMENT).unwrap_or(true);
+        if goes_on { Err(error) } else { Ok(()) }
     }
 
     pub(crate) fn in_state_dir(mut self) -> Self {
@@ -292,8 +329,10 @@ impl Record {
     }
 }
 
-/// How a record ends whose job goes on in another.
-pub(crate) const HANDED_ON: &str = "handed on to another record";
+/// Whether this very process holds the record in this folder.
+pub(crate) fn is_held_here(folder: &Path) -> bool {
+    lease::is_held_here(&folder.join(LEASE))
+}
 
 /// Finishes what a process that closed this record of a state directory was killed in; false if nobody has closed it.
 pub(crate) fn finish_closing(folder: &Path) -> Result<bool, FileError> {
@@ -318,6 +357,11 @@ fn clear(folder: &Path, end: &StoredEnd) -> Result<(), FileError> {
         Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(FileError::io(folder, error)),
         _ => Ok(()),
     }
+}
+
+fn has(folder: &Path, name: &str) -> Result<bool, FileError> {
+    let path = folder.join(name);
+    path.try_exists().map_err(|error| FileError::io(&path, error))
 }
 
 fn remove(folder: &Path, names: &[&str]) -> Result<(), FileError> {
@@ -360,9 +404,14 @@ pub(crate) fn list(state_dir: &Path) -> Result<Kept, FileError> {
     let mut kept = Kept::default();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        if path.join(ASSIGNMENT).exists() || path.join(ENDED).exists() {
+        // What cannot be looked at is one, and whoever opens it is told why it cannot be.
+        let has = |name| has(&path, name).unwrap_or(true);
+        if !path.is_dir() {
+            continue;
+        }
+        if has(ASSIGNMENT) || has(ENDED) {
             kept.records.push(path);
-        } else if path.join(LEASE).exists() && is_old(&path) {
+        } else if has(LEASE) && is_old(&path) {
             kept.begun.push(path);
         }
     }
@@ -387,7 +436,10 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    builder.create(folder)?;
+    missing.into_iter().try_for_each(|path| form::sync_folder(&form::folder(path)))
 }
 
 /// For files that their owner alone can read.

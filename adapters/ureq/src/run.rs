@@ -84,6 +84,19 @@ impl Bell {
     }
 }
 
+/// What [`Runner::run_with`] has to tell. It goes on by itself after all of it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunEvent {
+    /// What became of a request for a job: a refusal, an outage, a lost answer.
+    Poller(PollerEvent),
+    /// A record in the state directory that cannot be used, and needs a human: its job is left to GitLab's timeouts. Once.
+    Record(Error),
+}
+
+/// How often jobs that another process seems to hold are looked at.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// A place for a job, given back when it is dropped, also by a handler that panicked.
 struct Slot<'a> {
     busy: &'a AtomicU32,
@@ -109,11 +122,12 @@ impl Runner {
     ///
     /// A slot is held before a job is asked for, so that none is taken that there is no room for; jobs of this runner that were
     /// taken up outside of this loop fill slots as well. A handler gives its job a result; one that panics, or returns without,
-    /// fails it with `runner_system_failure`. Whatever else the poller has to tell goes to `hear`: refusals, outages, lost
-    /// answers. It goes on by itself after all of them.
+    /// fails it with `runner_system_failure`. Whatever else there is to tell goes to `hear`.
     ///
-    /// With a [state directory](Runner::with_state_dir), jobs that a process left there which died, and which were not taken up
-    /// by [`Runner::recover`] before, are failed with `runner_system_failure` and a line that says so.
+    /// With a [state directory](Runner::with_state_dir), jobs that are there when it begins and are nobody's, left by a process
+    /// that died or by [`Job::leave`](crate::Job::leave), are failed with `runner_system_failure` and a line that says so: call
+    /// [`Runner::recover`] before, and hold those that can go on. Jobs that another process seems to hold are looked at again
+    /// every minute, until that turns out to be dead or they have ended.
     ///
     /// # Errors
     ///
@@ -125,15 +139,22 @@ impl Runner {
         capacity: u32,
         handler: impl Fn(Job) + Sync,
         stop: &Stop,
-        mut hear: impl FnMut(PollerEvent),
+        mut hear: impl FnMut(RunEvent),
     ) -> Result<(), Error> {
         let link = self.link.apart();
-        self.fail_left_behind(&link)?;
+        let left = self.records()?;
+        let mut left = self.fail_left_behind(left, &link, |error| hear(RunEvent::Record(error)));
+        let mut look_again = link.clock.now().saturating_add(self.look_again);
         let (bell, handler, busy) = (&*stop.bell, &handler, &AtomicU32::new(0));
         let mut poller = self.new_poller();
         let ran = self.link.ringing(&stop.bell, || {
             thread::scope(|scope| {
                 loop {
+                    if !left.is_empty() && link.clock.now() >= look_again {
+                        let folders = std::mem::take(&mut left);
+                        left = self.fail_left_behind(folders, &link, |error| hear(RunEvent::Record(error)));
+                        look_again = link.clock.now().saturating_add(self.look_again);
+                    }
                     let (draining, seen) = {
                         let state = lock(&bell.state);
                         (state.draining, state.changes)
@@ -163,9 +184,16 @@ impl Runner {
                             };
                             thread::Builder::new().spawn_scoped(scope, run).map_err(Error::System)?;
                         }
-                        Output::Event(PollerEvent::Unreadable(job)) => self.start(job, &link)?.forsake(),
-                        Output::Event(event) => hear(event),
-                        Output::Wait(until) => bell.wait(seen, until.map(|until| link.clock.until(until))),
+                        Output::Event(PollerEvent::Unreadable(job)) => match self.start(job, &link) {
+                            Err(Error::Held { .. }) => {}
+                            job => job?.forsake(),
+                        },
+                        Output::Event(event) => hear(RunEvent::Poller(event)),
+                        Output::Wait(until) => {
+                            let look = (!left.is_empty()).then_some(look_again);
+                            let until = until.into_iter().chain(look).min();
+                            bell.wait(seen, until.map(|until| link.clock.until(until)));
+                        }
                         Output::Done => return Ok(()),
                     }
                 }
@@ -183,5 +211,61 @@ impl Runner {
     /// As [`Runner::run_with`].
     pub fn run(&mut self, capacity: u32, handler: impl Fn(Job) + Sync, stop: &Stop) -> Result<(), Error> {
         self.run_with(capacity, handler, stop, drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use gitlab_runner_api::JobRecord;
+    use gitlab_runner_api_files::Registration;
+    use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server as Gitlab, Settings};
+
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(5);
+
+    /// A container that was replaced, and whose name is another now, is known to be dead only after a while.
+    #[test]
+    fn what_others_seem_to_hold_is_looked_at_again() {
+        let mut gitlab = Coordinator::new(Settings::default());
+        gitlab.add_runner("glrt-canary");
+        let gitlab = Gitlab::start(gitlab).unwrap();
+        let id = gitlab.with(|gitlab, now| gitlab.queue(now, NewJob::new("long")));
+        let folder = tempfile::tempdir().unwrap();
+        let runner = Runner::register(&gitlab.url(), "glrt-canary", Registration::new()).unwrap();
+        let mut runner = runner.with_state_dir(folder.path());
+        let job = runner.request_job().unwrap().unwrap();
+        job.leave().unwrap();
+        let lease = folder.path().join(id.to_string()).join("lease");
+        let other = r#"{"host":"node-7","boot_id":"b","pid":4711,"heard_of":18446744073709551615}"#;
+        fs::write(&lease, other).unwrap();
+        // Another that nobody can use.
+        let stored = include_str!("../../../tests/golden/job-record-1.json");
+        let stored = stored.replace("https://gitlab.example.test", &gitlab.url());
+        let damaged = folder.path().join("damaged");
+        Job::store(&JobRecord::from_json(&stored).unwrap(), &damaged).unwrap();
+        fs::write(damaged.join("snapshot.json"), "{").unwrap();
+
+        runner.look_again = MOMENT;
+        let (stop, heard) = (Stop::new(), Mutex::new(Vec::new()));
+        let status = || gitlab.with(|gitlab, _| gitlab.job(id).unwrap().status());
+        thread::scope(|scope| {
+            let run = || runner.run_with(1, |_| panic!("no job is queued"), &stop, |event| lock(&heard).push(event));
+            let running = scope.spawn(run);
+            thread::sleep(20 * MOMENT);
+            assert_eq!(status(), JobStatus::Running);
+            fs::remove_file(&lease).unwrap();
+            while status() == JobStatus::Running && !running.is_finished() {
+                thread::sleep(MOMENT);
+            }
+            stop.drain();
+            running.join().unwrap().unwrap();
+        });
+        assert_eq!(status(), JobStatus::Failed);
+        let heard = heard.into_inner().unwrap();
+        assert!(matches!(&heard[..], [RunEvent::Record(Error::BadFile { .. })]), "{heard:?}");
+        assert_eq!(fs::read_to_string(damaged.join("snapshot.json")).unwrap(), "{");
     }
 }

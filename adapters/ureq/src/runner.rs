@@ -26,7 +26,7 @@ use crate::exchange::{as_user, complete, misused};
 use crate::instance::{Instance, config};
 use crate::job::{Job, PATIENCE};
 use crate::link::Link;
-use crate::run::Stop;
+use crate::run::{LOOK_AGAIN, Stop};
 use crate::transport::Transport;
 
 pub use state_dir::Recovered;
@@ -41,6 +41,8 @@ pub struct Runner {
     pub(crate) patience: Duration,
     header: bool,
     state_dir: Option<PathBuf>,
+    /// How often [`Runner::run`] looks at jobs that another process seems to hold.
+    pub(crate) look_again: Duration,
     /// Kept between requests, for the value that lets GitLab hold them.
     poller: Option<Poller>,
     /// How long [`Runner::next_job`] leaves GitLab alone after it was refused.
@@ -57,6 +59,7 @@ impl Runner {
             patience: PATIENCE,
             header: true,
             state_dir: None,
+            look_again: LOOK_AGAIN,
             poller: None,
             refused_until: None,
         }
@@ -125,7 +128,8 @@ impl Runner {
         self
     }
 
-    /// Changes intervals and limits.
+    /// Changes intervals and limits. What is kept of a log in memory, and whether jobs are durable, is not asked here: with a
+    /// [state directory](Runner::with_state_dir) what is not yet in the record, and all of it otherwise.
     #[must_use]
     pub fn configure(mut self, change: impl FnOnce(RunnerConfig) -> RunnerConfig) -> Self {
         self.config = Arc::new(change(self.config.as_ref().clone()));

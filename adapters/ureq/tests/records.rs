@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, NewJob, Server, Settings};
 use gitlab_runner_api_ureq::gitlab_runner_api::api::info::Info;
-use gitlab_runner_api_ureq::gitlab_runner_api::{self, Assignment, RunnerConfig, Server as ServerUrl, Timestamp};
+use gitlab_runner_api_ureq::gitlab_runner_api::{
+    self, Assignment, Retain, RunnerConfig, Server as ServerUrl, Timestamp,
+};
 use gitlab_runner_api_ureq::{
     Error, HttpOptions, Job, JobRecord, Proxies, ProxyUrl, Registration, Runner, Secret, State, Stop, Stream, Transport,
 };
@@ -85,7 +87,7 @@ fn a_job_goes_from_record_to_record_and_from_text_to_text() {
     assert!(matches!(Job::load(&first), Err(Error::Held { by, .. }) if by.contains("is held by process")));
     print(&job, "ched\n");
     arrived(&server, id, "one\ntwo and [MASKED]\n");
-    assert_eq!(String::from_utf8(job.log_content()).unwrap(), "one\ntwo and [MASKED]\n");
+    assert_eq!(String::from_utf8(job.log_content().unwrap()).unwrap(), "one\ntwo and [MASKED]\n");
     job.leave().unwrap();
 
     let text = to_text(runner.load_job(&first).unwrap());
@@ -231,7 +233,8 @@ fn a_record_is_for_its_owner_alone() {
     let (server, folder) = (server(), tempfile::tempdir().unwrap());
     queue(&server);
     let record = folder.path().join("record");
-    save(runner(&server).request_job().unwrap().unwrap(), &record);
+    let mut job = runner(&server).request_job().unwrap().unwrap();
+    job.save(&record).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&record), 0o700);
     let files = fs::read_dir(&record).unwrap().map(|entry| entry.unwrap().path());
@@ -362,6 +365,77 @@ fn record_of_queued(server: &Server, id: u64) -> JobRecord {
     JobRecord::of(&mut job)
 }
 
+/// The old record cannot be closed: then there is no new one either, and the job goes on where it is.
+#[test]
+fn a_job_that_cannot_move_stays_where_it_is() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let id = queue(&server);
+    let mut job = runner(&server).request_job().unwrap().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    job.save(&first).unwrap();
+    print(&job, "one\n");
+    let in_the_way = first.join("ended.json/x");
+    fs::create_dir_all(&in_the_way).unwrap();
+    assert!(matches!(job.save(&second), Err(Error::File { path, .. }) if path.ends_with("first/ended.json")));
+    assert!(!second.exists(), "there are two records of one job");
+    arrived(&server, id, "one\n");
+    print(&job, "two\n");
+    fs::remove_dir_all(first.join("ended.json")).unwrap();
+    job.leave().unwrap();
+    let mut job = Job::load(&first).unwrap();
+    job.save(&second).unwrap();
+    job.success().unwrap();
+    assert_eq!(held(&server, id), (JobStatus::Success, "one\ntwo\n".into()));
+}
+
+/// Files with the names of ours, of which nothing says that they are.
+#[test]
+fn a_folder_of_something_else_is_no_place_for_a_record() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    queue(&server);
+    let mut job = runner(&server).request_job().unwrap().unwrap();
+    fs::write(folder.path().join("log"), "precious").unwrap();
+    assert!(
+        matches!(job.save(folder.path()), Err(Error::BadFile { problem, .. }) if problem.contains("something else"))
+    );
+    assert_eq!(fs::read_to_string(folder.path().join("log")).unwrap(), "precious");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    job.success().unwrap();
+}
+
+/// Whoever has no files has the whole log in memory, whatever the settings say.
+#[test]
+fn a_job_without_files_has_its_whole_log() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let id = queue(&server);
+    let runner = runner(&server);
+    let mut runner = runner.configure(|config| config.with_durable(true).with_retain(Retain::Unacknowledged));
+    let job = runner.request_job().unwrap().unwrap();
+    print(&job, "one\n");
+    arrived(&server, id, "one\n");
+    let mut job = from_text(&runner, &to_text(job));
+    print(&job, "two\n");
+    arrived(&server, id, "one\ntwo\n");
+    assert_eq!(job.log_content().unwrap(), b"one\ntwo\n");
+    job.save(folder.path().join("record")).unwrap();
+    job.success().unwrap();
+}
+
+#[test]
+fn a_recovered_job_without_a_result_stays() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let mut runner = runner(&server).with_state_dir(folder.path());
+    let id = queue(&server);
+    runner.request_job().unwrap().unwrap().leave().unwrap();
+    for _ in 0..2 {
+        let recovered = runner.recover().unwrap();
+        assert_eq!((recovered.jobs.len(), recovered.left.len()), (1, 0));
+    }
+    assert_eq!(held(&server, id).0, JobStatus::Running);
+    runner.recover().unwrap().jobs.pop().unwrap().success().unwrap();
+    assert_eq!(held(&server, id).0, JobStatus::Success);
+}
+
 #[test]
 fn a_log_that_is_not_whole_makes_no_record() {
     let folder = tempfile::tempdir().unwrap();
@@ -370,6 +444,9 @@ fn a_log_that_is_not_whole_makes_no_record() {
     let part = JobRecord::new(server.clone(), assignment.clone(), snapshot.clone(), 4, stored.log().1.slice(4..));
     let refused = Job::store(&part, folder.path().join("record")).unwrap_err().to_string();
     assert!(refused.contains("record: the first 4 bytes of its log are missing"), "{refused}");
+    let other = JobRecord::new(server.clone(), assignment.clone(), snapshot.clone(), 0, "another log of no use".into());
+    let refused = Job::store(&other, folder.path().join("record")).unwrap_err().to_string();
+    assert!(refused.contains("not the one that its state speaks of"), "{refused}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

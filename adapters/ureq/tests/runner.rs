@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
 use gitlab_runner_api_ureq::gitlab_runner_api::api::info::{Features, Info};
 use gitlab_runner_api_ureq::{
-    Cancellation, Error, FailureReason, JobResult, LogOptions, Outcome, PollerEvent, Registration, Runner, Secret,
+    Cancellation, Error, FailureReason, JobResult, LogOptions, Outcome, Registration, RunEvent, Runner, Secret,
     Section, State, Stop, Stream, Timestamps,
 };
 
@@ -187,7 +187,7 @@ fn the_log_begins_as_the_official_runners_does() {
     let mut job = runner.request_job().unwrap().unwrap();
     writeln!(job.log(), "hello").unwrap();
     let written = job.log_size();
-    let content = job.log_content();
+    let content = job.log_content().unwrap();
     job.success().unwrap();
     let log = held(&server, id).2;
     let (token, system) = (runner.token().short(), runner.system_id().as_str());
@@ -328,7 +328,7 @@ fn what_cannot_be_read_is_failed_and_the_loop_goes_on() {
         job.success().unwrap();
         stop.drain();
     };
-    let hear = |event: PollerEvent| heard.lock().unwrap().push(format!("{event:?}"));
+    let hear = |event: RunEvent| heard.lock().unwrap().push(format!("{event:?}"));
     runner(&server).run_with(1, handler, &stop, hear).unwrap();
     let deadline = Instant::now() + 10 * SECOND;
     while !held(&server, odd).0.is_final() && Instant::now() < deadline {

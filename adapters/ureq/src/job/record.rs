@@ -8,7 +8,7 @@ use gitlab_runner_api::{Job as Core, JobRecord, Retain, RunnerConfig, Server};
 use gitlab_runner_api_files::{default_info, make_system_id};
 
 use super::{Job, PATIENCE};
-use crate::driver::{Archive, Left};
+use crate::driver::Archive;
 use crate::error::Error;
 use crate::instance::config;
 use crate::link::Link;
@@ -24,6 +24,11 @@ pub(crate) fn kept(config: &RunnerConfig) -> Arc<RunnerConfig> {
     Arc::new(config.clone().with_durable(true).with_retain(Retain::Unacknowledged))
 }
 
+/// The settings of jobs that have none: of their logs, memory has all there is.
+pub(crate) fn unkept(config: &RunnerConfig) -> Arc<RunnerConfig> {
+    Arc::new(config.clone().with_durable(false).with_retain(Retain::All))
+}
+
 impl Job {
     /// Saves the job in this folder, which is made, and keeps it there from now on: whatever is sent is in the record first.
     /// Dropped without a result, the job then stays in its record, to be taken up by [`Job::load`] in this process or another,
@@ -37,7 +42,7 @@ impl Job {
     /// [`Error::File`], [`Error::Held`]; [`Error::BadFile`] if another job is saved there; [`Error::AlreadyFinished`] if GitLab
     /// has its result. The job goes on as before.
     pub fn save(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        if self.shared.has_files(Some(path.as_ref())) {
+        if self.shared.is_in(path.as_ref()) {
             self.shared.save()?;
         } else {
             let config = kept(&self.config);
@@ -97,7 +102,7 @@ impl Job {
     ) -> Result<Self, Error> {
         let Loaded { assignment, snapshot, .. } = loaded;
         let job = Core::resume(config.clone(), &assignment, snapshot, link.clock.now()).map_err(Error::BadRecord)?;
-        Self::start(job, Archive::Files(Box::new(record)), config, link, patience)
+        Self::go_on(job, Archive::Files(Box::new(record)), config, link, patience)
     }
 
     pub(crate) fn resume_value(
@@ -107,8 +112,9 @@ impl Job {
         patience: Duration,
     ) -> Result<Self, Error> {
         let (now, snapshot) = (link.clock.now(), record.snapshot().clone());
+        let config = &unkept(config);
         let job = Core::resume(config.clone(), record.assignment(), snapshot, now).map_err(Error::BadRecord)?;
-        Self::start(job, Archive::Value(Box::new(record)), config, link, patience)
+        Self::go_on(job, Archive::Value(Box::new(record)), config, link, patience)
     }
 
     /// Leaves the job in its record, for this or another process to take up: nothing more is said about it, and it is not
@@ -117,36 +123,32 @@ impl Job {
     /// # Errors
     ///
     /// [`Error::NoRecord`] if it has none, and the job is failed; [`Error::File`] if that cannot be written: then it is what
-    /// it was when it was last saved.
+    /// it was when it was last saved; [`Error::Held`] if another process has taken it over.
     pub fn leave(mut self) -> Result<(), Error> {
-        if !self.shared.has_files(None) {
-            return Err(Error::NoRecord);
-        }
-        self.reported = true;
-        match self.shared.leave() {
-            Ok(_) | Err(Error::AlreadyFinished) => Ok(()),
-            Err(error) => Err(error),
-        }
+        let left = self.shared.leave();
+        self.reported = !matches!(left, Err(Error::NoRecord));
+        left
     }
 
     /// Leaves the job as one value, to be kept as a text wherever texts are ([`JobRecord::to_json`]). **Secret**: it holds the
-    /// job's token and variables. If the job had a record in files, that is closed.
+    /// job's token and variables.
+    ///
+    /// If the job had a record in files, that is closed, and the value is all there is: a process that dies before it has kept
+    /// it has lost the job. [`Job::save`] and [`Job::leave`] know no such moment.
     ///
     /// # Errors
     ///
-    /// [`Error::File`]; [`Error::AlreadyFinished`] if the job is over.
+    /// [`Error::File`]: then the job stays in its record; [`Error::AlreadyFinished`] if it is over; [`Error::Held`] if another
+    /// process has taken its record over.
     pub fn into_record(mut self) -> Result<JobRecord, Error> {
         self.reported = true;
-        match self.shared.leave()? {
-            Left::Value(record) => Ok(*record),
-            Left::Files(record, snapshot) => Ok(record.into_value(*snapshot)?),
-        }
+        self.shared.into_value()
     }
 
     /// Why the job's record could not be written the last time it was to be, if so. Nothing new is sent meanwhile.
     #[must_use]
-    pub fn unsaved(&self) -> Option<String> {
-        self.shared.unsaved()
+    pub fn save_error(&self) -> Option<String> {
+        self.shared.save_error()
     }
 }
 
@@ -177,7 +179,8 @@ mod tests {
         let mut job = Job::resume(record, loaded, &config, &link, PATIENCE).unwrap();
         assert!(matches!(job.success(), Err(Error::Held { by, .. }) if by.contains("process 4711 on \"node-7\"")));
         assert_eq!(job.cancellation(), Cancellation::Aborted);
-        drop(job);
+        assert!(matches!(job.save(folder.path()), Err(Error::Held { .. })));
+        assert!(matches!(job.leave(), Err(Error::Held { .. })));
         assert_eq!(gitlab.with(|gitlab, _| gitlab.stats().total()), 0);
         assert_eq!(fs::read_to_string(folder.path().join("lease")).unwrap(), other);
         assert!(folder.path().join("assignment.json").exists());

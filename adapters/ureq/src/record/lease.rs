@@ -2,28 +2,38 @@
 //!
 //! Two processes that go on with one record at the same time can splice its log: GitLab compares sizes, not bytes. A lock on
 //! a file keeps them apart where the file system knows locks. On many cluster file systems a lock is one machine's affair, or
-//! there is none; so the file also says who holds it, and when that was last heard of.
+//! there is none; so the file also says who holds it, and when that was last heard of. It is made whole or not at all, and
+//! removed by who gives it back: of any number who find none, on however many machines, one makes it. The file of a holder who
+//! died stays, and is taken over.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use gitlab_runner_api_files::FileError;
+use gitlab_runner_api_files::{FileError, form};
 use serde::{Deserialize, Serialize};
 
-/// A holder on another machine that was not heard of for so long is dead.
+/// A holder that was not heard of for so long is dead.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How often a holder says that it lives, and looks whether it still is the holder.
 pub(crate) const REFRESH: Duration = Duration::from_secs(30);
 
-/// Where there are no locks, two can find a lease free at the same moment. So long after, the last to write has it.
-const SETTLE: Duration = Duration::from_millis(100);
+/// Two can find one and the same holder dead. So long after, the last to write has the lease; who wrote later than half of it
+/// after it looked does not.
+const SETTLE: Duration = Duration::from_millis(500);
 
-/// Held as long as it lives, and given back when it is dropped. What the operating system ends, it gives back itself.
+/// How often it is looked again when others were faster.
+const ATTEMPTS: usize = 10;
+
+/// How long the file is, whoever writes it: of two who write at the same moment, it says one or the other.
+const SIZE: usize = 512;
+
+/// Held as long as it lives, and given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     path: PathBuf,
@@ -32,52 +42,101 @@ pub(crate) struct Lease {
     lost: bool,
 }
 
+/// How a file is locked, for [`Lease`] to find out what that is worth.
+type Lock = fn(&File) -> Result<(), TryLockError>;
+
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     host: String,
+    /// Drawn by the kernel when it starts: one for each machine, and for all of its containers. Empty where there is none.
     boot_id: String,
     pid: u32,
     /// Drawn by each process: process numbers come again.
     #[serde(default)]
     run: u64,
+    /// Which of its leases.
+    #[serde(default)]
+    number: u64,
     /// Seconds since 1970.
     heard_of: u64,
+}
+
+/// What has become of a lease.
+enum Fate {
+    Ours,
+    Gone,
+    Others(Holder),
 }
 
 impl Lease {
     /// Takes the lease of a record, unless somebody holds it who lives.
     pub(crate) fn take(path: &Path) -> Result<Self, FileError> {
-        Self::take_with(path, File::try_lock)
+        Self::take_as(&Holder::us(), path, File::try_lock)
     }
 
-    fn take_with(path: &Path, lock: impl FnOnce(&File) -> Result<(), TryLockError>) -> Result<Self, FileError> {
+    fn take_as(us: &Holder, path: &Path, lock: Lock) -> Result<Self, FileError> {
+        for _ in 0..ATTEMPTS {
+            if let Some(lease) = Self::make(us, path, lock).map_err(|error| FileError::io(path, error))? {
+                return Ok(lease);
+            }
+            if let Some(lease) = Self::take_over(us, path, lock)? {
+                return Ok(lease);
+            }
+        }
+        Err(FileError::held(path, "this job goes from one process to the next; try again"))
+    }
+
+    /// Makes the file; none if there is one.
+    fn make(us: &Holder, path: &Path, lock: Lock) -> io::Result<Option<Self>> {
+        // Nobody can have locked it, and where there are no locks, what it says is all there is.
+        match form::create(path, &us.text()?, |file| _ = lock(file)) {
+            Ok(file) => Ok(Some(Self { path: path.to_owned(), file, us: us.clone(), lost: false })),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the lease of somebody who is dead; none if it was given back meanwhile.
+    fn take_over(us: &Holder, path: &Path, lock: Lock) -> Result<Option<Self>, FileError> {
         let failed = |error| FileError::io(path, error);
-        let opened = super::private().read(true).write(true).create(true).truncate(false).open(path);
-        let mut file = opened.map_err(failed)?;
-        let us = Holder::us();
+        let mut file = match File::options().read(true).write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(failed)?,
+        };
+        let looked = Instant::now();
         let locked = match lock(&file) {
             Ok(()) => true,
             Err(TryLockError::WouldBlock) => {
-                let holder = read(&mut file).map_err(failed)?;
-                let by = holder.map_or_else(|| "another process of this machine".to_owned(), |holder| holder.name());
+                let by = read(&mut file).map_or_else(|_| "another process".to_owned(), |holder| holder.name());
                 return Err(FileError::held(path, format!("this job is held by {by}; end that first")));
             }
-            // There are no locks here: what the file says is all there is.
             Err(TryLockError::Error(_)) => false,
         };
-        if let Some(holder) = read(&mut file).map_err(failed)?.filter(|holder| holder.holds_against(&us, locked)) {
+        let holder = read(&mut file).map_err(failed)?;
+        let silence = us.heard_of.saturating_sub(holder.heard_of);
+        if !holder.is_dead(us, locked) {
             return Err(FileError::held(path, holder.words(us.heard_of)));
         }
-        let mut lease = Self { path: path.to_owned(), file, us, lost: false };
+        let mut lease = Self { path: path.to_owned(), file, us: us.clone(), lost: false };
         lease.say().map_err(failed)?;
-        if !locked {
+        // As long as nobody elsewhere can think so, whatever its clock says, the lock is enough.
+        if silence >= PATIENCE.as_secs() / 2 {
+            if looked.elapsed() > SETTLE / 2 {
+                // Who has taken it meanwhile finds out that it lost it. What we wrote keeps others from it until then.
+                lease.lost = true;
+                return Err(FileError::held(
+                    path,
+                    "the file system is too slow to tell who has this job; try again later",
+                ));
+            }
             thread::sleep(SETTLE);
         }
-        // Somebody else may have been as fast, or have removed what was just locked.
-        match lease.taken_over() {
-            Some(by) => Err(FileError::held(path, by)),
-            None => Ok(lease),
+        match lease.fate() {
+            Fate::Ours => Ok(Some(lease)),
+            // Its holder was giving it back.
+            Fate::Gone => Ok(None),
+            Fate::Others(holder) => Err(FileError::held(path, holder.words(since_1970()))),
         }
     }
 
@@ -87,28 +146,28 @@ impl Lease {
     /// That a file system refuses for once says nothing.
     pub(crate) fn confirm(&mut self) -> Result<(), String> {
         let now = since_1970();
-        if now.saturating_sub(self.us.heard_of) < REFRESH.as_secs() {
+        if now.abs_diff(self.us.heard_of) < REFRESH.as_secs() {
             return Ok(());
         }
-        if let Some(by) = self.taken_over() {
-            self.lost = true;
-            return Err(by);
-        }
-        self.us.heard_of = now;
-        _ = self.say();
-        Ok(())
+        let by = match self.fate() {
+            Fate::Ours => {
+                self.us.heard_of = now;
+                _ = self.say();
+                return Ok(());
+            }
+            Fate::Gone => "its lease was taken or removed while the job was held".to_owned(),
+            Fate::Others(holder) => holder.words(now),
+        };
+        self.lost = true;
+        Err(by)
     }
 
-    /// Who else holds it, if the file in its place says so.
-    fn taken_over(&self) -> Option<String> {
+    /// As far as the file in its place says.
+    fn fate(&self) -> Fate {
         match File::open(&self.path).and_then(|mut file| read(&mut file)) {
-            Ok(Some(holder)) if !holder.is(&self.us) => Some(holder.words(since_1970())),
-            // Another had it meanwhile, and is done with it.
-            Ok(None) => Some("its lease was another's meanwhile, and was given back".to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Some("its lease was removed while the job was held".to_owned())
-            }
-            _ => None,
+            Ok(holder) if !holder.is(&self.us) => Fate::Others(holder),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Fate::Gone,
+            _ => Fate::Ours,
         }
     }
 
@@ -119,55 +178,74 @@ impl Lease {
     }
 
     fn say(&mut self) -> io::Result<()> {
-        let text = serde_json::to_vec(&self.us)?;
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&text)?;
-        self.file.set_len(text.len() as u64)?;
+        self.file.write_all(&self.us.text()?)?;
         self.file.sync_data()
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // An empty file is held by nobody. Should that fail, the lock is gone all the same.
-        if !self.lost && self.taken_over().is_none() {
-            _ = self.file.set_len(0);
+        if !self.lost && matches!(self.fate(), Fate::Ours) {
+            // Should that fail, the lock is gone all the same.
+            _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Whether this very process holds the lease.
+pub(crate) fn is_held_here(path: &Path) -> bool {
+    let us = Holder::us();
+    File::open(path)
+        .and_then(|mut file| read(&mut file))
+        .is_ok_and(|holder| Holder { number: us.number, ..holder }.is(&us))
 }
 
 impl Holder {
     fn us() -> Self {
         static RUN: OnceLock<u64> = OnceLock::new();
-        let line = |path| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-        let named = || ["HOSTNAME", "COMPUTERNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-        let host = line("/proc/sys/kernel/hostname").or_else(|| line("/etc/hostname")).or_else(named);
+        static LEASES: AtomicU64 = AtomicU64::new(0);
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self {
-            host: host.unwrap_or_default(),
-            boot_id: line("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+            host: host(),
+            boot_id: boot_id.trim().to_owned(),
             pid: std::process::id(),
             run: *RUN.get_or_init(|| getrandom::u64().unwrap_or_default()),
+            number: LEASES.fetch_add(1, Ordering::Relaxed),
             heard_of: since_1970(),
         }
     }
 
-    /// Whether it is the same process, whenever it was heard of.
-    fn is(&self, other: &Self) -> bool {
-        let Self { host, boot_id, pid, run, heard_of: _ } = self;
-        (host, boot_id, pid, run) == (&other.host, &other.boot_id, &other.pid, &other.run)
+    fn text(&self) -> io::Result<Vec<u8>> {
+        let mut text = serde_json::to_vec(self)?;
+        text.resize(text.len().max(SIZE), b' ');
+        Ok(text)
     }
 
-    /// Whether somebody else still holds it. A lock tells of all processes of this machine.
-    fn holds_against(&self, us: &Self, locked: bool) -> bool {
-        let restarted = self.host == us.host && self.boot_id != us.boot_id;
-        let this_machine = self.host == us.host && !restarted;
-        let succeeded = this_machine && self.pid == us.pid && self.run != us.run;
-        let dead = restarted || succeeded || (this_machine && locked);
-        !dead && us.heard_of.saturating_sub(self.heard_of) < PATIENCE.as_secs()
+    /// Whether it is the same lease of the same process, whenever that was heard of.
+    fn is(&self, other: &Self) -> bool {
+        Self { heard_of: other.heard_of, ..self.clone() } == *other
+    }
+
+    fn is_of_this_machine(&self, us: &Self) -> bool {
+        if self.boot_id.is_empty() && us.boot_id.is_empty() {
+            !self.host.is_empty() && self.host == us.host
+        } else {
+            self.boot_id == us.boot_id
+        }
+    }
+
+    /// A lock tells of all processes of this machine; of all others, and where there are no locks, only time does.
+    fn is_dead(&self, us: &Self, locked: bool) -> bool {
+        let silent = us.heard_of.saturating_sub(self.heard_of) >= PATIENCE.as_secs();
+        silent || (locked && self.is_of_this_machine(us))
     }
 
     fn name(&self) -> String {
-        format!("process {} on {:?}", self.pid, self.host)
+        match self.pid {
+            0 => "somebody whose name cannot be read".to_owned(),
+            pid => format!("process {pid} on {:?}", self.host),
+        }
     }
 
     fn words(&self, now: u64) -> String {
@@ -185,26 +263,43 @@ impl Holder {
     }
 }
 
-fn since_1970() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+#[cfg(unix)]
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// What the file says; nothing if it says nothing that can be read, as that of a process that died while it wrote.
-fn read(file: &mut File) -> io::Result<Option<Holder>> {
+#[cfg(not(unix))]
+fn host() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_default()
+}
+
+fn since_1970() -> u64 {
+    seconds(SystemTime::now())
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// What the file says. If that cannot be read, as where a machine died that was writing, somebody was there when it was written.
+fn read(file: &mut File) -> io::Result<Holder> {
     let mut text = Vec::new();
     file.seek(SeekFrom::Start(0))?;
     file.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text).ok())
+    let written = seconds(file.metadata()?.modified()?);
+    let nobody = Holder { host: String::new(), boot_id: "?".to_owned(), pid: 0, run: 0, number: 0, heard_of: written };
+    Ok(serde_json::from_slice(&text).unwrap_or(nobody))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::Barrier;
 
     use super::*;
 
     fn holder() -> Holder {
-        Holder { host: "node-7".into(), boot_id: "b".into(), pid: 12, run: 1, heard_of: 1_000_000 }
+        Holder { host: "node-7".into(), boot_id: "b".into(), pid: 12, run: 1, number: 0, heard_of: 1_000_000 }
     }
 
     /// A file system without locks.
@@ -212,28 +307,39 @@ mod tests {
         Err(TryLockError::Error(io::ErrorKind::Unsupported.into()))
     }
 
+    /// A file system whose locks are each machine's affair.
+    fn local(_: &File) -> Result<(), TryLockError> {
+        Ok(())
+    }
+
     fn write(path: &Path, holder: &Holder) {
-        fs::write(path, serde_json::to_vec(holder).unwrap()).unwrap();
+        fs::write(path, holder.text().unwrap()).unwrap();
     }
 
     #[test]
     fn who_is_dead_holds_nothing() {
-        let us = |host: &str, boot_id: &str, pid: u32, run: u64, seconds: u64| {
+        let us = |host: &str, boot_id: &str, seconds: u64| {
             let (host, boot_id) = (host.into(), boot_id.into());
-            Holder { host, boot_id, pid, run, heard_of: 1_000_000 + seconds }
+            Holder { host, boot_id, pid: 12, run: 2, number: 0, heard_of: 1_000_000 + seconds }
         };
-        for (us, locked, held) in [
-            (us("node-7", "b", 99, 2, 1), true, false),
-            (us("node-7", "b", 99, 2, 1), false, true),
-            (us("node-7", "b", 99, 2, 301), false, false),
-            (us("node-7", "b", 12, 2, 1), false, false),
-            (us("node-7", "b", 12, 1, 1), false, true),
-            (us("node-7", "c", 99, 2, 1), false, false),
-            (us("node-8", "c", 99, 2, 1), true, true),
-            (us("node-8", "c", 99, 2, 299), true, true),
-            (us("node-8", "c", 99, 2, 300), true, false),
+        let unnamed = |host: &str| Holder { boot_id: String::new(), ..us(host, "", 0) };
+        for (holder, us, locked, dead) in [
+            (holder(), us("node-7", "b", 1), true, true),
+            (holder(), us("node-7", "b", 1), false, false),
+            (holder(), us("node-7", "b", 299), false, false),
+            (holder(), us("node-7", "b", 300), false, true),
+            // Another container of this machine, and another machine of that name.
+            (holder(), us("pod-1", "b", 1), true, true),
+            (holder(), us("node-7", "c", 1), true, false),
+            (holder(), us("node-8", "c", 299), true, false),
+            (holder(), us("node-8", "c", 300), true, true),
+            // Systems that tell less of themselves.
+            (holder(), us("node-7", "", 1), true, false),
+            (unnamed("mac"), us("mac", "", 1), true, true),
+            (unnamed("mac"), us("pc", "", 1), true, false),
+            (unnamed(""), us("", "", 1), true, false),
         ] {
-            assert_eq!(holder().holds_against(&us, locked), held, "{us:?} {locked}");
+            assert_eq!(holder.is_dead(&us, locked), dead, "{holder:?} {us:?} {locked}");
         }
     }
 
@@ -241,51 +347,90 @@ mod tests {
     fn a_second_holder_is_told_who_is_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lease");
-        for lock in [|file: &File| file.try_lock(), lockless] {
-            let first = Lease::take_with(&path, lock).unwrap();
-            let refused = Lease::take_with(&path, lock).unwrap_err();
+        for lock in [File::try_lock, lockless] {
+            let take = || Lease::take_as(&Holder::us(), &path, lock);
+            let first = take().unwrap();
+            assert!(is_held_here(&path));
+            let refused = take().unwrap_err();
             assert!(matches!(refused, FileError::Held { .. }), "{refused}");
             assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
             drop(first);
-            drop(Lease::take_with(&path, lock).unwrap());
+            drop(take().unwrap());
+            assert!(!path.exists());
         }
-        fs::write(&path, "{\"host\":\"no").unwrap();
-        drop(Lease::take(&path).unwrap());
         write(&path, &Holder { heard_of: u64::MAX, ..holder() });
         let refused = Lease::take(&path).unwrap_err().to_string();
         assert!(refused.contains("process 12 on \"node-7\"") && refused.contains("remove this file"), "{refused}");
+        assert!(!is_held_here(&path));
+    }
+
+    /// As a machine leaves it that lost its power while it wrote.
+    #[test]
+    fn a_lease_that_cannot_be_read_is_as_old_as_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lease");
+        for text in ["", "{\"host\":\"no"] {
+            fs::write(&path, text).unwrap();
+            let refused = Lease::take(&path).unwrap_err().to_string();
+            assert!(refused.contains("name cannot be read") && refused.contains("s ago"), "{refused}");
+            let long_ago = SystemTime::now() - PATIENCE;
+            File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+            drop(Lease::take(&path).unwrap());
+        }
+    }
+
+    /// However many come at once, and whether they find no lease or a dead holder's.
+    #[test]
+    fn one_of_many_who_come_at_once_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lease");
+        for (turn, lock) in [lockless, local].into_iter().cycle().take(12).enumerate() {
+            let was_there = turn % 4 >= 2;
+            if was_there {
+                write(&path, &holder());
+            }
+            let barrier = Barrier::new(8);
+            let take = |machine: u8| {
+                let us = Holder { boot_id: machine.to_string(), ..Holder::us() };
+                barrier.wait();
+                Lease::take_as(&us, &path, lock)
+            };
+            let taken: Vec<_> = thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|machine| scope.spawn(move || take(machine))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let holders = taken.iter().filter(|lease| lease.is_ok()).count();
+            assert!(holders == 1 || (was_there && holders == 0), "turn {turn}: {taken:?}");
+            drop(taken);
+            _ = fs::remove_file(&path);
+        }
     }
 
     #[test]
     fn who_was_silent_for_too_long_finds_out_that_it_lost_the_lease() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lease");
-        let mut first = Lease::take_with(&path, lockless).unwrap();
+        let mut first = Lease::take_as(&Holder::us(), &path, lockless).unwrap();
         first.confirm().unwrap();
         // Asleep, and nobody came.
         first.oversleep();
         first.confirm().unwrap();
+        // A clock that was set back is no reason to fall silent.
+        first.us.heard_of += 1000;
+        first.confirm().unwrap();
+        assert!(first.us.heard_of <= since_1970());
         let other = Holder { heard_of: since_1970(), ..holder() };
         write(&path, &other);
         first.confirm().unwrap();
         first.oversleep();
         assert!(first.confirm().unwrap_err().contains("process 12 on \"node-7\""));
         drop(first);
-        assert_eq!(
-            serde_json::from_slice::<Holder>(&fs::read(&path).unwrap()).unwrap(),
-            other,
-            "it is not ours to give"
-        );
-        fs::write(&path, "").unwrap();
-        let mut third = Lease::take_with(&path, lockless).unwrap();
-        fs::write(&path, "").unwrap();
-        third.oversleep();
-        assert!(third.confirm().unwrap_err().contains("given back"));
-        drop(third);
+        let kept: Holder = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(kept, other, "it is not ours to give");
         fs::remove_file(&path).unwrap();
         let mut second = Lease::take(&path).unwrap();
         fs::remove_file(&path).unwrap();
         second.oversleep();
-        assert!(second.confirm().unwrap_err().contains("removed"));
+        assert!(second.confirm().unwrap_err().contains("taken or removed"));
     }
 }

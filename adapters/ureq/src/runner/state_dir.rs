@@ -10,7 +10,7 @@ use gitlab_runner_api_files::FileError;
 use super::Runner;
 use crate::driver::Archive;
 use crate::error::Error;
-use crate::job::{Job, kept};
+use crate::job::{Job, kept, unkept};
 use crate::link::Link;
 use crate::record::{self, Record};
 
@@ -22,7 +22,8 @@ pub struct Recovered {
     /// result need nothing more: it is being delivered. The others need a result. Dropped without one, they stay in their
     /// records.
     pub jobs: Vec<Job>,
-    /// Why the other records were left as they are: [`Error::Held`] by another process, or in need of a human.
+    /// Why the other records were left as they are: [`Error::Held`] by another process, or in need of a human. A holder that
+    /// died is known at once where a lock tells so, and otherwise after five minutes: recover again then.
     pub left: Vec<Error>,
 }
 
@@ -46,37 +47,58 @@ impl Runner {
     /// [`Error::File`] if the folder cannot be read. A single record that cannot be used is told of in
     /// [`Recovered::left`], and never changed.
     pub fn recover(&self) -> Result<Recovered, Error> {
-        let mut recovered = self.recover_with(&self.link)?;
-        recovered.jobs = recovered.jobs.into_iter().map(Job::staying).collect();
-        Ok(recovered)
+        let (jobs, left) = self.take_up_all(self.records()?, &self.link);
+        let jobs = jobs.into_iter().map(Job::staying).collect();
+        Ok(Recovered { jobs, left: left.into_iter().map(|(_, error)| error).collect() })
     }
 
-    fn recover_with(&self, link: &Link) -> Result<Recovered, Error> {
-        let mut recovered = Recovered { jobs: Vec::new(), left: Vec::new() };
-        let Some(state_dir) = &self.state_dir else { return Ok(recovered) };
-        let kept = record::list(state_dir)?;
-        for folder in kept.records {
-            let taken = match record::finish_closing(&folder) {
+    /// The records in the state directory. What was begun there and never became one goes.
+    pub(crate) fn records(&self) -> Result<Vec<PathBuf>, Error> {
+        let Some(state_dir) = &self.state_dir else { return Ok(Vec::new()) };
+        let record::Kept { records, begun } = record::list(state_dir)?;
+        // What cannot be cleared away now is found again the next time.
+        begun.iter().for_each(|folder| _ = record::give_up(folder));
+        Ok(records)
+    }
+
+    /// Takes up the jobs in these folders of the state directory; also those that could not be, and why.
+    fn take_up_all(&self, folders: Vec<PathBuf>, link: &Link) -> (Vec<Job>, Vec<(PathBuf, Error)>) {
+        let (mut jobs, mut left) = (Vec::new(), Vec::new());
+        for folder in folders {
+            match record::finish_closing(&folder) {
                 Ok(true) => continue,
                 Ok(false) => self.take_up_record(&folder, true, link),
                 Err(error) => Err(error.into()),
-            };
-            match taken {
-                Ok(job) => recovered.jobs.push(job),
-                Err(error) => recovered.left.push(error),
             }
+            .map_or_else(|error| left.push((folder, error)), |job| jobs.push(job));
         }
-        let failed = kept.begun.iter().filter_map(|folder| record::give_up(folder).err());
-        recovered.left.extend(failed.map(Error::from));
-        Ok(recovered)
+        // A job that has ended meanwhile is nobody's trouble.
+        left.retain(|(folder, _)| folder.try_exists().unwrap_or(true));
+        (jobs, left)
     }
 
-    /// Fails the jobs that a process left behind which died, and which nobody has recovered: what ran them is gone.
-    pub(crate) fn fail_left_behind(&self, link: &Link) -> Result<(), Error> {
-        for job in self.recover_with(link)?.jobs {
+    /// Fails the jobs in these folders that a process left behind which died, and which nobody has recovered: what ran them is
+    /// gone. Tells of what cannot be used, and gives those folders that another process seems to hold.
+    pub(crate) fn fail_left_behind(
+        &self,
+        folders: Vec<PathBuf>,
+        link: &Link,
+        mut tell: impl FnMut(Error),
+    ) -> Vec<PathBuf> {
+        let (jobs, left) = self.take_up_all(folders, link);
+        for job in jobs {
             job.give_up("The runner was restarted, and this job was lost with it.");
         }
-        Ok(())
+        let mut held = Vec::new();
+        for (folder, error) in left {
+            match error {
+                // Those that this process holds are no other's.
+                Error::Held { .. } if record::is_held_here(&folder) => {}
+                Error::Held { .. } => held.push(folder),
+                error => tell(error),
+            }
+        }
+        held
     }
 
     /// Takes a job up from the record in this folder, as [`Job::load`] does, with the settings of this runner.
@@ -115,7 +137,7 @@ impl Runner {
 
     /// The settings of new jobs.
     pub(super) fn job_config(&self) -> Arc<RunnerConfig> {
-        if self.state_dir.is_some() { kept(&self.config) } else { self.config.clone() }
+        if self.state_dir.is_some() { kept(&self.config) } else { unkept(&self.config) }
     }
 
     /// Takes up a job that was just handed out.
