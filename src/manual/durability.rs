@@ -104,7 +104,7 @@
 //! | `log` | appended to, and synchronised, before a byte of it is sent |
 //! | `snapshot.json` | replaced with each piece of log: written beside, synchronised, renamed, and the folder synchronised |
 //! | `assignment.json` | written last when a record is made: a folder without one is no record. **Secret** |
-//! | `lease` | who has it |
+//! | `lease` | who has it; there is none while nobody has |
 //! | `ended.json` | how the job ended; the assignment is removed then |
 //!
 //! What is cut or damaged in any place, or of a newer version, is refused with the name of the file, and left as it is. Bytes
@@ -114,18 +114,21 @@
 //!
 //! | Holder and newcomer | What keeps them apart | A dead holder is known |
 //! |---|---|---|
-//! | on one machine, with file locks | the lock | at once |
-//! | on one machine, without | process number and boot in the file; both at once settle within 100 ms | at once, if the machine was restarted or the number is the newcomer's own; else after 300 s |
-//! | on two machines, whether locks reach across or not | a stamp in the file, renewed every 30 s | after 300 s of silence |
+//! | on one machine, also in different containers, with file locks | the lock | at once |
+//! | all others | a stamp in the file, renewed every 30 s | after 300 s of silence |
 //!
-//! Where the stamp decides, clocks must agree within minutes. A holder that slept for longer, as a suspended machine does, looks
+//! The file is made as a whole, and removed when the lease is given back: of several that find none, one makes it, on any file
+//! system that can link or rename without replacing. Of several that find one and the same dead holder, the last to write has
+//! the lease half a second later.
+//!
+//! Where the stamp decides, clocks must agree within four minutes. A holder that slept for longer, as a suspended machine does, looks
 //! before it says anything more: if the lease is another's, the job is over *here* (`Error::Held`), and goes on there. A request
 //! that was under way when the machine fell asleep cannot be called back.
 //!
 //! A **state directory** has a record of each job before its handler starts. `Runner::recover` takes up what a dead process left:
 //! jobs whose script survived can go on, and the others can be failed at once; a job that GitLab no longer wants is found out by
-//! its first call. `Runner::run` fails what nobody recovered. Each record that is closed leaves a line in `ended.log` with the
-//! reason. Between GitLab's handing a job out and its record there is a moment in which a crash loses the job; under two-phase
+//! its first call. `Runner::run` fails what nobody recovered, and what turns out to be a dead holder's later. Each record that is closed leaves a line in `ended.log` with the
+//! reason (two, if a process died while it wrote that). Between GitLab's handing a job out and its record there is a moment in which a crash loses the job; under two-phase
 //! commit GitLab then gives it out again, as a new job.
 //!
 //! # What is kept in memory

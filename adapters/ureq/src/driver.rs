@@ -263,7 +263,7 @@ impl Shared {
     }
 
     /// Stops talking about the job, which is all in this value from now on.
-    pub(crate) fn into_value(&self) -> Result<JobRecord, Error> {
+    pub(crate) fn take_value(&self) -> Result<JobRecord, Error> {
         let state = &mut *lock(&self.state);
         state.lives()?;
         state.job.abandon();

@@ -336,6 +336,7 @@ fn a_runner_of_the_python_package_is_taken_over() {
     desk.run(&["convert", "old.json", "new.json"]).failed(5, &["new.json exists", "--overwrite"]);
     desk.run(&["convert", "old.json", "new.json", "--overwrite"]).succeeded("URL: Runner 2 is now in new.json");
     desk.run(&["convert", "old.json", "new"]).failed(2, &["must end in .json"]);
+    desk.run(&["convert", "old.json", "./old.json", "--overwrite"]).failed(2, &["old.json is the old file"]);
     desk.run(&["convert", "new.json", "newer.json"]).failed(5, &["new.json", "neither a runner nor a job"]);
     assert!(!Path::new(&desk.path("newer.json")).exists());
 }
@@ -386,7 +387,7 @@ fn what_cannot_be_taken_over_is_told_and_left() {
     desk.run(&["convert", "old.json", "job"]).failed(5, &["old.json", "its state", "not changed"]);
     fs::write(desk.path("old.json"), &good).unwrap();
     desk.run(&["convert", "old.json", "job", "--overwrite"]).failed(2, &["old.json is a job"]);
-    desk.run(&["convert", "old.json", "old.json"]).failed(5, &["old.json"]);
+    desk.run(&["convert", "old.json", "old.json"]).failed(2, &["old.json is the old file"]);
     desk.run(&["convert", "old.json"]).failed(2, &["OLD", "NEW"]);
     desk.run(&["convert", "none.json", "new.json"]).failed(5, &["none.json"]);
     desk.run(&["convert", "old.json", "job", "--no-proxy"]).failed(2, &["asks nobody"]);

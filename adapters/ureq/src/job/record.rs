@@ -142,7 +142,7 @@ impl Job {
     /// process has taken its record over.
     pub fn into_record(mut self) -> Result<JobRecord, Error> {
         self.reported = true;
-        self.shared.into_value()
+        self.shared.take_value()
     }
 
     /// Why the job's record could not be written the last time it was to be, if so. Nothing new is sent meanwhile.

@@ -11,6 +11,10 @@ use crate::{Done, done};
 
 pub(crate) fn convert(old: &Path, new: &Path, overwrite: bool) -> Result<Done, Failure> {
     let text = text_in(old)?;
+    if old.canonicalize().is_ok_and(|old| new.canonicalize().is_ok_and(|new| old == new)) {
+        let text = format!("{} is the old file, which stays as it is: name another for the new one", new.display());
+        return Err(Failure::usage(text));
+    }
     match kind(&text) {
         Some(Kind::Runner) => runner(old, new, overwrite),
         Some(Kind::Job) => job(old, &text, new, overwrite),
