@@ -123,7 +123,17 @@ impl Program {
 ///
 /// [`FileError::Io`].
 pub fn save(record: &Record, path: &Path) -> Result<(), FileError> {
-    let stored = Stored {
+    form::write(path, KIND, FORMAT, &stored(record))
+}
+
+/// What [`save`] writes, as a text. **Secret**: it holds the token.
+#[must_use]
+pub fn to_json(record: &Record) -> String {
+    form::print(KIND, FORMAT, &stored(record))
+}
+
+fn stored(record: &Record) -> Stored {
+    Stored {
         url: record.server.as_str().to_owned(),
         id: record.id,
         token: record.token.expose().to_owned(),
@@ -132,8 +142,7 @@ pub fn save(record: &Record, path: &Path) -> Result<(), FileError> {
         system_id: record.system_id.clone(),
         attributes: record.attributes.clone(),
         info: Program::of(&record.info),
-    };
-    form::write(path, KIND, FORMAT, &stored)
+    }
 }
 
 /// Reads a file that [`save`] wrote, and never changes it.
@@ -145,11 +154,23 @@ pub fn load(path: &Path) -> Result<Record, FileError> {
     let Some(stored) = form::read::<Stored>(path, KIND, FORMAT)? else {
         return Err(FileError::io(path, io::ErrorKind::NotFound.into()));
     };
-    let bad = |what: String| FileError::bad(path, what);
+    record(stored).map_err(|problem| FileError::bad(path, problem))
+}
+
+/// Reads what [`to_json`] gave, or [`save`] wrote.
+///
+/// # Errors
+///
+/// What is wrong with it. It is never quoted.
+pub fn from_json(text: &str) -> Result<Record, String> {
+    record(form::parse(text.as_bytes(), KIND, FORMAT)?)
+}
+
+fn record(stored: Stored) -> Result<Record, String> {
     Ok(Record {
-        server: Server::parse(&stored.url).map_err(|error| bad(error.to_string()))?,
+        server: Server::parse(&stored.url).map_err(|error| error.to_string())?,
         id: stored.id,
-        token: RunnerToken::new(stored.token).map_err(|error| bad(error.to_string()))?,
+        token: RunnerToken::new(stored.token).map_err(|error| error.to_string())?,
         token_obtained_at: stored.token_obtained_at,
         token_expires_at: stored.token_expires_at,
         system_id: stored.system_id,
@@ -190,6 +211,10 @@ mod tests {
         assert_eq!(due.as_millis(), 1_800_000_000_123 + 86_400_000 * 3 / 4, "three quarters of a day");
         assert_eq!((loaded.system_id, loaded.token_expires_at), (record().system_id, record().token_expires_at));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays behind");
+        // The file and the text are one and the same.
+        let text = to_json(&record());
+        assert_eq!(fs::read_to_string(&path).unwrap(), text.clone() + "\n");
+        assert_eq!(to_json(&from_json(&text).unwrap()), text);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -212,6 +237,8 @@ mod tests {
             assert!(error.contains("runner.json") && error.contains("not changed"), "{error}");
             assert!(!error.contains("canary"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            let problem = from_json(&text).unwrap_err();
+            assert!(error.contains(&problem) && !problem.is_empty(), "{problem}");
         }
         assert!(matches!(load(&folder.path().join("none.json")), Err(FileError::Io { .. })));
         assert!(matches!(save(&record(), &folder.path().join("none/runner.json")), Err(FileError::Io { .. })));

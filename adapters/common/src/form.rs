@@ -25,26 +25,34 @@ struct Form<T> {
 ///
 /// [`FileError::Io`]; [`FileError::Bad`] if it is damaged, something else, or of a newer format.
 pub fn read<T: DeserializeOwned>(path: &Path, kind: &str, format: u32) -> Result<Option<T>, FileError> {
-    #[derive(Deserialize)]
-    struct Anything {}
     let text = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(|error| FileError::io(path, error))?,
     };
-    // Serde's own words quote the file, which may hold a token.
+    parse(&text, kind, format).map(Some).map_err(|problem| FileError::bad(path, problem))
+}
+
+/// Reads what [`print()`] gave, in this format or an older one.
+///
+/// # Errors
+///
+/// What is wrong with it. It is never quoted.
+pub fn parse<T: DeserializeOwned>(text: &[u8], kind: &str, format: u32) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Anything {}
+    // Serde's own words quote the text, which may hold a token.
     let damaged = |error: serde_json::Error| {
         let at = format!("line {} column {}", error.line(), error.column());
-        FileError::bad(path, format!("this is not the file of a {kind}, or it is damaged ({at})"))
+        format!("this is not the stored form of a {kind}, or it is damaged ({at})")
     };
-    let head: Form<Anything> = serde_json::from_slice(&text).map_err(damaged)?;
+    let head: Form<Anything> = serde_json::from_slice(text).map_err(damaged)?;
     if head.kind != kind {
-        return Err(FileError::bad(path, format!("this is not the file of a {kind}")));
+        return Err(format!("this is not the stored form of a {kind}"));
     }
     if head.format > format {
-        let problem = format!("it has format {}, this version reads up to {format}; use a newer version", head.format);
-        return Err(FileError::bad(path, problem));
+        return Err(format!("it has format {}, this version reads up to {format}; use a newer version", head.format));
     }
-    serde_json::from_slice::<Form<T>>(&text).map(|form| Some(form.content)).map_err(damaged)
+    serde_json::from_slice::<Form<T>>(text).map(|form| form.content).map_err(damaged)
 }
 
 /// Writes a file in our form, as [`replace`] does.
@@ -53,9 +61,14 @@ pub fn read<T: DeserializeOwned>(path: &Path, kind: &str, format: u32) -> Result
 ///
 /// [`FileError::Io`].
 pub fn write(path: &Path, kind: &str, format: u32, content: &impl Serialize) -> Result<(), FileError> {
-    let form = Form { kind: kind.to_owned(), format, content };
-    let json = serde_json::to_vec_pretty(&form).map_err(|error| FileError::io(path, error.into()))?;
-    replace(path, &json).map_err(|error| FileError::io(path, error))
+    replace(path, print(kind, format, content).as_bytes()).map_err(|error| FileError::io(path, error))
+}
+
+/// A text in our form.
+#[must_use]
+pub fn print(kind: &str, format: u32, content: &impl Serialize) -> String {
+    // Fails only for maps with keys that are not strings; our forms have none.
+    serde_json::to_string_pretty(&Form { kind: kind.to_owned(), format, content }).unwrap_or_default()
 }
 
 /// Replaces a file by one of this content and a line end: it is there whole or not at all, its owner alone can read it, and

@@ -15,7 +15,7 @@ mod system_id;
 mod variables;
 
 pub use error::FileError;
-pub use file::{Record, at, load, save};
+pub use file::{Record, at, from_json, load, save, to_json};
 pub use form::check_writable;
 pub use python::load as load_python;
 pub use registration::{Registration, default_info};

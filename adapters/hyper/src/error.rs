@@ -66,6 +66,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The text of a runner is damaged, is something else, or was written by a newer version.
+    #[error("this text is of no use: {0}")]
+    BadText(String),
     /// A certificate or a key cannot be used.
     #[error("TLS cannot be set up: {0}; check the certificates and the key")]
     Tls(String),

@@ -109,7 +109,25 @@ impl Runner {
     ///
     /// [`Error::File`], [`Error::BadFile`]. The file is never changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let record = file::load(path.as_ref())?;
+        Self::loaded(file::load(path.as_ref())?)
+    }
+
+    /// What [`Runner::save`] writes, for those who keep it elsewhere. **Secret**: it holds the runner's token.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        file::to_json(&self.record)
+    }
+
+    /// Reads what [`Runner::to_json`] gave, or [`Runner::save`] wrote, in this version or an older one. Asks nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadText`].
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        Self::loaded(file::from_json(text).map_err(Error::BadText)?)
+    }
+
+    fn loaded(record: Record) -> Result<Self, Error> {
         let config = config(&record.server, &record.system_id, record.info.clone())?;
         let config = Arc::new(config.as_ref().clone().with_rotation_due(record.rotation_due()));
         Ok(Self {

@@ -75,6 +75,8 @@ async fn both_kinds_of_tokens_make_a_runner_and_it_is_saved_and_loaded() {
     let loaded = Runner::load(&path).unwrap();
     assert!(loaded == registered && !format!("{loaded:?}").contains("canary"));
     assert_eq!(loaded.attributes().tag_list, ["hpc"]);
+    assert!(Runner::from_json(&loaded.to_json()).unwrap() == loaded);
+    assert!(matches!(Runner::from_json("{"), Err(Error::BadText(_))));
     server.with(|gitlab, _| {
         let ids: Vec<_> = gitlab.runners().collect();
         ids.into_iter().for_each(|id| gitlab.remove_runner(id));

@@ -87,6 +87,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The text of a runner is damaged, is something else, or was written by a newer version.
+    #[error("this text is of no use: {0}")]
+    BadText(String),
     /// The record does not fit together.
     #[error("this record of a job cannot be used: {0}")]
     BadRecord(ResumeError),

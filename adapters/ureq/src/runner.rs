@@ -92,6 +92,21 @@ impl Runner {
         Self::loaded(file::load(path.as_ref())?)
     }
 
+    /// What [`Runner::save`] writes, for those who keep it elsewhere. **Secret**: it holds the runner's token.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        file::to_json(&self.record)
+    }
+
+    /// Reads what [`Runner::to_json`] gave, or [`Runner::save`] wrote, in this version or an older one. Asks nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadText`].
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        Self::loaded(file::from_json(text).map_err(Error::BadText)?)
+    }
+
     /// Reads a runner file of the Python package `gitlab_runner_api` (`Runner.dump`). Asks nobody, and never changes it. Then
     /// [`Runner::save`] it elsewhere: the package knew no system ID, and on a machine that has no ID of its own each load makes
     /// another one.

@@ -44,6 +44,12 @@ fn this_version_writes_what_the_files_say() {
     let runner = folder.path().join("runner.json");
     Runner::load(golden("runner-1.json")).unwrap().save(&runner).unwrap();
     assert_eq!(text(&runner), text(&golden("runner-1.json")));
+    let as_text = Runner::from_json(&text(&runner)).unwrap().to_json();
+    assert_eq!(as_text.as_str(), text(&runner).trim_end());
+    let newer = as_text.replace("\"format\": 1", "\"format\": 2");
+    assert!(
+        matches!(Runner::from_json(&newer), Err(Error::BadText(problem)) if problem.contains("use a newer version"))
+    );
 }
 
 #[test]
