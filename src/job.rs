@@ -68,7 +68,8 @@ pub enum JobEvent {
     /// hidden, and much of the log that is no secret may be hidden with them.
     ShortSecrets(usize),
     /// Save now: append [`Job::unsaved`] to the saved log, replace the saved snapshot by [`Job::snapshot`], make both
-    /// durable, and then say so with [`Job::saved`]. Only of a [durable](RunnerConfig::with_durable) job.
+    /// durable, and then say so with [`Job::saved`]. Only of a [durable](RunnerConfig::with_durable) job: before anything is
+    /// sent; at once when it has its result; and within a keep-alive of what was written, though it cannot be sent.
     Save,
     /// These bytes of the log are needed again and not kept here: bring them with [`Job::supply_trace`], or say with
     /// [`Job::forfeit_trace`] that they are gone.
@@ -161,6 +162,7 @@ pub struct Job {
     hold: Timestamp,
     not_found_since: Option<Timestamp>,
     save_asked: Option<Timestamp>,
+    saved_at: Timestamp,
     /// The end of a piece whose fate is unknown. It is repeated as it was.
     frozen: Option<u64>,
     /// How often GitLab's log turned out elsewhere since a piece was last taken.
@@ -230,6 +232,7 @@ impl Job {
             hold: Timestamp::EPOCH,
             not_found_since: None,
             save_asked: None,
+            saved_at: now,
             frozen: None,
             detours: Backoff::default(),
             fate_unknown: false,
@@ -387,8 +390,8 @@ impl Job {
     /// Declares durable: the snapshot of this revision, and the log up to this offset.
     pub fn saved(&mut self, revision: u64, up_to: u64) {
         self.saved = self.saved.max(revision.min(self.revision));
-        self.trace.saved(up_to);
-        self.save_asked = None;
+        self.trace.mark_saved(up_to);
+        (self.save_asked, self.saved_at) = (None, self.clock.now());
     }
 
     /// Which part of the log is needed from the application, see [`JobEvent::TraceNeeded`].

@@ -91,6 +91,19 @@ impl Job {
             }
             soonest.at(self.deadline, WaitReason::Timeout);
         }
+        // Whether or not anything can be sent.
+        if self.config.durable && self.saved < self.critical {
+            if let Some(step) = self.save_step(now, &mut soonest) {
+                return step;
+            }
+        } else if self.config.durable && self.trace.saved() < self.trace.written() {
+            let old_at = self.saved_at.saturating_add(self.config.keep_alive);
+            if now < old_at {
+                soonest.at(old_at, WaitReason::Save);
+            } else if let Some(step) = self.save_step(now, &mut soonest) {
+                return step;
+            }
+        }
         if let Some(overdue_at) = self.wire.overdue_at() {
             soonest.at(overdue_at, WaitReason::Answer);
             return soonest.into();

@@ -143,14 +143,14 @@ impl JobSnapshot {
     pub fn from_json(text: &str) -> Result<Self, ResumeError> {
         let read: Self = snapshot::open(KIND, FORMAT, text)?;
         let probed = read.probe_at.unwrap_or(read.log_written);
-        // No log is so long, and whatever is added to it can be counted.
-        let countable = read.log_written <= u64::MAX / 2;
+        // No job comes so far, and whatever is added can be counted.
+        let countable = [read.log_written, read.revision, read.sequence].iter().all(|number| *number <= u64::MAX / 2);
         let sound = countable
             && read.log_floor <= read.log_acknowledged
             && read.log_acknowledged <= probed
             && probed <= read.log_written;
         if !sound {
-            return Err(ResumeError::Corrupt("the offsets of the log contradict each other".to_owned()));
+            return Err(ResumeError::Corrupt("its numbers contradict each other".to_owned()));
         }
         Ok(read)
     }

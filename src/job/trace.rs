@@ -146,6 +146,11 @@ impl Trace {
         self.written() - self.acknowledged
     }
 
+    /// Where what the application has declared safe ends.
+    pub(super) fn saved(&self) -> u64 {
+        self.saved
+    }
+
     /// Where what may be at GitLab ends.
     pub(super) fn sent(&self) -> u64 {
         self.sent
@@ -268,7 +273,7 @@ impl Trace {
         (range.start, self.tail.slice(range))
     }
 
-    pub(super) fn saved(&mut self, up_to: u64) {
+    pub(super) fn mark_saved(&mut self, up_to: u64) {
         self.saved = self.saved.max(up_to.min(self.written()));
         self.release();
     }
@@ -364,7 +369,7 @@ mod tests {
         assert_eq!(trace.next(9), 0..0);
         let (at, chunks) = trace.unsaved();
         assert_eq!((at, text(chunks)), (0, "abcdef".into()));
-        trace.saved(4);
+        trace.mark_saved(4);
         assert_eq!((trace.next(9), trace.next(3)), (0..4, 0..3));
         let (at, chunks) = trace.unsaved();
         assert_eq!((at, text(chunks)), (4, "ef".into()));
@@ -376,7 +381,7 @@ mod tests {
         let log: Vec<u8> = (0..2_000_000u32).map(|number| number as u8).collect();
         for chunk in log.chunks(1000) {
             trace.write(Bytes::copy_from_slice(chunk));
-            trace.saved(trace.written());
+            trace.mark_saved(trace.written());
             let kept: usize = trace.tail.list.iter().map(|(_, bytes)| bytes.len()).sum();
             assert!(kept as u64 <= KEPT_BACKLOG + 2 * GATHER_BLOCK as u64, "{kept}");
         }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gitlab_runner_api::{
-    Assignment, Cancellation, Job, JobEvent, JobResult, JobSnapshot, Outcome, ResumeError, RunnerConfig, Timestamp,
+    Assignment, Cancellation, Failure, Job, JobEvent, JobResult, JobSnapshot, Outcome, ResumeError, RunnerConfig,
+    Timestamp,
 };
 use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Settings};
 
@@ -275,6 +276,46 @@ fn a_report_that_may_have_been_sent_is_repeated_and_recognised() {
     again.answer(403, &[("job-status", "success")], "");
     assert!(again.is_done());
     assert_eq!(again.events.last(), Some(&JobEvent::Finished(Outcome::Success)));
+}
+
+/// Whether a call is on the wire or GitLab is away: a crash costs no result, and no more than a keep-alive of log.
+#[test]
+fn a_durable_job_is_to_be_saved_though_nothing_can_be_sent() {
+    let mut job = Hand::accepted(config().with_durable(true));
+    let saves = |job: &mut Hand<Job>| {
+        let asked = job.events.drain(..).filter(|event| *event == JobEvent::Save).count();
+        if asked > 0 {
+            job.machine.saved(job.machine.revision(), job.machine.log_size());
+        }
+        asked
+    };
+    job.machine.write("one\n");
+    job.poll();
+    assert_eq!(saves(&mut job), 1);
+    job.sends("patch 0+4");
+    job.machine.write("two\n");
+    let until = job.waits().unwrap();
+    assert_eq!((saves(&mut job), until), (0, START.saturating_add(30 * SECOND)));
+    job.now = until;
+    job.waits();
+    assert_eq!(saves(&mut job), 1);
+    job.machine.write("three\n");
+    job.waits();
+    assert_eq!(saves(&mut job), 0, "a line each is too often");
+    job.machine.finish(JobResult::success());
+    job.waits();
+    assert_eq!((saves(&mut job), job.has_ticket()), (1, true));
+    job.fail(Failure::TimedOut);
+    job.waits();
+    assert_eq!(saves(&mut job), 0);
+    // The application failed to, and is asked again.
+    let mut job = Hand::accepted(config().with_durable(true));
+    job.machine.finish(JobResult::success());
+    for _ in 0..3 {
+        let until = job.waits().unwrap();
+        assert_eq!(job.events.drain(..).collect::<Vec<_>>(), [JobEvent::Save]);
+        job.now = until;
+    }
 }
 
 #[test]

@@ -101,6 +101,20 @@ pub fn create(path: &Path, content: &[u8], prepare: impl FnOnce(&File)) -> io::R
     Ok(file.persist_noclobber(path)?)
 }
 
+/// Puts a copy of a file in its place, so that what was opened before is another file from now on.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub fn renew(path: &Path) -> io::Result<()> {
+    let folder = folder(path);
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&folder)?;
+    io::copy(&mut File::open(path)?, &mut file)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    sync_folder(&folder)
+}
+
 /// Makes a change of what is in a folder outlive a power cut.
 ///
 /// # Errors

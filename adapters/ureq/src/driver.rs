@@ -183,6 +183,8 @@ impl Shared {
             return false;
         }
         state.job.finish(result);
+        // The driver may be waiting for an answer, and this process be killed before that comes.
+        _ = state.save();
         self.work.notify_all();
         true
     }
@@ -235,13 +237,10 @@ impl Shared {
         // As if it had been left and taken up. A call on the wire comes home to a machine that no longer knows of it.
         let job = Job::resume(config.clone(), value.assignment(), value.snapshot().clone(), self.clock.now())
             .map_err(Error::BadRecord)?;
-        let record = Record::create(folder, &value)?;
-        if let Archive::Files(old) = &mut state.archive
-            && let Err(error) = old.hand_on()
-        {
-            record.discard();
-            return Err(error.into());
-        }
+        let record = match &mut state.archive {
+            Archive::Files(old) => old.move_to(folder, &value)?,
+            Archive::Memory | Archive::Value(_) => Record::create(folder, &value)?,
+        };
         (state.job, state.archive) = (job, Archive::Files(Box::new(record)));
         self.work.notify_all();
         Ok(())
@@ -281,8 +280,10 @@ impl Shared {
     }
 
     /// Writes the record now.
-    pub(crate) fn save(&self) -> Result<(), FileError> {
-        lock(&self.state).save()
+    pub(crate) fn save(&self) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.lives()?;
+        Ok(state.save()?)
     }
 
     /// Why the job's record could not be written the last time, if so. Nothing of it is sent meanwhile.
@@ -466,11 +467,12 @@ mod tests {
     fn a_log_that_cannot_be_read_for_a_while_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let mut state = needy(folder.path());
-        let log = record(&mut state).go_blind();
+        record(&mut state).go_blind();
         state.bring(0..14, NOW);
         state.bring(0..14, NOW.saturating_add(READ_FOR / 2));
         assert_eq!(state.job.trace_needed(), Some(0..14));
-        record(&mut state).see_again(log);
+        record(&mut state).see_again();
+        state.bring(0..14, NOW.saturating_add(READ_FOR / 2));
         state.bring(0..14, NOW.saturating_add(READ_FOR * 2));
         assert_eq!((sent(&mut state).as_ref(), state.unread), (&b"one, [MASKED]\n"[..], None));
     }

@@ -23,8 +23,8 @@ use gitlab_runner_api::{Assignment, Job, JobRecord, JobSnapshot, Server};
 use gitlab_runner_api_files::{FileError, form};
 use serde::{Deserialize, Serialize};
 
-use lease::Lease;
 pub(crate) use lease::REFRESH;
+use lease::{Claim, Lease};
 
 const ASSIGNMENT: &str = "assignment.json";
 const SNAPSHOT: &str = "snapshot.json";
@@ -49,6 +49,9 @@ const BEGINNING: Duration = Duration::from_secs(3600);
 struct StoredAssignment {
     url: String,
     payload: String,
+    /// The folder of the record that this one takes the place of, until that is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved_from: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -68,6 +71,7 @@ pub(crate) struct Record {
     /// The payload that is saved, by which one that has become another is known.
     saved: Assignment,
     server: Server,
+    moved_from: Option<String>,
     /// Whether the folder goes when the job has ended, and a line in its parent's `ended.log` stays.
     in_state_dir: bool,
 }
@@ -82,6 +86,27 @@ pub(crate) struct Loaded {
 impl Record {
     /// Makes a record of a job. All of it is on disk when this returns.
     pub(crate) fn create(folder: &Path, job: &JobRecord) -> Result<Self, FileError> {
+        Self::create_from(None, folder, job)
+    }
+
+    /// Makes a record of a job in place of this one, which is closed then.
+    ///
+    /// Should the process die before that, the new record is none: it names the old one, and that is still there.
+    pub(crate) fn move_to(&mut self, folder: &Path, job: &JobRecord) -> Result<Self, FileError> {
+        self.confirm()?;
+        let mut record = Self::create_from(Some(self.folder.to_string_lossy().into_owned()), folder, job)?;
+        if let Err(error) = self.hand_on() {
+            record.discard();
+            return Err(error);
+        }
+        // Should that fail, it still names one that is closed.
+        record.moved_from = None;
+        _ = record.save_assignment(job.assignment());
+        Ok(record)
+    }
+
+    fn create_from(moved_from: Option<String>, folder: &Path, job: &JobRecord) -> Result<Self, FileError> {
+        let folder = &absolute(folder)?;
         let (start, log) = job.log();
         if start > 0 {
             let problem = format!("the first {start} bytes of its log are missing: take it up with Job::from_record");
@@ -102,10 +127,10 @@ impl Record {
         }
         // Of one that has ended, or never was one.
         remove(folder, &[SNAPSHOT, LOG, ENDED])?;
-        let (server, saved) = (job.server().clone(), job.assignment().clone());
-        let file = open_log(folder, true)?;
-        let folder = folder.to_owned();
-        let mut record = Self { folder, lease, log: file, log_size: 0, saved, server, in_state_dir: false };
+        remove_unfinished(folder)?;
+        let (server, saved, in_state_dir) = (job.server().clone(), job.assignment().clone(), false);
+        let (log, folder) = (open_log(folder, true)?, folder.clone());
+        let mut record = Self { folder, lease, log, log_size: 0, saved, server, moved_from, in_state_dir };
         match record.fill(job) {
             Ok(()) => Ok(record),
             Err(error) => {
@@ -123,7 +148,7 @@ impl Record {
     }
 
     /// Takes back that it was made. The job goes on elsewhere, as if nothing had been.
-    pub(crate) fn discard(self) {
+    fn discard(self) {
         _ = remove(&self.folder, &[ASSIGNMENT, SNAPSHOT, LOG]);
         let folder = self.folder.clone();
         drop(self);
@@ -134,7 +159,7 @@ impl Record {
     /// The same in a state directory. GitLab may hand a job out again that nobody accepted: then the old record is closed.
     pub(crate) fn create_in(state_dir: &Path, job: &JobRecord) -> Result<Self, FileError> {
         let id = job.assignment().id();
-        let folder = state_dir.join(id.to_string());
+        let folder = absolute(state_dir)?.join(id.to_string());
         finish_closing(&folder)?;
         if has(&folder, ASSIGNMENT)? {
             let (old, loaded) = Self::open(&folder)?;
@@ -150,22 +175,46 @@ impl Record {
 
     /// Takes up a record, and whatever it says. Nothing is changed if that cannot be understood.
     pub(crate) fn open(folder: &Path) -> Result<(Self, Loaded), FileError> {
-        let path = folder.join(ASSIGNMENT);
+        Self::claim(folder)?.open()
+    }
+
+    /// Claims a record, to be opened in a moment: of many, all can be claimed before the first is opened.
+    pub(crate) fn claim(folder: &Path) -> Result<Claimed, FileError> {
+        let folder = absolute(folder)?;
         if let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? {
             // Whoever closed it may have been killed before this; or somebody is about to make a new record here.
             let lease = Lease::take(&folder.join(LEASE));
-            if lease.is_ok() && has(folder, ENDED)? {
-                _ = remove(folder, &[ASSIGNMENT]);
+            if lease.is_ok() && has(&folder, ENDED)? {
+                _ = remove(&folder, &[ASSIGNMENT]);
+                _ = remove_unfinished(&folder);
             }
-            return Err(FileError::bad(folder, format!("job {} has ended: {}", end.job, end.how)));
+            return Err(FileError::bad(&folder, format!("job {} has ended: {}", end.job, end.how)));
         }
-        if !has(folder, ASSIGNMENT)? {
-            return Err(FileError::bad(folder, "this is no record of a job"));
+        if !has(&folder, ASSIGNMENT)? {
+            // Who made the lease of what never became a record may have left a secret.
+            if has(&folder, LEASE)? && Lease::take(&folder.join(LEASE)).is_ok() && !has(&folder, ASSIGNMENT)? {
+                _ = remove_unfinished(&folder);
+            }
+            return Err(FileError::bad(&folder, "this is no record of a job"));
         }
-        let lease = Lease::take(&folder.join(LEASE))?;
+        let claim = Claim::stake(&folder.join(LEASE))?;
+        Ok(Claimed { folder, claim })
+    }
+
+    fn open_claimed(Claimed { folder, claim }: Claimed) -> Result<(Self, Loaded), FileError> {
+        let folder = &folder;
+        let silent = claim.is_of_a_silent_holder();
+        let lease = claim.settle()?;
+        let path = folder.join(ASSIGNMENT);
         let Some(stored) = form::read::<StoredAssignment>(&path, ASSIGNMENT_KIND, FORMAT)? else {
             return Err(FileError::bad(&path, "it is gone: the job has ended meanwhile"));
         };
+        if let Some(old) = &stored.moved_from
+            && is_record(Path::new(old))
+        {
+            let problem = format!("the job was to be moved here from {old}, and is still there: load that");
+            return Err(FileError::bad(folder, problem));
+        }
         let server = Server::parse(&stored.url).map_err(|error| FileError::bad(&path, error.to_string()))?;
         let assignment =
             Assignment::from_json(stored.payload).map_err(|error| FileError::bad(&path, error.to_string()))?;
@@ -178,12 +227,19 @@ impl Record {
         if snapshot.job_id() != assignment.id() {
             return Err(FileError::bad(&path, "it is of another job"));
         }
+        if silent {
+            // What its last holder may still be about to write goes where nobody looks.
+            form::renew(&folder.join(LOG)).map_err(|error| FileError::io(&folder.join(LOG), error))?;
+        }
         let log = open_log(folder, false)?;
-        let (saved, log_size, in_state_dir) = (assignment.clone(), snapshot.log_size(), false);
-        let mut record =
-            Self { folder: folder.to_owned(), lease, log, log_size, saved, server: server.clone(), in_state_dir };
+        let (saved, log_size) = (assignment.clone(), snapshot.log_size());
+        let (folder, moved_from, in_state_dir) = (folder.clone(), None, false);
+        let mut record = Self { folder, lease, log, log_size, saved, server: server.clone(), moved_from, in_state_dir };
         record.check_log(&snapshot)?;
-        remove_unfinished(folder)?;
+        remove_unfinished(&record.folder)?;
+        if stored.moved_from.is_some() {
+            record.save_assignment(&assignment)?;
+        }
         Ok((record, Loaded { server, assignment, snapshot }))
     }
 
@@ -222,7 +278,8 @@ impl Record {
     }
 
     /// Says that the job goes on elsewhere. From the moment that the files say so it does, and what is left of them does no harm.
-    pub(crate) fn hand_on(&mut self) -> Result<(), FileError> {
+    fn hand_on(&mut self) -> Result<(), FileError> {
+        self.confirm()?;
         let Err(error) = self.close(self.saved.id(), "handed on to another record") else { return Ok(()) };
         let goes_on = !self.folder.join(ENDED).is_file() && has(&self.folder, ASSIGNMENT).unwrap_or(true);
         if goes_on { Err(error) } else { Ok(()) }
@@ -253,6 +310,8 @@ impl Record {
         }
         let (offset, chunks) = job.unsaved();
         self.append(offset, &chunks)?;
+        // That may have taken long enough for others to think us dead.
+        self.confirm()?;
         let snapshot = job.snapshot();
         self.replace_snapshot(&snapshot)?;
         job.saved(snapshot.revision(), snapshot.log_size());
@@ -263,15 +322,23 @@ impl Record {
         if chunks.is_empty() {
             return Ok(());
         }
-        let mut append = || {
-            self.log.set_len(offset)?;
-            self.log.seek(SeekFrom::Start(offset))?;
-            chunks.iter().try_for_each(|chunk| self.log.write_all(chunk))?;
-            self.log.sync_data()
-        };
-        append().map_err(|error| FileError::io(&self.folder.join(LOG), error))?;
+        self.with_log(|log| {
+            log.seek(SeekFrom::Start(offset))?;
+            chunks.iter().try_for_each(|chunk| log.write_all(chunk))?;
+            log.sync_data()
+        })?;
         self.log_size = chunks.iter().fold(offset, |size, chunk| size.saturating_add(chunk.len() as u64));
         Ok(())
+    }
+
+    /// A file that a server which was away has forgotten is opened anew, for the next time.
+    fn with_log<R>(&mut self, mut work: impl FnMut(&mut File) -> io::Result<R>) -> Result<R, FileError> {
+        work(&mut self.log).map_err(|error| {
+            if let Ok(log) = open_log(&self.folder, false) {
+                self.log = log;
+            }
+            FileError::io(&self.folder.join(LOG), error)
+        })
     }
 
     fn replace_snapshot(&self, snapshot: &JobSnapshot) -> Result<(), FileError> {
@@ -281,7 +348,8 @@ impl Record {
 
     fn save_assignment(&self, assignment: &Assignment) -> Result<(), FileError> {
         let payload = String::from_utf8_lossy(assignment.as_json()).into_owned();
-        let stored = StoredAssignment { url: self.server.as_str().to_owned(), payload };
+        let (url, moved_from) = (self.server.as_str().to_owned(), self.moved_from.clone());
+        let stored = StoredAssignment { url, payload, moved_from };
         form::write(&self.folder.join(ASSIGNMENT), ASSIGNMENT_KIND, FORMAT, &stored)
     }
 
@@ -298,25 +366,25 @@ impl Record {
 
     /// As with a file system that fails to read, until its log is given back.
     #[cfg(test)]
-    pub(crate) fn go_blind(&mut self) -> File {
+    pub(crate) fn go_blind(&mut self) {
         let blind = OpenOptions::new().write(true).open(self.folder.join(LOG));
-        std::mem::replace(&mut self.log, blind.expect("it is there"))
+        self.log = blind.expect("it is there");
+        fs::rename(self.folder.join(LOG), self.folder.join("elsewhere")).expect("both are ours");
     }
 
     #[cfg(test)]
-    pub(crate) fn see_again(&mut self, log: File) {
-        self.log = log;
+    pub(crate) fn see_again(&mut self) {
+        fs::rename(self.folder.join("elsewhere"), self.folder.join(LOG)).expect("both are ours");
     }
 
     /// A part of the log.
     pub(crate) fn log(&mut self, range: Range<u64>) -> Result<Bytes, FileError> {
-        let mut read = || {
+        self.with_log(|log| {
             let mut bytes = Vec::new();
-            self.log.seek(SeekFrom::Start(range.start))?;
-            (&self.log).take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;
+            log.seek(SeekFrom::Start(range.start))?;
+            log.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;
             Ok(bytes.into())
-        };
-        read().map_err(|error| FileError::io(&self.folder.join(LOG), error))
+        })
     }
 
     /// The job has ended like this: what is secret is removed.
@@ -325,20 +393,52 @@ impl Record {
         let end = StoredEnd { job, how: how.to_owned() };
         form::write(&self.folder.join(ENDED), END_KIND, FORMAT, &end)?;
         remove(&self.folder, &[ASSIGNMENT])?;
+        remove_unfinished(&self.folder)?;
         if self.in_state_dir { clear(&self.folder, &end) } else { Ok(()) }
     }
 }
 
-/// Whether this very process holds the record in this folder.
-pub(crate) fn is_held_here(folder: &Path) -> bool {
-    lease::is_held_here(&folder.join(LEASE))
+/// A record whose lease is ours, if nobody turns out to have been faster.
+pub(crate) struct Claimed {
+    folder: PathBuf,
+    claim: Claim,
+}
+
+impl Claimed {
+    /// Opens it, as [`Record::open`] does, a second after it was claimed at most.
+    pub(crate) fn open(self) -> Result<(Record, Loaded), FileError> {
+        Record::open_claimed(self)
+    }
+}
+
+/// Whether there is a record in this folder of a job that has not ended, or may be one.
+fn is_record(folder: &Path) -> bool {
+    has(folder, ASSIGNMENT).unwrap_or(true) && !has(folder, ENDED).unwrap_or(false)
+}
+
+/// Whether there is nothing of a record in this folder, not even of one that has ended.
+pub(crate) fn is_gone(folder: &Path) -> bool {
+    let has = |name| has(folder, name).unwrap_or(true);
+    !has(ASSIGNMENT) && !has(ENDED)
+}
+
+/// Whether the record in this folder is held by somebody who was silent for so long that it is dead, wherever it is.
+pub(crate) fn is_forsaken(folder: &Path) -> bool {
+    lease::is_forsaken(&folder.join(LEASE))
 }
 
 /// Finishes what a process that closed this record of a state directory was killed in; false if nobody has closed it.
 pub(crate) fn finish_closing(folder: &Path) -> Result<bool, FileError> {
-    let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? else { return Ok(false) };
+    let read = || form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT);
+    if read()?.is_none() {
+        return Ok(false);
+    }
     let _lease = Lease::take(&folder.join(LEASE))?;
-    clear(folder, &end).map(|()| true)
+    // Somebody else may have done it meanwhile, and have made a new record.
+    match read()? {
+        Some(end) => clear(folder, &end).map(|()| true),
+        None => Ok(!has(folder, ASSIGNMENT)?),
+    }
 }
 
 /// Leaves a line of a record in a state directory. Why it ended goes last, so that whoever is killed here can be followed.
@@ -411,8 +511,11 @@ pub(crate) fn list(state_dir: &Path) -> Result<Kept, FileError> {
         }
         if has(ASSIGNMENT) || has(ENDED) {
             kept.records.push(path);
-        } else if has(LEASE) && is_old(&path) {
+        } else if is_old(&path) && has(LEASE) {
             kept.begun.push(path);
+        } else if is_old(&path) {
+            // Empty ones are left where a file system keeps names of open files. This one stays if it is not.
+            _ = fs::remove_dir(&path);
         }
     }
     kept.records.sort();
@@ -427,8 +530,16 @@ fn is_old(path: &Path) -> bool {
 /// Removes the folder of a record that never became one.
 pub(crate) fn give_up(folder: &Path) -> Result<(), FileError> {
     let _lease = Lease::take(&folder.join(LEASE))?;
+    if !is_gone(folder) {
+        return Ok(());
+    }
     let job = folder.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or_default();
     clear(folder, &StoredEnd { job, how: "its process died before the record was written".to_owned() })
+}
+
+/// For programs that go elsewhere.
+fn absolute(folder: &Path) -> Result<PathBuf, FileError> {
+    std::path::absolute(folder).map_err(|error| FileError::io(folder, error))
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {

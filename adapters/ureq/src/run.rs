@@ -91,8 +91,17 @@ impl Bell {
 pub enum RunEvent {
     /// What became of a request for a job: a refusal, an outage, a lost answer.
     Poller(PollerEvent),
-    /// A record in the state directory that cannot be used, and needs a human: its job is left to GitLab's timeouts. Once.
+    /// A record in the state directory that cannot be used, once.
+    ///
+    /// [`Error::BadFile`] needs a human: it stays as it is, and its job is left to GitLab's timeouts, or was failed if it was just
+    /// handed out. [`Error::File`] and [`Error::System`] may pass: it is looked at again every minute. [`Error::Held`]: GitLab
+    /// handed out a job that another process has.
     Record(Error),
+}
+
+/// Whether other jobs may have their records all the same.
+fn concerns_one(error: &Error) -> bool {
+    matches!(error, Error::Held { .. } | Error::BadFile { .. })
 }
 
 /// How often jobs that another process seems to hold are looked at.
@@ -123,12 +132,12 @@ impl Runner {
     ///
     /// A slot is held before a job is asked for, so that none is taken that there is no room for; jobs of this runner that were
     /// taken up outside of this loop fill slots as well. A handler gives its job a result; one that panics, or returns without,
-    /// fails it with `runner_system_failure`. Whatever else there is to tell goes to `hear`.
+    /// fails it with `runner_system_failure`, unless it has [saved](Job::save) it. Whatever else there is to tell goes to `hear`.
     ///
     /// With a [state directory](Runner::with_state_dir), jobs that are there when it begins and are nobody's, left by a process
     /// that died or by [`Job::leave`](crate::Job::leave), are failed with `runner_system_failure` and a line that says so: call
-    /// [`Runner::recover`] before, and hold those that can go on. Jobs that another process seems to hold are looked at again
-    /// every minute, until that turns out to be dead or they have ended.
+    /// [`Runner::recover`] before, and hold those that can go on. A job that another process holds at that moment is looked at
+    /// again every minute, and failed when that process was silent for five minutes. What others give back is theirs.
     ///
     /// # Errors
     ///
@@ -143,8 +152,7 @@ impl Runner {
         mut hear: impl FnMut(RunEvent),
     ) -> Result<(), Error> {
         let link = self.link.apart();
-        let left = self.records()?;
-        let mut left = self.fail_left_behind(left, &link, |error| hear(RunEvent::Record(error)));
+        let mut left = self.fail_left_behind(&link, |error| hear(RunEvent::Record(error)))?;
         let mut look_again = link.clock.now().saturating_add(self.look_again);
         let (bell, handler, busy) = (&*stop.bell, &handler, &AtomicU32::new(0));
         let mut poller = self.new_poller();
@@ -152,8 +160,8 @@ impl Runner {
             thread::scope(|scope| {
                 loop {
                     if !left.is_empty() && link.clock.now() >= look_again {
-                        let folders = std::mem::take(&mut left);
-                        left = self.fail_left_behind(folders, &link, |error| hear(RunEvent::Record(error)));
+                        let tell = |error| hear(RunEvent::Record(error));
+                        left = self.fail_forsaken(std::mem::take(&mut left), &link, tell);
                         look_again = link.clock.now().saturating_add(self.look_again);
                     }
                     let (draining, seen) = {
@@ -173,8 +181,10 @@ impl Runner {
                         }
                         Output::Event(PollerEvent::Assigned(assignment)) => {
                             let job = match self.take_up(&assignment, &link) {
-                                // GitLab handed it out again while another process has it.
-                                Err(Error::Held { .. }) => continue,
+                                Err(error) if concerns_one(&error) => {
+                                    hear(RunEvent::Record(error));
+                                    continue;
+                                }
                                 job => job?,
                             };
                             let slot = Slot::hold(busy, bell);
@@ -186,7 +196,7 @@ impl Runner {
                             thread::Builder::new().spawn_scoped(scope, run).map_err(Error::System)?;
                         }
                         Output::Event(PollerEvent::Unreadable(job)) => match self.start(job, &link) {
-                            Err(Error::Held { .. }) => {}
+                            Err(error) if concerns_one(&error) => hear(RunEvent::Record(error)),
                             job => job?.forsake(),
                         },
                         Output::Event(event) => hear(RunEvent::Poller(event)),
@@ -256,8 +266,11 @@ mod tests {
             let run = || runner.run_with(1, |_| panic!("no job is queued"), &stop, |event| lock(&heard).push(event));
             let running = scope.spawn(run);
             thread::sleep(20 * MOMENT);
-            assert_eq!(status(), JobStatus::Running);
+            // What was given back is somebody's who will come.
             fs::remove_file(&lease).unwrap();
+            thread::sleep(20 * MOMENT);
+            assert_eq!(status(), JobStatus::Running);
+            fs::write(&lease, other.replace("18446744073709551615", "1790000000")).unwrap();
             while status() == JobStatus::Running && !running.is_finished() {
                 thread::sleep(MOMENT);
             }

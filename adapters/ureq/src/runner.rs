@@ -318,7 +318,9 @@ impl Runner {
     /// # Errors
     ///
     /// [`Error::Unauthorized`], [`Error::Refused`], [`Error::Unavailable`]; [`Error::AssignmentUncertain`] if the answer
-    /// did not come home.
+    /// did not come home; [`Error::System`] if there is no thread for the job, and [`Error::File`] or [`Error::BadFile`] if there
+    /// can be no record of it in the [state directory](Runner::with_state_dir): then it is failed; [`Error::Held`] if another
+    /// process has it there.
     pub fn request_job(&mut self) -> Result<Option<Job>, Error> {
         let mut poller = self.new_poller();
         poller.set_capacity(1);
@@ -347,7 +349,7 @@ impl Runner {
     /// # Errors
     ///
     /// [`Error::Unauthorized`] when GitLab refused the token three times in a row. Asking again after that first waits as
-    /// long as the runner would have.
+    /// long as the runner would have. Those that [`Runner::request_job`] has for a job that was handed out.
     pub fn next_job(&mut self) -> Result<Job, Error> {
         loop {
             if let Some(job) = self.next_job_until(&Stop::new())? {

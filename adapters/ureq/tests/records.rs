@@ -12,7 +12,8 @@ use gitlab_runner_api_ureq::gitlab_runner_api::{
     self, Assignment, Retain, RunnerConfig, Server as ServerUrl, Timestamp,
 };
 use gitlab_runner_api_ureq::{
-    Error, HttpOptions, Job, JobRecord, Proxies, ProxyUrl, Registration, Runner, Secret, State, Stop, Stream, Transport,
+    Error, HttpOptions, Job, JobRecord, Outcome, Proxies, ProxyUrl, Registration, Runner, Secret, State, Stop, Stream,
+    Transport,
 };
 
 const TOKEN: &str = "glrt-canary";
@@ -363,6 +364,86 @@ fn record_of_queued(server: &Server, id: u64) -> JobRecord {
     let mut job = gitlab_runner_api::Job::new(config.into(), &assignment, Timestamp::EPOCH);
     job.write("never seen\n");
     JobRecord::of(&mut job)
+}
+
+/// GitLab is away when a job ends, and the process is killed before it is back.
+#[test]
+fn a_result_is_in_the_record_before_anybody_waits_for_gitlab() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let id = queue(&server);
+    let (record, killed) = (folder.path().join("record"), folder.path().join("killed"));
+    save(runner(&server).request_job().unwrap().unwrap(), &record);
+    let nowhere = Proxies::all(ProxyUrl::parse("http://127.0.0.1:1").unwrap());
+    let nowhere = Transport::with_options(&HttpOptions::new().with_proxies(nowhere)).unwrap();
+    let mut job = runner(&server).with_transport(nowhere).load_job(&record).unwrap();
+    print(&job, "one\n");
+    job.set_patience(Duration::ZERO);
+    assert!(matches!(job.success(), Err(Error::Patience)));
+    copy(&record, &killed);
+    fs::remove_file(killed.join("lease")).unwrap();
+    assert_eq!(runner(&server).load_job(&killed).unwrap().wait_delivered().unwrap(), Outcome::Success);
+    assert_eq!(held(&server, id), (JobStatus::Success, "one\n".into()));
+}
+
+#[test]
+fn what_has_ended_is_not_saved_again() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    queue(&server);
+    let mut job = runner(&server).request_job().unwrap().unwrap();
+    job.save(folder.path()).unwrap();
+    job.success().unwrap();
+    job.mask(&Secret::new("canary-fetched"));
+    assert!(matches!(job.save(folder.path()), Err(Error::AlreadyFinished)));
+    assert!(!folder.path().join("assignment.json").exists(), "its token is back");
+}
+
+/// A process that is killed while it moves a job from folder to folder leaves both.
+#[test]
+fn a_job_that_was_not_wholly_moved_is_where_it_was() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let id = queue(&server);
+    let path = |name: &str| folder.path().join(name);
+    save(runner(&server).request_job().unwrap().unwrap(), &path("old"));
+    copy(&path("old"), &path("new"));
+    let assignment = path("new").join("assignment.json");
+    let text = fs::read_to_string(&assignment).unwrap();
+    let old = path("old").display().to_string();
+    fs::write(&assignment, text.replacen('{', &format!("{{ \"moved_from\": {old:?},"), 1)).unwrap();
+    let refused = Job::load(path("new")).unwrap_err().to_string();
+    assert!(refused.contains("still there: load that") && refused.contains(&old));
+    // The end of the move.
+    save(Job::load(path("old")).unwrap(), &path("newer"));
+    Job::load(path("new")).unwrap().leave().unwrap();
+    assert!(!fs::read_to_string(&assignment).unwrap().contains("moved_from"));
+    assert!(!fs::read_to_string(path("newer").join("assignment.json")).unwrap().contains("moved_from"));
+    Job::load(path("newer")).unwrap().success().unwrap();
+    assert_eq!(held(&server, id).0, JobStatus::Success);
+}
+
+/// Whoever comes has it, or is told who has.
+#[test]
+fn a_record_that_many_want_is_one_ones_at_a_time() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    queue(&server);
+    save(runner(&server).request_job().unwrap().unwrap(), folder.path());
+    let busy = std::sync::atomic::AtomicBool::new(false);
+    let once = || match Job::load(folder.path()) {
+        Ok(job) => {
+            assert!(!busy.swap(true, std::sync::atomic::Ordering::SeqCst), "two have it");
+            busy.store(false, std::sync::atomic::Ordering::SeqCst);
+            job.leave().unwrap();
+            1
+        }
+        Err(Error::Held { .. }) => 0,
+        Err(error) => panic!("{error}"),
+    };
+    let often = || (0..150).map(|_| once()).sum::<u32>();
+    let taken: u32 = thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(often)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert!(taken >= 4, "{taken}");
+    Job::load(folder.path()).unwrap().success().unwrap();
 }
 
 /// The old record cannot be closed: then there is no new one either, and the job goes on where it is.

@@ -58,8 +58,9 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Error::File`]; [`Error::Held`]; [`Error::BadFile`] if the record is damaged or of a newer version, or the job has ended.
-    /// The files are not changed.
+    /// [`Error::File`]; [`Error::Held`]; [`Error::BadFile`] if the record is damaged or of a newer version, or the job has ended;
+    /// [`Error::Config`] if the environment names a proxy that cannot be one; [`Error::System`] if there is no thread for it. The
+    /// record stays as it is.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let (record, loaded) = Record::open(path.as_ref())?;
         let config = kept(default_config(&loaded.server)?.as_ref());
@@ -77,7 +78,7 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Error::BadRecord`].
+    /// [`Error::BadRecord`]; [`Error::Config`] and [`Error::System`] as [`Job::load`].
     pub fn from_record(record: JobRecord) -> Result<Self, Error> {
         let config = default_config(record.server())?;
         Self::resume_value(record, &config, &Link::new(Transport::from_env()?), PATIENCE)
@@ -138,7 +139,7 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Error::File`]: then the job stays in its record; [`Error::AlreadyFinished`] if it is over; [`Error::Held`] if another
+    /// [`Error::File`], [`Error::BadFile`]: then the job stays in its record; [`Error::AlreadyFinished`] if it is over; [`Error::Held`] if another
     /// process has taken its record over.
     pub fn into_record(mut self) -> Result<JobRecord, Error> {
         self.reported = true;

@@ -23,9 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// How often a holder says that it lives, and looks whether it still is the holder.
 pub(crate) const REFRESH: Duration = Duration::from_secs(30);
 
-/// Two can find one and the same holder dead. So long after, the last to write has the lease; who wrote later than half of it
-/// after it looked does not.
-const SETTLE: Duration = Duration::from_millis(500);
+/// So far the clocks of two machines may be apart: somewhere, a holder is dead so much earlier.
+const SKEW: Duration = Duration::from_secs(120);
+
+/// Several can find one and the same holder dead. So long after, the last to write has the lease; who wrote later than half of
+/// it after it looked does not.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// How often it is looked again when others were faster.
 const ATTEMPTS: usize = 10;
@@ -69,35 +72,34 @@ enum Fate {
     Others(Holder),
 }
 
-impl Lease {
-    /// Takes the lease of a record, unless somebody holds it who lives.
-    pub(crate) fn take(path: &Path) -> Result<Self, FileError> {
-        Self::take_as(&Holder::us(), path, File::try_lock)
+/// A lease that is taken, if nobody turns out to have been faster.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    lease: Lease,
+    /// When that is known; none if nobody else can have thought that it is free.
+    settled_at: Option<Instant>,
+}
+
+impl Claim {
+    /// Claims the lease of a record, unless somebody holds it who lives.
+    pub(crate) fn stake(path: &Path) -> Result<Self, FileError> {
+        Self::stake_as(&Holder::us(), path, File::try_lock)
     }
 
-    fn take_as(us: &Holder, path: &Path, lock: Lock) -> Result<Self, FileError> {
+    fn stake_as(us: &Holder, path: &Path, lock: Lock) -> Result<Self, FileError> {
         for _ in 0..ATTEMPTS {
-            if let Some(lease) = Self::make(us, path, lock).map_err(|error| FileError::io(path, error))? {
-                return Ok(lease);
+            // Looked at first, so that nothing is written beside a lease that is held.
+            if let Some(claim) = Self::take_over(us, path, lock)? {
+                return Ok(claim);
             }
-            if let Some(lease) = Self::take_over(us, path, lock)? {
-                return Ok(lease);
+            if let Some(lease) = Lease::make(us, path, lock).map_err(|error| FileError::io(path, error))? {
+                return Ok(Self { lease, settled_at: None });
             }
         }
         Err(FileError::held(path, "this job goes from one process to the next; try again"))
     }
 
-    /// Makes the file; none if there is one.
-    fn make(us: &Holder, path: &Path, lock: Lock) -> io::Result<Option<Self>> {
-        // Nobody can have locked it, and where there are no locks, what it says is all there is.
-        match form::create(path, &us.text()?, |file| _ = lock(file)) {
-            Ok(file) => Ok(Some(Self { path: path.to_owned(), file, us: us.clone(), lost: false })),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Takes the lease of somebody who is dead; none if it was given back meanwhile.
+    /// Takes the lease of somebody who is dead; none if there is none.
     fn take_over(us: &Holder, path: &Path, lock: Lock) -> Result<Option<Self>, FileError> {
         let failed = |error| FileError::io(path, error);
         let mut file = match File::options().read(true).write(true).open(path) {
@@ -114,52 +116,104 @@ impl Lease {
             Err(TryLockError::Error(_)) => false,
         };
         let holder = read(&mut file).map_err(failed)?;
-        let silence = us.heard_of.saturating_sub(holder.heard_of);
-        if !holder.is_dead(us, locked) {
+        // Ours if it was made, and a server's word that it was got lost.
+        if !holder.is(us) && !holder.is_dead(us, locked) {
             return Err(FileError::held(path, holder.words(us.heard_of)));
         }
-        let mut lease = Self { path: path.to_owned(), file, us: us.clone(), lost: false };
+        let mut lease = Lease { path: path.to_owned(), file, us: us.clone(), lost: false };
+        lease.us.heard_of = since_1970();
         lease.say().map_err(failed)?;
-        // As long as nobody elsewhere can think so, whatever its clock says, the lock is enough.
-        if silence >= PATIENCE.as_secs() / 2 {
-            if looked.elapsed() > SETTLE / 2 {
-                // Who has taken it meanwhile finds out that it lost it. What we wrote keeps others from it until then.
-                lease.lost = true;
-                return Err(FileError::held(
-                    path,
-                    "the file system is too slow to tell who has this job; try again later",
-                ));
-            }
-            thread::sleep(SETTLE);
+        let silence = Duration::from_secs(us.heard_of.saturating_sub(holder.heard_of));
+        let settled_at = (silence + SKEW >= PATIENCE).then(|| Instant::now() + SETTLE);
+        if settled_at.is_some() && looked.elapsed() > SETTLE / 2 {
+            // Who has taken it meanwhile finds out that it lost it. What we wrote keeps others from it until then.
+            lease.lost = true;
+            return Err(FileError::held(path, "the file system is too slow to tell who has this job; try again later"));
         }
         match lease.fate() {
-            Fate::Ours => Ok(Some(lease)),
+            Fate::Ours => Ok(Some(Self { lease, settled_at })),
             // Its holder was giving it back.
             Fate::Gone => Ok(None),
             Fate::Others(holder) => Err(FileError::held(path, holder.words(since_1970()))),
         }
     }
 
+    /// Whether its last holder had been silent for so long that it may not know that it is dead.
+    pub(crate) fn is_of_a_silent_holder(&self) -> bool {
+        self.settled_at.is_some()
+    }
+
+    /// Waits until it is known who has the lease, a second at most. Of many claims, each has waited for all.
+    pub(crate) fn settle(self) -> Result<Lease, FileError> {
+        let Some(settled_at) = self.settled_at else { return Ok(self.lease) };
+        thread::sleep(settled_at.saturating_duration_since(Instant::now()));
+        let path = &self.lease.path;
+        match self.lease.fate() {
+            Fate::Ours => Ok(self.lease),
+            Fate::Gone => Err(FileError::held(path, "this job was taken and given back meanwhile; try again")),
+            Fate::Others(holder) => Err(FileError::held(path, holder.words(since_1970()))),
+        }
+    }
+}
+
+impl Lease {
+    /// Takes the lease of a record, unless somebody holds it who lives.
+    pub(crate) fn take(path: &Path) -> Result<Self, FileError> {
+        Claim::stake(path)?.settle()
+    }
+
+    /// Makes the file; none if there is one.
+    fn make(us: &Holder, path: &Path, lock: Lock) -> io::Result<Option<Self>> {
+        let us = Holder { heard_of: since_1970(), ..us.clone() };
+        // Nobody can have locked it, and where there are no locks, what it says is all there is.
+        match form::create(path, &us.text()?, |file| _ = lock(file)) {
+            Ok(file) => Ok(Some(Self { path: path.to_owned(), file, us, lost: false })),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            // Whoever had the record meanwhile has cleared it of what was not finished.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && form::folder(path).is_dir() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Says that its holder lives, if it is time to.
     ///
     /// A holder that was not heard of, as a machine that was suspended, may have lost its lease: who has it now is the error.
-    /// That a file system refuses for once says nothing.
+    /// One that cannot make itself heard gives it up before others think it dead.
     pub(crate) fn confirm(&mut self) -> Result<(), String> {
         let now = since_1970();
-        if now.abs_diff(self.us.heard_of) < REFRESH.as_secs() {
+        let silence = Duration::from_secs(now.abs_diff(self.us.heard_of));
+        if silence < REFRESH {
             return Ok(());
         }
         let by = match self.fate() {
-            Fate::Ours => {
-                self.us.heard_of = now;
-                _ = self.say();
-                return Ok(());
-            }
+            Fate::Ours => match self.renew(now) {
+                Err(error) if silence + SKEW >= PATIENCE => {
+                    format!("its lease could not be renewed for {} s: {error}", silence.as_secs())
+                }
+                _ => return Ok(()),
+            },
             Fate::Gone => "its lease was taken or removed while the job was held".to_owned(),
             Fate::Others(holder) => holder.words(now),
         };
         self.lost = true;
         Err(by)
+    }
+
+    fn renew(&mut self, now: u64) -> io::Result<()> {
+        let before = std::mem::replace(&mut self.us.heard_of, now);
+        let said = self.say().or_else(|_| {
+            // A server that was away may have forgotten our open file, and our lock with it.
+            let file = File::options().read(true).write(true).open(&self.path)?;
+            if let Err(TryLockError::WouldBlock) = file.try_lock() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.file = file;
+            self.say()
+        });
+        if said.is_err() {
+            self.us.heard_of = before;
+        }
+        said
     }
 
     /// As far as the file in its place says.
@@ -193,12 +247,10 @@ impl Drop for Lease {
     }
 }
 
-/// Whether this very process holds the lease.
-pub(crate) fn is_held_here(path: &Path) -> bool {
-    let us = Holder::us();
-    File::open(path)
-        .and_then(|mut file| read(&mut file))
-        .is_ok_and(|holder| Holder { number: us.number, ..holder }.is(&us))
+/// Whether the lease was neither given back nor renewed for so long that its holder is dead, wherever it is.
+pub(crate) fn is_forsaken(path: &Path) -> bool {
+    let silent = |holder: Holder| since_1970().saturating_sub(holder.heard_of) >= PATIENCE.as_secs();
+    File::open(path).and_then(|mut file| read(&mut file)).is_ok_and(silent)
 }
 
 impl Holder {
@@ -348,9 +400,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lease");
         for lock in [File::try_lock, lockless] {
-            let take = || Lease::take_as(&Holder::us(), &path, lock);
+            let take = || Claim::stake_as(&Holder::us(), &path, lock).and_then(Claim::settle);
             let first = take().unwrap();
-            assert!(is_held_here(&path));
             let refused = take().unwrap_err();
             assert!(matches!(refused, FileError::Held { .. }), "{refused}");
             assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
@@ -361,7 +412,6 @@ mod tests {
         write(&path, &Holder { heard_of: u64::MAX, ..holder() });
         let refused = Lease::take(&path).unwrap_err().to_string();
         assert!(refused.contains("process 12 on \"node-7\"") && refused.contains("remove this file"), "{refused}");
-        assert!(!is_held_here(&path));
     }
 
     /// As a machine leaves it that lost its power while it wrote.
@@ -384,7 +434,7 @@ mod tests {
     fn one_of_many_who_come_at_once_has_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lease");
-        for (turn, lock) in [lockless, local].into_iter().cycle().take(12).enumerate() {
+        for (turn, lock) in [lockless, local].into_iter().cycle().take(8).enumerate() {
             let was_there = turn % 4 >= 2;
             if was_there {
                 write(&path, &holder());
@@ -393,7 +443,7 @@ mod tests {
             let take = |machine: u8| {
                 let us = Holder { boot_id: machine.to_string(), ..Holder::us() };
                 barrier.wait();
-                Lease::take_as(&us, &path, lock)
+                Claim::stake_as(&us, &path, lock).and_then(Claim::settle)
             };
             let taken: Vec<_> = thread::scope(|scope| {
                 let threads: Vec<_> = (0..8).map(|machine| scope.spawn(move || take(machine))).collect();
@@ -410,7 +460,7 @@ mod tests {
     fn who_was_silent_for_too_long_finds_out_that_it_lost_the_lease() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lease");
-        let mut first = Lease::take_as(&Holder::us(), &path, lockless).unwrap();
+        let mut first = Claim::stake_as(&Holder::us(), &path, lockless).unwrap().settle().unwrap();
         first.confirm().unwrap();
         // Asleep, and nobody came.
         first.oversleep();
@@ -432,5 +482,28 @@ mod tests {
         fs::remove_file(&path).unwrap();
         second.oversleep();
         assert!(second.confirm().unwrap_err().contains("taken or removed"));
+    }
+
+    /// A server that was away has forgotten the open file; or the disk takes nothing any more.
+    #[test]
+    fn who_cannot_renew_its_lease_gives_it_up_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lease");
+        let mut lease = Lease::take(&path).unwrap();
+        let dumb = || File::open(&path).unwrap();
+        lease.file = dumb();
+        lease.us.heard_of -= 179;
+        lease.confirm().unwrap();
+        assert!(lease.us.heard_of.abs_diff(since_1970()) < 2, "it was opened anew");
+        assert!(matches!(Lease::take(&path), Err(FileError::Held { .. })), "it is no longer locked");
+
+        // Another has the lock, and says nothing yet.
+        lease.file = dumb();
+        let other = File::open(&path).unwrap();
+        other.lock().unwrap();
+        lease.us.heard_of -= 170;
+        lease.confirm().unwrap();
+        lease.us.heard_of -= 10;
+        assert!(lease.confirm().unwrap_err().contains("could not be renewed for 18"));
     }
 }

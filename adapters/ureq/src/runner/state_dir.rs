@@ -1,5 +1,6 @@
 //! The jobs of a runner and their records.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::driver::Archive;
 use crate::error::Error;
 use crate::job::{Job, kept, unkept};
 use crate::link::Link;
-use crate::record::{self, Record};
+use crate::record::{self, Claimed, Loaded, Record};
 
 /// What [`Runner::recover`] found.
 #[derive(Debug)]
@@ -27,13 +28,23 @@ pub struct Recovered {
     pub left: Vec<Error>,
 }
 
+/// A record in the state directory that could not be taken up.
+#[derive(Debug)]
+pub(crate) struct LeftBehind {
+    folder: PathBuf,
+    /// By another process, or so it seems. All else is told of.
+    held: bool,
+}
+
 impl Runner {
     /// Keeps a record of each job in this folder: before its handler has it, and before anything is sent. It is gone when the
     /// job has ended, and a line in the folder's `ended.log` says how. What a process leaves behind that dies,
     /// [`Runner::recover`] takes up. Several processes of one runner can share a folder; runners of several instances cannot.
     #[must_use]
     pub fn with_state_dir(mut self, path: impl Into<PathBuf>) -> Self {
-        self.state_dir = Some(path.into());
+        let path = path.into();
+        // For programs that go elsewhere. If that cannot be told, nothing can be done there either.
+        self.state_dir = Some(std::path::absolute(&path).unwrap_or(path));
         self.poller = None;
         self
     }
@@ -53,7 +64,7 @@ impl Runner {
     }
 
     /// The records in the state directory. What was begun there and never became one goes.
-    pub(crate) fn records(&self) -> Result<Vec<PathBuf>, Error> {
+    fn records(&self) -> Result<Vec<PathBuf>, Error> {
         let Some(state_dir) = &self.state_dir else { return Ok(Vec::new()) };
         let record::Kept { records, begun } = record::list(state_dir)?;
         // What cannot be cleared away now is found again the next time.
@@ -63,42 +74,68 @@ impl Runner {
 
     /// Takes up the jobs in these folders of the state directory; also those that could not be, and why.
     fn take_up_all(&self, folders: Vec<PathBuf>, link: &Link) -> (Vec<Job>, Vec<(PathBuf, Error)>) {
+        let claim = |folder: &Path| match record::finish_closing(folder)? {
+            true => Ok(None),
+            false => Record::claim(folder).map(Some),
+        };
+        // All are claimed before it is waited for any.
+        let claimed: Vec<_> = folders.into_iter().map(|folder| (claim(&folder), folder)).collect();
         let (mut jobs, mut left) = (Vec::new(), Vec::new());
-        for folder in folders {
-            match record::finish_closing(&folder) {
-                Ok(true) => continue,
-                Ok(false) => self.take_up_record(&folder, true, link),
-                Err(error) => Err(error.into()),
+        for (claimed, folder) in claimed {
+            let opened = claimed.and_then(|claimed| claimed.map(Claimed::open).transpose()).map_err(Error::from);
+            let taken = opened.and_then(|opened| {
+                let resume = |(record, loaded): (Record, _)| self.resume(record.in_state_dir(), loaded, &folder, link);
+                opened.map(resume).transpose()
+            });
+            match taken {
+                Ok(job) => jobs.extend(job),
+                // Its job has ended meanwhile.
+                Err(_) if record::is_gone(&folder) => {}
+                Err(error) => left.push((folder, error)),
             }
-            .map_or_else(|error| left.push((folder, error)), |job| jobs.push(job));
         }
-        // A job that has ended meanwhile is nobody's trouble.
-        left.retain(|(folder, _)| folder.try_exists().unwrap_or(true));
         (jobs, left)
     }
 
-    /// Fails the jobs in these folders that a process left behind which died, and which nobody has recovered: what ran them is
-    /// gone. Tells of what cannot be used, and gives those folders that another process seems to hold.
-    pub(crate) fn fail_left_behind(
+    /// Fails the jobs that a process left behind which died, and which nobody has recovered: what ran them is gone. Tells of
+    /// what cannot be used, and gives what may be another time.
+    pub(crate) fn fail_left_behind(&self, link: &Link, tell: impl FnMut(Error)) -> Result<Vec<LeftBehind>, Error> {
+        Ok(self.fail(self.records()?, link, &BTreeSet::new(), tell))
+    }
+
+    /// The same for those that were left. Jobs that another process has given back since are somebody's who will take them up.
+    pub(crate) fn fail_forsaken(&self, left: Vec<LeftBehind>, link: &Link, tell: impl FnMut(Error)) -> Vec<LeftBehind> {
+        let (due, mut rest): (Vec<_>, _) =
+            left.into_iter().partition(|LeftBehind { folder, held }| !held || record::is_forsaken(folder));
+        rest.retain(|LeftBehind { folder, .. }| !record::is_gone(folder));
+        let told = due.iter().filter(|left| !left.held).map(|left| left.folder.clone()).collect();
+        rest.extend(self.fail(due.into_iter().map(|left| left.folder).collect(), link, &told, tell));
+        rest
+    }
+
+    fn fail(
         &self,
         folders: Vec<PathBuf>,
         link: &Link,
+        told: &BTreeSet<PathBuf>,
         mut tell: impl FnMut(Error),
-    ) -> Vec<PathBuf> {
+    ) -> Vec<LeftBehind> {
         let (jobs, left) = self.take_up_all(folders, link);
         for job in jobs {
             job.give_up("The runner was restarted, and this job was lost with it.");
         }
-        let mut held = Vec::new();
+        let mut again = Vec::new();
         for (folder, error) in left {
-            match error {
-                // Those that this process holds are no other's.
-                Error::Held { .. } if record::is_held_here(&folder) => {}
-                Error::Held { .. } => held.push(folder),
-                error => tell(error),
+            let held = matches!(error, Error::Held { .. });
+            let passes = held || matches!(error, Error::File { .. } | Error::System(_));
+            if !held && !told.contains(&folder) {
+                tell(error);
+            }
+            if passes {
+                again.push(LeftBehind { folder, held });
             }
         }
-        held
+        again
     }
 
     /// Takes a job up from the record in this folder, as [`Job::load`] does, with the settings of this runner.
@@ -107,13 +144,12 @@ impl Runner {
     ///
     /// As [`Job::load`]; [`Error::BadFile`] also if it is a job of another instance.
     pub fn load_job(&self, path: impl AsRef<Path>) -> Result<Job, Error> {
-        self.take_up_record(path.as_ref(), false, &self.link).map(Job::staying)
+        let (record, loaded) = Record::open(path.as_ref())?;
+        self.resume(record, loaded, path.as_ref(), &self.link).map(Job::staying)
     }
 
-    fn take_up_record(&self, folder: &Path, in_state_dir: bool, link: &Link) -> Result<Job, Error> {
-        let (record, loaded) = Record::open(folder)?;
+    fn resume(&self, record: Record, loaded: Loaded, folder: &Path, link: &Link) -> Result<Job, Error> {
         self.is_ours(&loaded.server, folder)?;
-        let record = if in_state_dir { record.in_state_dir() } else { record };
         Job::resume(record, loaded, &kept(&self.config), link, self.patience)
     }
 
