@@ -23,6 +23,8 @@ use std::time::Duration;
 
 use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
 use gitlab_runner_api_ureq::{Cancellation, Error, FailureReason, Job, JobResult, Registration, Runner, Stream};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
@@ -40,7 +42,8 @@ const CAPACITY: usize = 2;
 /// How long one call waits for GitLab. What it could not deliver, the next one does.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs a script once, whoever starts it how often, and leaves its exit code in `status`.
+/// Runs a script once, whoever starts it how often, and leaves its exit code in `status`. Its input is a file that is locked
+/// for as long as it lives.
 const WRAPPER: &str = r#"mkdir started 2>/dev/null || exit 0
 echo $$ > pid
 sh -e ./script > output 2>&1 < /dev/null
@@ -75,11 +78,11 @@ fn step(folder: &Path) -> Result<()> {
     let runner = Runner::load(folder.join("runner.json"))?.with_log_header(false).with_patience(PATIENCE);
     let mut runner = runner.with_state_dir(folder.join("jobs"));
     let recovered = runner.recover()?;
-    let mut running = recovered.left.len() + recovered.jobs.len();
     // A job that another call looks after at this moment is in good hands. All else needs a human.
-    let is_trouble = |error: &Error| !matches!(error, Error::Held { .. });
-    let mut troubles: Vec<String> =
-        recovered.left.into_iter().filter(is_trouble).map(|error| error.to_string()).collect();
+    let (held, bad): (Vec<_>, Vec<_>) =
+        recovered.left.into_iter().partition(|error| matches!(error, Error::Held { .. }));
+    let mut running = held.len() + recovered.jobs.len();
+    let mut troubles: Vec<String> = bad.iter().map(Error::to_string).collect();
     // The troubles of one job are not the others'. It stays in its record, and the next call tries again.
     for job in recovered.jobs {
         let id = job.id();
@@ -115,17 +118,22 @@ fn look_after(mut job: Job, folder: &Path) -> Result<()> {
     if !unwanted && !work.join("started").exists() {
         start(&job, &work)?;
     }
-    // The status before the output: what was printed before that is all there then.
+    // Each before the next: a script that no longer lives has left its status, and all of its output was there before.
+    let lives = !work.join("started").exists() || lives(&work)?;
     let status = fs::read_to_string(work.join("status")).ok().and_then(|code| code.trim().parse::<i32>().ok());
     forward(&job, &work.join("output"))?;
-    match status {
-        _ if unwanted => {
-            stop(&work);
-            report(job.finish(JobResult::failed(FailureReason::ScriptFailure)), &work)
-        }
-        Some(code) => report(job.finish(JobResult::from_exit_code(code)), &work),
-        None => Ok(job.leave()?),
+    let result = match status {
+        _ if unwanted => JobResult::failed(FailureReason::ScriptFailure),
+        Some(code) => JobResult::from_exit_code(code),
+        None if job.time_left().is_zero() => JobResult::failed(FailureReason::JobExecutionTimeout),
+        // Killed, or the machine was restarted.
+        None if !lives => JobResult::failed(FailureReason::RunnerSystemFailure),
+        None => return Ok(job.leave()?),
+    };
+    if lives {
+        stop(&work);
     }
+    report(job.finish(result), &work)
 }
 
 /// The script, in a process that lives on when this one ends.
@@ -135,15 +143,33 @@ fn start(job: &Job, work: &Path) -> Result<()> {
     // An earlier call may have started it this moment: the file is whole at any time.
     fs::write(work.join("script.new"), script)?;
     fs::rename(work.join("script.new"), work.join("script"))?;
+    let life = File::create(work.join("life"))?;
+    if !lock(&life)? {
+        // It was.
+        return Ok(());
+    }
     Command::new("sh")
         .args(["-c", WRAPPER])
         .current_dir(work)
-        .stdin(Stdio::null())
+        .stdin(life)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()?;
     Ok(())
+}
+
+/// Whether the script still runs: nothing but its end gives the lock back.
+fn lives(work: &Path) -> Result<bool> {
+    Ok(!lock(&File::open(work.join("life"))?)?)
+}
+
+/// False if somebody else has it locked.
+fn lock(file: &File) -> Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        locked => Ok(locked.map(|()| true)?),
+    }
 }
 
 /// What the script has printed since the job was last saved.

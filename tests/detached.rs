@@ -176,6 +176,24 @@ fn two_hundred_kills_lose_no_job() {
     assert_eq!(secret, 0, "records of jobs that have ended");
 }
 
+/// As where the machine was restarted, or short of memory.
+#[test]
+fn a_script_that_was_killed_is_a_failure_of_the_runner() {
+    let gitlab = Gitlab::start(&["--listen", "127.0.0.1:0", "--update-interval", "1"]);
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    assert!(detached(&["register", &gitlab.url, &gitlab.token, place]).wait().unwrap().success());
+    gitlab.queue(&json!({ "name": "killed", "script": "echo before\nkill -9 $PPID\nsleep 0.1" }));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while gitlab.jobs().iter().any(is_open) && Instant::now() < deadline {
+        assert!(detached(&["step", place]).wait().unwrap().success());
+        thread::sleep(Duration::from_millis(50));
+    }
+    let job = &gitlab.jobs()[0];
+    assert_eq!((&job["status"], &job["failure_reason"]), (&"failed".into(), &"runner_system_failure".into()));
+    assert_eq!(gitlab.trace(job), "before\n");
+}
+
 #[test]
 fn the_example_shows_what_it_is_for() {
     assert!(detached(&[]).wait().unwrap().success());
