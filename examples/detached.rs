@@ -43,10 +43,10 @@ const CAPACITY: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a script once, whoever starts it how often, and leaves its exit code in `status`. Its input is a file that is locked
-/// for as long as it lives.
+/// for as long as it lives, or its script.
 const WRAPPER: &str = r#"mkdir started 2>/dev/null || exit 0
 echo $$ > pid
-sh -e ./script > output 2>&1 < /dev/null
+sh -e ./script 3<&0 > output 2>&1 < /dev/null
 echo $? > status.new
 mv status.new status"#;
 

@@ -28,8 +28,8 @@
 //!
 //! The second rule is kept for you: configure [`with_durable`](crate::RunnerConfig::with_durable), and a job never sends
 //! a byte of log that was not declared [`saved`](crate::Job::saved), nor a result. When it needs you to save, it says
-//! [`JobEvent::Save`](crate::JobEvent::Save), also in an outage, so that a crash then costs at most the last half minute of
-//! log, and never a result. Then you:
+//! [`JobEvent::Save`](crate::JobEvent::Save), also in an outage: a crash then costs no result, and no more log
+//! than that of half a minute and of the call that is on its way. Then you:
 //!
 //! 1. append the bytes of [`unsaved`](crate::Job::unsaved) at their offset to the log file, and make it durable;
 //! 2. replace the stored [`snapshot`](crate::Job::snapshot) atomically;
@@ -120,20 +120,19 @@
 //!
 //! The file is made as a whole, and removed when the lease is given back: of several that find none, one makes it, on any file
 //! system that can link or rename without replacing. Of several that find one and the same dead holder, the last to write has
-//! the lease a second later.
+//! the lease three seconds later.
 //!
 //! Where the stamp decides, clocks must agree within two minutes. A holder that slept for longer, as a suspended machine does, looks
 //! before it says anything more: if the lease is another's, the job is over *here* (`Error::Held`), and goes on there. One that
 //! cannot renew its stamp for three minutes gives up by itself. Neither a request nor the one write to a file that was under way
 //! when the machine fell asleep can be called back; the log is another file by then.
 //!
-//! A record that is moved (`Job::save` to another folder) is in the old folder until that says that it was handed on. A process
-//! that is killed in between leaves a new one that names the old one, and is refused.
+//! A job has one record. While nobody holds it, its folder can be moved as any other.
 //!
 //! A **state directory** has a record of each job before its handler starts. `Runner::recover` takes up what a dead process left:
 //! jobs whose script survived can go on, and the others can be failed at once; a job that GitLab no longer wants is found out by
 //! its first call. `Runner::run` fails what nobody recovered, and what turns out to be a dead holder's later. Each record that is closed leaves a line in `ended.log` with the
-//! reason (two, if a process died while it wrote that). Between GitLab's handing a job out and its record there is a moment in which a crash loses the job; under two-phase
+//! reason (two, if a second process had to see to it). Between GitLab's handing a job out and its record there is a moment in which a crash loses the job; under two-phase
 //! commit GitLab then gives it out again, as a new job.
 //!
 //! # What is kept in memory

@@ -233,14 +233,15 @@ impl Shared {
     pub(crate) fn keep(&self, folder: &Path, config: &Arc<RunnerConfig>) -> Result<(), Error> {
         let state = &mut *lock(&self.state);
         state.lives()?;
+        if let Archive::Files(record) = &state.archive {
+            let problem = format!("this job has its record in {}: leave it, and move that", record.folder().display());
+            return Err(FileError::bad(folder, problem).into());
+        }
         let value = state.value()?;
         // As if it had been left and taken up. A call on the wire comes home to a machine that no longer knows of it.
         let job = Job::resume(config.clone(), value.assignment(), value.snapshot().clone(), self.clock.now())
             .map_err(Error::BadRecord)?;
-        let record = match &mut state.archive {
-            Archive::Files(old) => old.move_to(folder, &value)?,
-            Archive::Memory | Archive::Value(_) => Record::create(folder, &value)?,
-        };
+        let record = Record::create(folder, &value)?;
         (state.job, state.archive) = (job, Archive::Files(Box::new(record)));
         self.work.notify_all();
         Ok(())
@@ -338,6 +339,9 @@ impl State {
     }
 
     fn save(&mut self) -> Result<(), FileError> {
+        if self.end.is_some() {
+            return Ok(());
+        }
         let saved = match &mut self.archive {
             Archive::Files(record) => record.save(&mut self.job),
             // What has no files is as safe as it will ever be.

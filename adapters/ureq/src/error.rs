@@ -68,7 +68,8 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// Another process holds the job's record, or has taken it over from this one, which was silent for too long.
+    /// Another process holds the job's record, or may: it has taken it over from this one, which was silent for too long, or
+    /// could have by now.
     #[error("{}: {by}", path.display())]
     #[non_exhaustive]
     Held {

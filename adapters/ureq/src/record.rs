@@ -49,9 +49,6 @@ const BEGINNING: Duration = Duration::from_secs(3600);
 struct StoredAssignment {
     url: String,
     payload: String,
-    /// The folder of the record that this one takes the place of, until that is closed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    moved_from: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,7 +68,6 @@ pub(crate) struct Record {
     /// The payload that is saved, by which one that has become another is known.
     saved: Assignment,
     server: Server,
-    moved_from: Option<String>,
     /// Whether the folder goes when the job has ended, and a line in its parent's `ended.log` stays.
     in_state_dir: bool,
 }
@@ -86,26 +82,6 @@ pub(crate) struct Loaded {
 impl Record {
     /// Makes a record of a job. All of it is on disk when this returns.
     pub(crate) fn create(folder: &Path, job: &JobRecord) -> Result<Self, FileError> {
-        Self::create_from(None, folder, job)
-    }
-
-    /// Makes a record of a job in place of this one, which is closed then.
-    ///
-    /// Should the process die before that, the new record is none: it names the old one, and that is still there.
-    pub(crate) fn move_to(&mut self, folder: &Path, job: &JobRecord) -> Result<Self, FileError> {
-        self.confirm()?;
-        let mut record = Self::create_from(Some(self.folder.to_string_lossy().into_owned()), folder, job)?;
-        if let Err(error) = self.hand_on() {
-            record.discard();
-            return Err(error);
-        }
-        // Should that fail, it still names one that is closed.
-        record.moved_from = None;
-        _ = record.save_assignment(job.assignment());
-        Ok(record)
-    }
-
-    fn create_from(moved_from: Option<String>, folder: &Path, job: &JobRecord) -> Result<Self, FileError> {
         let folder = &absolute(folder)?;
         let (start, log) = job.log();
         if start > 0 {
@@ -130,7 +106,7 @@ impl Record {
         remove_unfinished(folder)?;
         let (server, saved, in_state_dir) = (job.server().clone(), job.assignment().clone(), false);
         let (log, folder) = (open_log(folder, true)?, folder.clone());
-        let mut record = Self { folder, lease, log, log_size: 0, saved, server, moved_from, in_state_dir };
+        let mut record = Self { folder, lease, log, log_size: 0, saved, server, in_state_dir };
         match record.fill(job) {
             Ok(()) => Ok(record),
             Err(error) => {
@@ -192,8 +168,12 @@ impl Record {
         }
         if !has(&folder, ASSIGNMENT)? {
             // Who made the lease of what never became a record may have left a secret.
-            if has(&folder, LEASE)? && Lease::take(&folder.join(LEASE)).is_ok() && !has(&folder, ASSIGNMENT)? {
+            if has(&folder, LEASE)?
+                && let Ok(_lease) = Lease::take(&folder.join(LEASE))
+                && is_gone(&folder)
+            {
                 _ = remove_unfinished(&folder);
+                _ = remove(&folder, &[SNAPSHOT, LOG]);
             }
             return Err(FileError::bad(&folder, "this is no record of a job"));
         }
@@ -205,16 +185,15 @@ impl Record {
         let folder = &folder;
         let silent = claim.is_of_a_silent_holder();
         let lease = claim.settle()?;
+        // What its last holder may still be about to write goes where nobody looks.
+        if silent && let Err(error) = form::renew(&folder.join(LOG)) {
+            lease.forsake();
+            return Err(FileError::io(&folder.join(LOG), error));
+        }
         let path = folder.join(ASSIGNMENT);
         let Some(stored) = form::read::<StoredAssignment>(&path, ASSIGNMENT_KIND, FORMAT)? else {
             return Err(FileError::bad(&path, "it is gone: the job has ended meanwhile"));
         };
-        if let Some(old) = &stored.moved_from
-            && is_record(Path::new(old))
-        {
-            let problem = format!("the job was to be moved here from {old}, and is still there: load that");
-            return Err(FileError::bad(folder, problem));
-        }
         let server = Server::parse(&stored.url).map_err(|error| FileError::bad(&path, error.to_string()))?;
         let assignment =
             Assignment::from_json(stored.payload).map_err(|error| FileError::bad(&path, error.to_string()))?;
@@ -227,19 +206,12 @@ impl Record {
         if snapshot.job_id() != assignment.id() {
             return Err(FileError::bad(&path, "it is of another job"));
         }
-        if silent {
-            // What its last holder may still be about to write goes where nobody looks.
-            form::renew(&folder.join(LOG)).map_err(|error| FileError::io(&folder.join(LOG), error))?;
-        }
         let log = open_log(folder, false)?;
         let (saved, log_size) = (assignment.clone(), snapshot.log_size());
-        let (folder, moved_from, in_state_dir) = (folder.clone(), None, false);
-        let mut record = Self { folder, lease, log, log_size, saved, server: server.clone(), moved_from, in_state_dir };
+        let (folder, in_state_dir) = (folder.clone(), false);
+        let mut record = Self { folder, lease, log, log_size, saved, server: server.clone(), in_state_dir };
         record.check_log(&snapshot)?;
         remove_unfinished(&record.folder)?;
-        if stored.moved_from.is_some() {
-            record.save_assignment(&assignment)?;
-        }
         Ok((record, Loaded { server, assignment, snapshot }))
     }
 
@@ -273,21 +245,21 @@ impl Record {
             return Err(FileError::bad(&self.folder.join(LOG), DAMAGED));
         }
         let record = JobRecord::new(self.server.clone(), self.saved.clone(), snapshot, 0, log);
-        self.hand_on()?;
-        Ok(record)
-    }
-
-    /// Says that the job goes on elsewhere. From the moment that the files say so it does, and what is left of them does no harm.
-    fn hand_on(&mut self) -> Result<(), FileError> {
-        self.confirm()?;
-        let Err(error) = self.close(self.saved.id(), "handed on to another record") else { return Ok(()) };
-        let goes_on = !self.folder.join(ENDED).is_file() && has(&self.folder, ASSIGNMENT).unwrap_or(true);
-        if goes_on { Err(error) } else { Ok(()) }
+        // From the moment that the files say so, the value is the only one: what is left of them does no harm.
+        match self.close(self.saved.id(), "handed on as one value") {
+            Err(error) if is_record(&self.folder) => Err(error),
+            _ => Ok(record),
+        }
     }
 
     pub(crate) fn in_state_dir(mut self) -> Self {
         self.in_state_dir = true;
         self
+    }
+
+    /// Where it is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Whether it is the record in this folder.
@@ -348,8 +320,7 @@ impl Record {
 
     fn save_assignment(&self, assignment: &Assignment) -> Result<(), FileError> {
         let payload = String::from_utf8_lossy(assignment.as_json()).into_owned();
-        let (url, moved_from) = (self.server.as_str().to_owned(), self.moved_from.clone());
-        let stored = StoredAssignment { url, payload, moved_from };
+        let stored = StoredAssignment { url: self.server.as_str().to_owned(), payload };
         form::write(&self.folder.join(ASSIGNMENT), ASSIGNMENT_KIND, FORMAT, &stored)
     }
 
@@ -413,7 +384,7 @@ impl Claimed {
 
 /// Whether there is a record in this folder of a job that has not ended, or may be one.
 fn is_record(folder: &Path) -> bool {
-    has(folder, ASSIGNMENT).unwrap_or(true) && !has(folder, ENDED).unwrap_or(false)
+    has(folder, ASSIGNMENT).unwrap_or(true) && !folder.join(ENDED).is_file()
 }
 
 /// Whether there is nothing of a record in this folder, not even of one that has ended.

@@ -97,9 +97,11 @@ fn a_job_goes_from_record_to_record_and_from_text_to_text() {
     print(&job, "three\n");
     let (second, third) = (folder.path().join("second"), folder.path().join("third"));
     save(job, &second);
-    let job = Job::load(&second).unwrap();
-    save(job, &third);
-    assert!(!second.join("assignment.json").exists());
+    let mut job = Job::load(&second).unwrap();
+    let refused = job.save(&third).unwrap_err().to_string();
+    assert!(refused.contains("this job has its record in") && refused.contains("second"), "{refused}");
+    job.leave().unwrap();
+    fs::rename(&second, &third).unwrap();
     let mut job = Job::load(&third).unwrap();
     print(&job, "four canary-fetched canary-variable\n");
     job.success().unwrap();
@@ -135,17 +137,15 @@ fn a_job_that_is_saved_goes_on_and_its_record_with_it() {
 
     // No two jobs in one place, whether somebody holds what is there or not.
     assert!(matches!(other.save(&first), Err(Error::Held { .. })));
-    job.save(&second).unwrap();
-    assert!(!first.join("assignment.json").exists());
     job.leave().unwrap();
-    let refused = other.save(&second).unwrap_err().to_string();
+    let refused = other.save(&first).unwrap_err().to_string();
     assert!(refused.contains("a job has its record there already"), "{refused}");
-    assert!(matches!(Job::store(&JobRecord::from_json(&to_text(other)).unwrap(), &second), Err(Error::BadFile { .. })));
-    let mut job = runner.load_job(&second).unwrap();
+    assert!(matches!(Job::store(&JobRecord::from_json(&to_text(other)).unwrap(), &first), Err(Error::BadFile { .. })));
+    let mut job = runner.load_job(&first).unwrap();
     print(&job, "four\n");
     job.success().unwrap();
     assert_eq!(held(&server, ids[0]), (JobStatus::Success, "one\ntwo\nthree\nfour\n".into()));
-    assert!(matches!(job.save(&first), Err(Error::AlreadyFinished)));
+    assert!(matches!(job.save(&second), Err(Error::AlreadyFinished)));
 }
 
 /// Lines of equal and of unequal length: three processes, one after the other, each going on where the text was made.
@@ -397,26 +397,21 @@ fn what_has_ended_is_not_saved_again() {
     assert!(!folder.path().join("assignment.json").exists(), "its token is back");
 }
 
-/// A process that is killed while it moves a job from folder to folder leaves both.
+/// What a process left that was killed while it made a record is no obstacle to the next.
 #[test]
-fn a_job_that_was_not_wholly_moved_is_where_it_was() {
+fn a_record_that_was_only_begun_gives_way() {
     let (server, folder) = (server(), tempfile::tempdir().unwrap());
     let id = queue(&server);
-    let path = |name: &str| folder.path().join(name);
-    save(runner(&server).request_job().unwrap().unwrap(), &path("old"));
-    copy(&path("old"), &path("new"));
-    let assignment = path("new").join("assignment.json");
-    let text = fs::read_to_string(&assignment).unwrap();
-    let old = path("old").display().to_string();
-    fs::write(&assignment, text.replacen('{', &format!("{{ \"moved_from\": {old:?},"), 1)).unwrap();
-    let refused = Job::load(path("new")).unwrap_err().to_string();
-    assert!(refused.contains("still there: load that") && refused.contains(&old));
-    // The end of the move.
-    save(Job::load(path("old")).unwrap(), &path("newer"));
-    Job::load(path("new")).unwrap().leave().unwrap();
-    assert!(!fs::read_to_string(&assignment).unwrap().contains("moved_from"));
-    assert!(!fs::read_to_string(path("newer").join("assignment.json")).unwrap().contains("moved_from"));
-    Job::load(path("newer")).unwrap().success().unwrap();
+    let (whole, begun) = (folder.path().join("whole"), folder.path().join("begun"));
+    save(runner(&server).request_job().unwrap().unwrap(), &whole);
+    copy(&whole, &begun);
+    fs::rename(begun.join("assignment.json"), begun.join(".runner-x")).unwrap();
+    fs::write(begun.join("lease"), r#"{"host":"node-7","boot_id":"b","pid":4711,"heard_of":1790000000}"#).unwrap();
+    assert!(matches!(Job::load(&begun), Err(Error::BadFile { problem, .. }) if problem.contains("no record")));
+    assert_eq!(fs::read_dir(&begun).unwrap().count(), 0, "its token stays behind");
+    let record = Job::load(&whole).unwrap().into_record().unwrap();
+    Job::store(&record, &begun).unwrap();
+    Job::load(&begun).unwrap().success().unwrap();
     assert_eq!(held(&server, id).0, JobStatus::Success);
 }
 
@@ -446,27 +441,19 @@ fn a_record_that_many_want_is_one_ones_at_a_time() {
     Job::load(folder.path()).unwrap().success().unwrap();
 }
 
-/// The old record cannot be closed: then there is no new one either, and the job goes on where it is.
+/// The record cannot be closed: then the job is not given away as a value, and stays where it is.
 #[test]
-fn a_job_that_cannot_move_stays_where_it_is() {
+fn a_job_that_cannot_be_handed_on_stays_where_it_is() {
     let (server, folder) = (server(), tempfile::tempdir().unwrap());
     let id = queue(&server);
     let mut job = runner(&server).request_job().unwrap().unwrap();
-    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
-    job.save(&first).unwrap();
+    job.save(folder.path()).unwrap();
     print(&job, "one\n");
-    let in_the_way = first.join("ended.json/x");
-    fs::create_dir_all(&in_the_way).unwrap();
-    assert!(matches!(job.save(&second), Err(Error::File { path, .. }) if path.ends_with("first/ended.json")));
-    assert!(!second.exists(), "there are two records of one job");
-    arrived(&server, id, "one\n");
-    print(&job, "two\n");
-    fs::remove_dir_all(first.join("ended.json")).unwrap();
-    job.leave().unwrap();
-    let mut job = Job::load(&first).unwrap();
-    job.save(&second).unwrap();
-    job.success().unwrap();
-    assert_eq!(held(&server, id), (JobStatus::Success, "one\ntwo\n".into()));
+    fs::create_dir_all(folder.path().join("ended.json/x")).unwrap();
+    assert!(matches!(job.into_record(), Err(Error::File { path, .. }) if path.ends_with("ended.json")));
+    fs::remove_dir_all(folder.path().join("ended.json")).unwrap();
+    Job::load(folder.path()).unwrap().success().unwrap();
+    assert_eq!(held(&server, id), (JobStatus::Success, "one\n".into()));
 }
 
 /// Files with the names of ours, of which nothing says that they are.

@@ -34,13 +34,13 @@ impl Job {
     /// Dropped without a result, the job then stays in its record, to be taken up by [`Job::load`] in this process or another,
     /// here or on another machine. Nobody can take it up while this handle lives.
     ///
-    /// The record is readable by its owner alone: it holds the job's token and variables, never the runner's token. If the job
-    /// had another record, that is closed.
+    /// The record is readable by its owner alone: it holds the job's token and variables, never the runner's token. A job has one
+    /// record. That of a job nobody holds can be moved as any folder can.
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::Held`]; [`Error::BadFile`] if another job is saved there; [`Error::AlreadyFinished`] if GitLab
-    /// has its result. The job goes on as before.
+    /// [`Error::File`], [`Error::Held`]; [`Error::BadFile`] if another job is saved there, or this one elsewhere;
+    /// [`Error::AlreadyFinished`] if GitLab has its result. The job goes on as before.
     pub fn save(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
         if self.shared.is_in(path.as_ref()) {
             self.shared.save()?;

@@ -28,10 +28,13 @@ const SKEW: Duration = Duration::from_secs(120);
 
 /// Several can find one and the same holder dead. So long after, the last to write has the lease; who wrote later than half of
 /// it after it looked does not.
-const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// How often it is looked again when others were faster.
 const ATTEMPTS: usize = 10;
+
+/// What stands for no machine at all.
+const UNKNOWN: &str = "?";
 
 /// How long the file is, whoever writes it: of two who write at the same moment, it says one or the other.
 const SIZE: usize = 512;
@@ -76,8 +79,8 @@ enum Fate {
 #[derive(Debug)]
 pub(crate) struct Claim {
     lease: Lease,
-    /// When that is known; none if nobody else can have thought that it is free.
-    settled_at: Option<Instant>,
+    /// When that is known, and who we are then; none if nobody else can have thought that it is free.
+    settled: Option<(Instant, Holder)>,
 }
 
 impl Claim {
@@ -93,7 +96,7 @@ impl Claim {
                 return Ok(claim);
             }
             if let Some(lease) = Lease::make(us, path, lock).map_err(|error| FileError::io(path, error))? {
-                return Ok(Self { lease, settled_at: None });
+                return Ok(Self { lease, settled: None });
             }
         }
         Err(FileError::held(path, "this job goes from one process to the next; try again"))
@@ -102,11 +105,11 @@ impl Claim {
     /// Takes the lease of somebody who is dead; none if there is none.
     fn take_over(us: &Holder, path: &Path, lock: Lock) -> Result<Option<Self>, FileError> {
         let failed = |error| FileError::io(path, error);
+        let looked = (Instant::now(), SystemTime::now());
         let mut file = match File::options().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(failed)?,
         };
-        let looked = Instant::now();
         let locked = match lock(&file) {
             Ok(()) => true,
             Err(TryLockError::WouldBlock) => {
@@ -120,18 +123,23 @@ impl Claim {
         if !holder.is(us) && !holder.is_dead(us, locked) {
             return Err(FileError::held(path, holder.words(us.heard_of)));
         }
-        let mut lease = Lease { path: path.to_owned(), file, us: us.clone(), lost: false };
-        lease.us.heard_of = since_1970();
-        lease.say().map_err(failed)?;
+        let us = Holder { heard_of: since_1970(), ..us.clone() };
         let silence = Duration::from_secs(us.heard_of.saturating_sub(holder.heard_of));
-        let settled_at = (silence + SKEW >= PATIENCE).then(|| Instant::now() + SETTLE);
-        if settled_at.is_some() && looked.elapsed() > SETTLE / 2 {
+        let contested = silence + SKEW >= PATIENCE;
+        // As long as it is not settled, we are of no machine: nobody is to think that a lock tells enough of us.
+        let claimant = if contested { Holder { boot_id: UNKNOWN.to_owned(), ..us.clone() } } else { us.clone() };
+        let mut lease = Lease { path: path.to_owned(), file, us: claimant, lost: false };
+        lease.say().map_err(failed)?;
+        // One of the clocks stands still while a machine is suspended, and the other may be set.
+        let took = looked.1.elapsed().map_or(Duration::MAX, |took| took.max(looked.0.elapsed()));
+        if contested && took > SETTLE / 2 {
             // Who has taken it meanwhile finds out that it lost it. What we wrote keeps others from it until then.
             lease.lost = true;
             return Err(FileError::held(path, "the file system is too slow to tell who has this job; try again later"));
         }
+        let settled = contested.then(|| (Instant::now() + SETTLE, us));
         match lease.fate() {
-            Fate::Ours => Ok(Some(Self { lease, settled_at })),
+            Fate::Ours => Ok(Some(Self { lease, settled })),
             // Its holder was giving it back.
             Fate::Gone => Ok(None),
             Fate::Others(holder) => Err(FileError::held(path, holder.words(since_1970()))),
@@ -140,19 +148,27 @@ impl Claim {
 
     /// Whether its last holder had been silent for so long that it may not know that it is dead.
     pub(crate) fn is_of_a_silent_holder(&self) -> bool {
-        self.settled_at.is_some()
+        self.settled.is_some()
     }
 
-    /// Waits until it is known who has the lease, a second at most. Of many claims, each has waited for all.
+    /// Waits until it is known who has the lease, three seconds at most. Of many claims, each has waited for all.
     pub(crate) fn settle(self) -> Result<Lease, FileError> {
-        let Some(settled_at) = self.settled_at else { return Ok(self.lease) };
-        thread::sleep(settled_at.saturating_duration_since(Instant::now()));
-        let path = &self.lease.path;
-        match self.lease.fate() {
-            Fate::Ours => Ok(self.lease),
-            Fate::Gone => Err(FileError::held(path, "this job was taken and given back meanwhile; try again")),
-            Fate::Others(holder) => Err(FileError::held(path, holder.words(since_1970()))),
+        let Self { mut lease, settled } = self;
+        let path = lease.path.clone();
+        if let Some((at, us)) = settled {
+            thread::sleep(at.saturating_duration_since(Instant::now()));
+            match lease.fate() {
+                Fate::Ours => lease.us = Holder { heard_of: since_1970(), ..us },
+                Fate::Gone => {
+                    return Err(FileError::held(&path, "this job was taken and given back meanwhile; try again"));
+                }
+                Fate::Others(holder) => return Err(FileError::held(&path, holder.words(since_1970()))),
+            }
+            lease.say().map_err(|error| FileError::io(&path, error))?;
         }
+        // It may have waited for its turn.
+        lease.confirm().map_err(|by| FileError::held(&path, by))?;
+        Ok(lease)
     }
 }
 
@@ -187,7 +203,10 @@ impl Lease {
         }
         let by = match self.fate() {
             Fate::Ours => match self.renew(now) {
-                Err(error) if silence + SKEW >= PATIENCE => {
+                Ok(()) if since_1970().abs_diff(now) > REFRESH.as_secs() => {
+                    "this machine slept while it renewed its lease".to_owned()
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || silence + SKEW >= PATIENCE => {
                     format!("its lease could not be renewed for {} s: {error}", silence.as_secs())
                 }
                 _ => return Ok(()),
@@ -201,14 +220,13 @@ impl Lease {
 
     fn renew(&mut self, now: u64) -> io::Result<()> {
         let before = std::mem::replace(&mut self.us.heard_of, now);
-        let said = self.say().or_else(|_| {
+        let said = self.say().or_else(|error| {
             // A server that was away may have forgotten our open file, and our lock with it.
-            let file = File::options().read(true).write(true).open(&self.path)?;
-            if let Err(TryLockError::WouldBlock) = file.try_lock() {
-                return Err(io::ErrorKind::WouldBlock.into());
+            self.file = File::options().read(true).write(true).open(&self.path).map_err(|_| error)?;
+            match self.file.try_lock() {
+                Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+                _ => self.say(),
             }
-            self.file = file;
-            self.say()
         });
         if said.is_err() {
             self.us.heard_of = before;
@@ -223,6 +241,13 @@ impl Lease {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Fate::Gone,
             _ => Fate::Ours,
         }
+    }
+
+    /// Leaves it as that of a holder who died long ago.
+    pub(crate) fn forsake(mut self) {
+        (self.us.heard_of, self.us.boot_id) = (0, UNKNOWN.to_owned());
+        _ = self.say();
+        self.lost = true;
     }
 
     /// As after a long suspend.
@@ -339,7 +364,8 @@ fn read(file: &mut File) -> io::Result<Holder> {
     file.seek(SeekFrom::Start(0))?;
     file.read_to_end(&mut text)?;
     let written = seconds(file.metadata()?.modified()?);
-    let nobody = Holder { host: String::new(), boot_id: "?".to_owned(), pid: 0, run: 0, number: 0, heard_of: written };
+    let nobody =
+        Holder { host: String::new(), boot_id: UNKNOWN.to_owned(), pid: 0, run: 0, number: 0, heard_of: written };
     Ok(serde_json::from_slice(&text).unwrap_or(nobody))
 }
 
@@ -434,7 +460,7 @@ mod tests {
     fn one_of_many_who_come_at_once_has_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lease");
-        for (turn, lock) in [lockless, local].into_iter().cycle().take(8).enumerate() {
+        for (turn, lock) in [lockless, local].into_iter().cycle().take(4).enumerate() {
             let was_there = turn % 4 >= 2;
             if was_there {
                 write(&path, &holder());
@@ -501,9 +527,37 @@ mod tests {
         lease.file = dumb();
         let other = File::open(&path).unwrap();
         other.lock().unwrap();
+        lease.us.heard_of -= 31;
+        assert!(lease.confirm().unwrap_err().contains("could not be renewed"));
+        drop((lease, other));
+
+        fs::remove_file(&path).unwrap();
+        let mut lease = Lease::take(&path).unwrap();
+        lease.file = dumb();
+        // What can neither be read nor written.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
         lease.us.heard_of -= 170;
         lease.confirm().unwrap();
         lease.us.heard_of -= 10;
         assert!(lease.confirm().unwrap_err().contains("could not be renewed for 18"));
+    }
+
+    /// Killed before it was settled, or left by an opener that failed: nobody may think that a lock tells enough of it.
+    #[test]
+    fn a_claim_that_was_not_settled_is_of_no_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lease");
+        write(&path, &holder());
+        let mut claim = Claim::stake(&path).unwrap();
+        assert!(claim.is_of_a_silent_holder());
+        claim.lease.lost = true;
+        drop(claim);
+        assert!(matches!(Claim::stake(&path), Err(FileError::Held { by, .. }) if by.contains("s ago")));
+        write(&path, &holder());
+        let lease = Lease::take(&path).unwrap();
+        assert!(lease.us.is_of_this_machine(&Holder::us()));
+        lease.forsake();
+        assert!(Claim::stake(&path).unwrap().is_of_a_silent_holder());
     }
 }
