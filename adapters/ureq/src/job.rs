@@ -114,7 +114,7 @@ impl State {
 }
 
 impl Job {
-    fn of(job: Core, archive: Archive, config: &Arc<RunnerConfig>, link: &Link, patience: Duration) -> Self {
+    pub(crate) fn of(job: Core, archive: Archive, config: &Arc<RunnerConfig>, link: &Link, patience: Duration) -> Self {
         let assignment = job.assignment().clone();
         let (config, link) = (config.clone(), link.clone());
         let shared = Shared::new(job, archive, link.clock);
@@ -124,37 +124,23 @@ impl Job {
     /// Starts a job that is new.
     ///
     /// If there is no thread to be had, it is failed here and now, and not left to GitLab's timeouts.
-    pub(crate) fn start(
-        job: Core,
-        archive: Archive,
-        config: &Arc<RunnerConfig>,
-        link: &Link,
-        patience: Duration,
-    ) -> Result<Self, Error> {
-        let job = Self::of(job, archive, config, link, patience);
-        if let Err(error) = job.shared.start(link) {
+    pub(crate) fn start(self) -> Result<Self, Error> {
+        self.start_or(|job| {
             job.fail("The runner's system has no thread left for this job.");
-            job.shared.drive(link);
-            job.forsake();
-            return Err(Error::System(error));
-        }
-        Ok(job)
+            job.shared.drive(&job.link);
+        })
     }
 
     /// Starts a job that others had before. If there is no thread to be had, nothing is said about it, and it stays where it was.
-    fn go_on(
-        job: Core,
-        archive: Archive,
-        config: &Arc<RunnerConfig>,
-        link: &Link,
-        patience: Duration,
-    ) -> Result<Self, Error> {
-        let job = Self::of(job, archive, config, link, patience);
-        if let Err(error) = job.shared.start(link) {
-            job.forsake();
-            return Err(Error::System(error));
-        }
-        Ok(job)
+    fn go_on(self) -> Result<Self, Error> {
+        self.start_or(|_| {})
+    }
+
+    fn start_or(self, without_thread: impl FnOnce(&Self)) -> Result<Self, Error> {
+        let Err(error) = self.shared.start(&self.link) else { return Ok(self) };
+        without_thread(&self);
+        self.forsake();
+        Err(Error::System(error))
     }
 
     /// How many bytes of a stream were written to the log. After [`Job::load`], this is where to go on in an output that is

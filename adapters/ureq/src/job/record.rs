@@ -103,7 +103,7 @@ impl Job {
     ) -> Result<Self, Error> {
         let Loaded { assignment, snapshot, .. } = loaded;
         let job = Core::resume(config.clone(), &assignment, snapshot, link.clock.now()).map_err(Error::BadRecord)?;
-        Self::go_on(job, Archive::Files(Box::new(record)), config, link, patience)
+        Self::of(job, Archive::Files(Box::new(record)), config, link, patience).go_on()
     }
 
     pub(crate) fn resume_value(
@@ -115,7 +115,7 @@ impl Job {
         let (now, snapshot) = (link.clock.now(), record.snapshot().clone());
         let config = &unkept(config);
         let job = Core::resume(config.clone(), record.assignment(), snapshot, now).map_err(Error::BadRecord)?;
-        Self::go_on(job, Archive::Value(Box::new(record)), config, link, patience)
+        Self::of(job, Archive::Value(Box::new(record)), config, link, patience).go_on()
     }
 
     /// Leaves the job in its record, for this or another process to take up: nothing more is said about it, and it is not

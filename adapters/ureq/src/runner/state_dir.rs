@@ -192,19 +192,19 @@ impl Runner {
     pub(crate) fn start(&self, mut job: Core, link: &Link) -> Result<Job, Error> {
         let config = self.job_config();
         let Some(state_dir) = &self.state_dir else {
-            return Job::start(job, Archive::Memory, &config, link, self.patience);
+            return Job::of(job, Archive::Memory, &config, link, self.patience).start();
         };
         let saved = JobRecord::of(&mut job);
         match Record::create_in(state_dir, &saved) {
             Ok(record) => {
                 job.saved(saved.snapshot().revision(), saved.snapshot().log_size());
-                Job::start(job, Archive::Files(Box::new(record)), &config, link, self.patience)
+                Job::of(job, Archive::Files(Box::new(record)), &config, link, self.patience).start()
             }
             Err(error @ FileError::Held { .. }) => Err(error.into()),
             Err(error) => {
                 job.write(ansi::error("The runner cannot keep a record of this job."));
                 job.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
-                Job::start(job, Archive::Memory, &config, link, self.patience)?.forsake();
+                Job::of(job, Archive::Memory, &config, link, self.patience).start()?.forsake();
                 Err(error.into())
             }
         }
