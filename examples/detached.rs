@@ -43,7 +43,7 @@ const CAPACITY: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a script once, whoever starts it how often, and leaves its exit code in `status`. Its input is a file that is locked
-/// for as long as it lives, or its script.
+/// for as long as it lives, or anything its script has started.
 const WRAPPER: &str = r#"mkdir started 2>/dev/null || exit 0
 echo $$ > pid
 sh -e ./script 3<&0 > output 2>&1 < /dev/null
@@ -130,7 +130,7 @@ fn look_after(mut job: Job, folder: &Path) -> Result<()> {
         None if !lives => JobResult::failed(FailureReason::RunnerSystemFailure),
         None => return Ok(job.leave()?),
     };
-    if lives {
+    if lives && status.is_none() {
         stop(&work);
     }
     report(job.finish(result), &work)
@@ -159,7 +159,7 @@ fn start(job: &Job, work: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the script still runs: nothing but its end gives the lock back.
+/// Whether the script still runs: nothing but the end of all that belongs to it gives the lock back.
 fn lives(work: &Path) -> Result<bool> {
     Ok(!lock(&File::open(work.join("life"))?)?)
 }

@@ -111,11 +111,12 @@
 //! What is cut or damaged in any place, or of a newer version, is refused with the name of the file, and left as it is. Bytes
 //! of the log behind what the snapshot knows were never sent, and are cut off.
 //!
-//! The **lease** is held as long as the job's handle lives, and until its result is delivered. A second process is refused, and told who holds it:
+//! The **lease** is held as long as the job's handle lives, and until its result is delivered. A second process is refused, and
+//! told who holds it:
 //!
 //! | Holder and newcomer | What keeps them apart | A dead holder is known |
 //! |---|---|---|
-//! | on one machine, also in different containers, with file locks | the lock | at once |
+//! | on one machine, also in different containers, with file locks | the lock | at once, unless it died in the three seconds of a take-over |
 //! | all others | a stamp in the file, renewed every 30 s | after 300 s of silence |
 //!
 //! The file is made as a whole, and removed when the lease is given back: of several that find none, one makes it, on any file
@@ -131,9 +132,10 @@
 //!
 //! A **state directory** has a record of each job before its handler starts. `Runner::recover` takes up what a dead process left:
 //! jobs whose script survived can go on, and the others can be failed at once; a job that GitLab no longer wants is found out by
-//! its first call. `Runner::run` fails what nobody recovered, and what turns out to be a dead holder's later. Each record that is closed leaves a line in `ended.log` with the
-//! reason (two, if a second process had to see to it). Between GitLab's handing a job out and its record there is a moment in which a crash loses the job; under two-phase
-//! commit GitLab then gives it out again, as a new job.
+//! its first call. `Runner::run` fails what nobody recovered, and what turns out to be a dead holder's later. Each record that is
+//! closed leaves a line in `ended.log` with the reason (two, if a second process had to see to it). Between GitLab's handing a
+//! job out and its record there is a moment in which a crash loses the job; under two-phase commit GitLab then gives it out
+//! again, as a new job.
 //!
 //! # What is kept in memory
 //!

@@ -101,16 +101,18 @@ pub fn create(path: &Path, content: &[u8], prepare: impl FnOnce(&File)) -> io::R
     Ok(file.persist_noclobber(path)?)
 }
 
-/// Puts a copy of a file in its place, so that what was opened before is another file from now on.
+/// Puts a copy of a file in its place, so that what was opened before is another file from now on; unless `may_i` says at the
+/// last moment why not.
 ///
 /// # Errors
 ///
-/// What the operating system says.
-pub fn renew(path: &Path) -> io::Result<()> {
+/// What the operating system says, or `may_i`.
+pub fn renew(path: &Path, may_i: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let folder = folder(path);
     let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&folder)?;
     io::copy(&mut File::open(path)?, &mut file)?;
     file.as_file().sync_all()?;
+    may_i()?;
     file.persist(path)?;
     sync_folder(&folder)
 }

@@ -57,6 +57,12 @@ struct StoredEnd {
     how: String,
 }
 
+impl StoredEnd {
+    fn refusal(&self, folder: &Path) -> FileError {
+        FileError::bad(folder, format!("job {} has ended: {}", self.job, self.how))
+    }
+}
+
 /// A record that is held.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -93,14 +99,17 @@ impl Record {
         }
         make_folder(folder).map_err(|error| FileError::io(folder, error))?;
         let has = |name| has(folder, name);
-        let is_record = has(LEASE)? || has(ASSIGNMENT)? || has(ENDED)?;
-        if !is_record && (has(LOG)? || has(SNAPSHOT)?) {
+        let is_taken = || match has(ASSIGNMENT)? {
+            true => Err(FileError::bad(folder, "a job has its record there already; give each a folder of its own")),
+            false => Ok(()),
+        };
+        is_taken()?;
+        let was_ours = lease::is_lease(&folder.join(LEASE)) || has(ENDED)?;
+        if !was_ours && (has(LOG)? || has(SNAPSHOT)? || has(LEASE)?) {
             return Err(FileError::bad(folder, "there are files of something else; give each job a folder of its own"));
         }
         let lease = Lease::take(&folder.join(LEASE))?;
-        if has(ASSIGNMENT)? {
-            return Err(FileError::bad(folder, "a job has its record there already; give each a folder of its own"));
-        }
+        is_taken()?;
         // Of one that has ended, or never was one.
         remove(folder, &[SNAPSHOT, LOG, ENDED])?;
         remove_unfinished(folder)?;
@@ -119,12 +128,18 @@ impl Record {
     fn fill(&mut self, job: &JobRecord) -> Result<(), FileError> {
         let (start, log) = job.log();
         self.append(start, std::slice::from_ref(log))?;
+        self.confirm()?;
         self.replace_snapshot(job.snapshot())?;
-        self.save_assignment(job.assignment())
+        self.confirm()?;
+        self.save_assignment(job.assignment())?;
+        self.confirm()
     }
 
     /// Takes back that it was made. The job goes on elsewhere, as if nothing had been.
-    fn discard(self) {
+    fn discard(mut self) {
+        if self.confirm().is_err() {
+            return;
+        }
         _ = remove(&self.folder, &[ASSIGNMENT, SNAPSHOT, LOG]);
         let folder = self.folder.clone();
         drop(self);
@@ -164,11 +179,11 @@ impl Record {
                 _ = remove(&folder, &[ASSIGNMENT]);
                 _ = remove_unfinished(&folder);
             }
-            return Err(FileError::bad(&folder, format!("job {} has ended: {}", end.job, end.how)));
+            return Err(end.refusal(&folder));
         }
         if !has(&folder, ASSIGNMENT)? {
             // Who made the lease of what never became a record may have left a secret.
-            if has(&folder, LEASE)?
+            if lease::is_lease(&folder.join(LEASE))
                 && let Ok(_lease) = Lease::take(&folder.join(LEASE))
                 && is_gone(&folder)
             {
@@ -183,12 +198,13 @@ impl Record {
 
     fn open_claimed(Claimed { folder, claim }: Claimed) -> Result<(Self, Loaded), FileError> {
         let folder = &folder;
-        let silent = claim.is_of_a_silent_holder();
-        let lease = claim.settle()?;
         // What its last holder may still be about to write goes where nobody looks.
-        if silent && let Err(error) = form::renew(&folder.join(LOG)) {
-            lease.forsake();
-            return Err(FileError::io(&folder.join(LOG), error));
+        let lease = claim.settle(|is_ours| match form::renew(&folder.join(LOG), is_ours) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renewed => renewed,
+        })?;
+        if let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? {
+            return Err(end.refusal(folder));
         }
         let path = folder.join(ASSIGNMENT);
         let Some(stored) = form::read::<StoredAssignment>(&path, ASSIGNMENT_KIND, FORMAT)? else {
@@ -235,6 +251,7 @@ impl Record {
         if !whole {
             return Err(FileError::bad(&path, DAMAGED));
         }
+        self.confirm()?;
         self.log.set_len(known).map_err(failed)
     }
 
@@ -247,7 +264,7 @@ impl Record {
         let record = JobRecord::new(self.server.clone(), self.saved.clone(), snapshot, 0, log);
         // From the moment that the files say so, the value is the only one: what is left of them does no harm.
         match self.close(self.saved.id(), "handed on as one value") {
-            Err(error) if is_record(&self.folder) => Err(error),
+            Err(error) if matches!(error, FileError::Held { .. }) || is_record(&self.folder) => Err(error),
             _ => Ok(record),
         }
     }
@@ -376,7 +393,7 @@ pub(crate) struct Claimed {
 }
 
 impl Claimed {
-    /// Opens it, as [`Record::open`] does, a second after it was claimed at most.
+    /// Opens it, as [`Record::open`] does, three seconds after it was claimed at most.
     pub(crate) fn open(self) -> Result<(Record, Loaded), FileError> {
         Record::open_claimed(self)
     }

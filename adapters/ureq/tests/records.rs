@@ -136,10 +136,10 @@ fn a_job_that_is_saved_goes_on_and_its_record_with_it() {
     assert_eq!(fs::read_to_string(first.join("log")).unwrap(), "one\ntwo\nthree\n");
 
     // No two jobs in one place, whether somebody holds what is there or not.
-    assert!(matches!(other.save(&first), Err(Error::Held { .. })));
-    job.leave().unwrap();
     let refused = other.save(&first).unwrap_err().to_string();
     assert!(refused.contains("a job has its record there already"), "{refused}");
+    job.leave().unwrap();
+    assert!(matches!(other.save(&first), Err(Error::BadFile { .. })));
     assert!(matches!(Job::store(&JobRecord::from_json(&to_text(other)).unwrap(), &first), Err(Error::BadFile { .. })));
     let mut job = runner.load_job(&first).unwrap();
     print(&job, "four\n");
@@ -468,6 +468,11 @@ fn a_folder_of_something_else_is_no_place_for_a_record() {
     );
     assert_eq!(fs::read_to_string(folder.path().join("log")).unwrap(), "precious");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    fs::write(folder.path().join("lease"), "of a flat").unwrap();
+    assert!(matches!(job.save(folder.path()), Err(Error::BadFile { .. })));
+    assert!(matches!(Job::load(folder.path()), Err(Error::BadFile { problem, .. }) if problem.contains("no record")));
+    assert_eq!(fs::read_to_string(folder.path().join("lease")).unwrap(), "of a flat");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     job.success().unwrap();
 }
 

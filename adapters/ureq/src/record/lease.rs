@@ -28,10 +28,12 @@ const SKEW: Duration = Duration::from_secs(120);
 
 /// Several can find one and the same holder dead. So long after, the last to write has the lease; who wrote later than half of
 /// it after it looked does not.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 3 });
 
 /// How often it is looked again when others were faster.
 const ATTEMPTS: usize = 10;
+
+const TOO_SLOW: &str = "the file system is too slow to tell who has this job; try again later";
 
 /// What stands for no machine at all.
 const UNKNOWN: &str = "?";
@@ -45,7 +47,8 @@ pub(crate) struct Lease {
     path: PathBuf,
     file: File,
     us: Holder,
-    lost: bool,
+    /// Why it is not ours any more, or not yet. Then it is not ours to give back either.
+    lost: Option<String>,
 }
 
 /// How a file is locked, for [`Lease`] to find out what that is worth.
@@ -68,19 +71,25 @@ struct Holder {
     heard_of: u64,
 }
 
-/// What has become of a lease.
+/// What the file in its place says.
 enum Fate {
     Ours,
     Gone,
     Others(Holder),
 }
 
+/// Why a lease could not be renewed.
+enum Trouble {
+    Lost(String),
+    Failed(io::Error),
+}
+
 /// A lease that is taken, if nobody turns out to have been faster.
 #[derive(Debug)]
 pub(crate) struct Claim {
     lease: Lease,
-    /// When that is known, and who we are then; none if nobody else can have thought that it is free.
-    settled: Option<(Instant, Holder)>,
+    /// When that is known; none if nobody else can have thought that it is free.
+    settled_at: Option<Instant>,
 }
 
 impl Claim {
@@ -96,7 +105,7 @@ impl Claim {
                 return Ok(claim);
             }
             if let Some(lease) = Lease::make(us, path, lock).map_err(|error| FileError::io(path, error))? {
-                return Ok(Self { lease, settled: None });
+                return Ok(Self { lease, settled_at: None });
             }
         }
         Err(FileError::held(path, "this job goes from one process to the next; try again"))
@@ -105,7 +114,7 @@ impl Claim {
     /// Takes the lease of somebody who is dead; none if there is none.
     fn take_over(us: &Holder, path: &Path, lock: Lock) -> Result<Option<Self>, FileError> {
         let failed = |error| FileError::io(path, error);
-        let looked = (Instant::now(), SystemTime::now());
+        let looked = Watch::start();
         let mut file = match File::options().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(failed)?,
@@ -123,59 +132,68 @@ impl Claim {
         if !holder.is(us) && !holder.is_dead(us, locked) {
             return Err(FileError::held(path, holder.words(us.heard_of)));
         }
-        let us = Holder { heard_of: since_1970(), ..us.clone() };
-        let silence = Duration::from_secs(us.heard_of.saturating_sub(holder.heard_of));
-        let contested = silence + SKEW >= PATIENCE;
-        // As long as it is not settled, we are of no machine: nobody is to think that a lock tells enough of us.
-        let claimant = if contested { Holder { boot_id: UNKNOWN.to_owned(), ..us.clone() } } else { us.clone() };
-        let mut lease = Lease { path: path.to_owned(), file, us: claimant, lost: false };
-        lease.say().map_err(failed)?;
-        // One of the clocks stands still while a machine is suspended, and the other may be set.
-        let took = looked.1.elapsed().map_or(Duration::MAX, |took| took.max(looked.0.elapsed()));
-        if contested && took > SETTLE / 2 {
-            // Who has taken it meanwhile finds out that it lost it. What we wrote keeps others from it until then.
-            lease.lost = true;
-            return Err(FileError::held(path, "the file system is too slow to tell who has this job; try again later"));
+        let mut us = Holder { heard_of: since_1970(), ..us.clone() };
+        let contested = is_contested(us.heard_of.saturating_sub(holder.heard_of));
+        if contested {
+            // As long as it is not settled: nobody is to think that a lock tells enough of us.
+            us.boot_id = UNKNOWN.to_owned();
         }
-        let settled = contested.then(|| (Instant::now() + SETTLE, us));
-        match lease.fate() {
-            Fate::Ours => Ok(Some(Self { lease, settled })),
+        let lost = contested.then(|| "it is not settled yet who has this job; try again".to_owned());
+        let mut lease = Lease { path: path.to_owned(), file, us, lost };
+        lease.say().map_err(failed)?;
+        if contested && looked.elapsed() > SETTLE / 2 {
+            // Who has taken it meanwhile finds out that it lost it. What we wrote keeps others from it until then.
+            return Err(FileError::held(path, TOO_SLOW));
+        }
+        let settled_at = contested.then(|| Instant::now() + SETTLE);
+        match lease.fate().map_err(failed)? {
+            Fate::Ours => Ok(Some(Self { lease, settled_at })),
             // Its holder was giving it back.
             Fate::Gone => Ok(None),
             Fate::Others(holder) => Err(FileError::held(path, holder.words(since_1970()))),
         }
     }
 
-    /// Whether its last holder had been silent for so long that it may not know that it is dead.
-    pub(crate) fn is_of_a_silent_holder(&self) -> bool {
-        self.settled.is_some()
-    }
-
     /// Waits until it is known who has the lease, three seconds at most. Of many claims, each has waited for all.
-    pub(crate) fn settle(self) -> Result<Lease, FileError> {
-        let Self { mut lease, settled } = self;
+    ///
+    /// If its last holder was silent for so long that it may not know that it is dead, `replace` is called then, to put out of
+    /// its reach what it may be about to change. It is given what tells whether the lease is still ours.
+    pub(crate) fn settle(
+        self,
+        replace: impl FnOnce(&dyn Fn() -> io::Result<()>) -> io::Result<()>,
+    ) -> Result<Lease, FileError> {
+        let Self { mut lease, settled_at } = self;
         let path = lease.path.clone();
-        if let Some((at, us)) = settled {
-            thread::sleep(at.saturating_duration_since(Instant::now()));
-            match lease.fate() {
-                Fate::Ours => lease.us = Holder { heard_of: since_1970(), ..us },
-                Fate::Gone => {
-                    return Err(FileError::held(&path, "this job was taken and given back meanwhile; try again"));
-                }
-                Fate::Others(holder) => return Err(FileError::held(&path, holder.words(since_1970()))),
+        let Some(at) = settled_at else {
+            // It may have waited for its turn.
+            lease.confirm().map_err(|by| FileError::held(&path, by))?;
+            return Ok(lease);
+        };
+        thread::sleep(at.saturating_duration_since(Instant::now()));
+        let is_ours = || match lease.fate()? {
+            Fate::Ours => Ok(()),
+            Fate::Gone | Fate::Others(_) => Err(io::ErrorKind::WouldBlock.into()),
+        };
+        let replaced = is_ours().and_then(|()| replace(&is_ours));
+        let boot_id = Holder::us().boot_id;
+        match replaced.map_err(Trouble::Failed).and_then(|()| lease.renew(Holder { boot_id, ..lease.us.clone() })) {
+            Ok(()) => {
+                lease.lost = None;
+                Ok(lease)
             }
-            lease.say().map_err(|error| FileError::io(&path, error))?;
+            Err(Trouble::Failed(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(FileError::held(&path, "another process was faster; try again"))
+            }
+            Err(Trouble::Failed(error)) => Err(FileError::io(&path, error)),
+            Err(Trouble::Lost(by)) => Err(FileError::held(&path, by)),
         }
-        // It may have waited for its turn.
-        lease.confirm().map_err(|by| FileError::held(&path, by))?;
-        Ok(lease)
     }
 }
 
 impl Lease {
     /// Takes the lease of a record, unless somebody holds it who lives.
     pub(crate) fn take(path: &Path) -> Result<Self, FileError> {
-        Claim::stake(path)?.settle()
+        Claim::stake(path)?.settle(|_| Ok(()))
     }
 
     /// Makes the file; none if there is one.
@@ -183,7 +201,7 @@ impl Lease {
         let us = Holder { heard_of: since_1970(), ..us.clone() };
         // Nobody can have locked it, and where there are no locks, what it says is all there is.
         match form::create(path, &us.text()?, |file| _ = lock(file)) {
-            Ok(file) => Ok(Some(Self { path: path.to_owned(), file, us, lost: false })),
+            Ok(file) => Ok(Some(Self { path: path.to_owned(), file, us, lost: None })),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             // Whoever had the record meanwhile has cleared it of what was not finished.
             Err(error) if error.kind() == io::ErrorKind::NotFound && form::folder(path).is_dir() => Ok(None),
@@ -196,58 +214,74 @@ impl Lease {
     /// A holder that was not heard of, as a machine that was suspended, may have lost its lease: who has it now is the error.
     /// One that cannot make itself heard gives it up before others think it dead.
     pub(crate) fn confirm(&mut self) -> Result<(), String> {
-        let now = since_1970();
-        let silence = Duration::from_secs(now.abs_diff(self.us.heard_of));
-        if silence < REFRESH {
+        if let Some(by) = &self.lost {
+            return Err(by.clone());
+        }
+        if since_1970().abs_diff(self.us.heard_of) < REFRESH.as_secs() {
             return Ok(());
         }
-        let by = match self.fate() {
-            Fate::Ours => match self.renew(now) {
-                Ok(()) if since_1970().abs_diff(now) > REFRESH.as_secs() => {
-                    "this machine slept while it renewed its lease".to_owned()
+        let by = match self.renew(self.us.clone()) {
+            Ok(()) => return Ok(()),
+            Err(Trouble::Lost(by)) => by,
+            Err(Trouble::Failed(error)) => {
+                let silence = since_1970().abs_diff(self.us.heard_of);
+                if !is_contested(silence) && error.kind() != io::ErrorKind::WouldBlock {
+                    return Ok(());
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock || silence + SKEW >= PATIENCE => {
-                    format!("its lease could not be renewed for {} s: {error}", silence.as_secs())
-                }
-                _ => return Ok(()),
-            },
-            Fate::Gone => "its lease was taken or removed while the job was held".to_owned(),
-            Fate::Others(holder) => holder.words(now),
+                format!("its lease could not be renewed for {silence} s: {error}")
+            }
         };
-        self.lost = true;
+        self.lost = Some(by.clone());
         Err(by)
     }
 
-    fn renew(&mut self, now: u64) -> io::Result<()> {
-        let before = std::mem::replace(&mut self.us.heard_of, now);
-        let said = self.say().or_else(|error| {
-            // A server that was away may have forgotten our open file, and our lock with it.
+    /// Says that we live, in these words, and makes sure that nobody else has thought otherwise.
+    fn renew(&mut self, us: Holder) -> Result<(), Trouble> {
+        let looked = Watch::start();
+        self.must_be_ours()?;
+        let before = std::mem::replace(&mut self.us, Holder { heard_of: since_1970(), ..us });
+        if let Err(error) = self.say_anew() {
+            self.us = before;
+            return Err(Trouble::Failed(error));
+        }
+        if !is_contested(since_1970().abs_diff(before.heard_of)) {
+            return Ok(());
+        }
+        // Somebody may have looked before we spoke, and speak after.
+        if looked.elapsed() > SETTLE / 2 {
+            return Err(Trouble::Lost(TOO_SLOW.to_owned()));
+        }
+        thread::sleep(SETTLE);
+        self.must_be_ours()
+    }
+
+    fn must_be_ours(&self) -> Result<(), Trouble> {
+        match self.fate() {
+            Ok(Fate::Ours) => Ok(()),
+            Ok(Fate::Gone) => Err(Trouble::Lost("its lease was taken or removed while the job was held".to_owned())),
+            Ok(Fate::Others(holder)) => Err(Trouble::Lost(holder.words(since_1970()))),
+            Err(error) => Err(Trouble::Failed(error)),
+        }
+    }
+
+    /// Writes it; anew if a server that was away may have forgotten our open file, and our lock with it.
+    fn say_anew(&mut self) -> io::Result<()> {
+        self.say().or_else(|error| {
             self.file = File::options().read(true).write(true).open(&self.path).map_err(|_| error)?;
             match self.file.try_lock() {
                 Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
                 _ => self.say(),
             }
-        });
-        if said.is_err() {
-            self.us.heard_of = before;
-        }
-        said
+        })
     }
 
-    /// As far as the file in its place says.
-    fn fate(&self) -> Fate {
+    fn fate(&self) -> io::Result<Fate> {
         match File::open(&self.path).and_then(|mut file| read(&mut file)) {
-            Ok(holder) if !holder.is(&self.us) => Fate::Others(holder),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Fate::Gone,
-            _ => Fate::Ours,
+            Ok(holder) if holder.is(&self.us) => Ok(Fate::Ours),
+            Ok(holder) => Ok(Fate::Others(holder)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Fate::Gone),
+            Err(error) => Err(error),
         }
-    }
-
-    /// Leaves it as that of a holder who died long ago.
-    pub(crate) fn forsake(mut self) {
-        (self.us.heard_of, self.us.boot_id) = (0, UNKNOWN.to_owned());
-        _ = self.say();
-        self.lost = true;
     }
 
     /// As after a long suspend.
@@ -265,11 +299,34 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.lost && matches!(self.fate(), Fate::Ours) {
+        if self.lost.is_none() && matches!(self.fate(), Ok(Fate::Ours)) {
             // Should that fail, the lock is gone all the same.
             _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Measures how long something took, also for who was suspended meanwhile: one clock stands still then, and the other may be set.
+struct Watch(Instant, SystemTime);
+
+impl Watch {
+    fn start() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.1.elapsed().map_or(Duration::MAX, |span| span.max(self.0.elapsed()))
+    }
+}
+
+/// Whether somebody, by its own clock, can think a holder dead that was silent for so many seconds.
+fn is_contested(silence: u64) -> bool {
+    silence.saturating_add(SKEW.as_secs()) >= PATIENCE.as_secs()
+}
+
+/// Whether it is a lease at all.
+pub(crate) fn is_lease(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|text| serde_json::from_slice::<Holder>(&text).is_ok())
 }
 
 /// Whether the lease was neither given back nor renewed for so long that its holder is dead, wherever it is.
@@ -390,6 +447,10 @@ mod tests {
         Ok(())
     }
 
+    fn settled(claim: Claim) -> Result<Lease, FileError> {
+        claim.settle(|_| Ok(()))
+    }
+
     fn write(path: &Path, holder: &Holder) {
         fs::write(path, holder.text().unwrap()).unwrap();
     }
@@ -426,7 +487,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lease");
         for lock in [File::try_lock, lockless] {
-            let take = || Claim::stake_as(&Holder::us(), &path, lock).and_then(Claim::settle);
+            let take = || Claim::stake_as(&Holder::us(), &path, lock).and_then(settled);
             let first = take().unwrap();
             let refused = take().unwrap_err();
             assert!(matches!(refused, FileError::Held { .. }), "{refused}");
@@ -469,7 +530,7 @@ mod tests {
             let take = |machine: u8| {
                 let us = Holder { boot_id: machine.to_string(), ..Holder::us() };
                 barrier.wait();
-                Claim::stake_as(&us, &path, lock).and_then(Claim::settle)
+                Claim::stake_as(&us, &path, lock).and_then(settled)
             };
             let taken: Vec<_> = thread::scope(|scope| {
                 let threads: Vec<_> = (0..8).map(|machine| scope.spawn(move || take(machine))).collect();
@@ -486,7 +547,7 @@ mod tests {
     fn who_was_silent_for_too_long_finds_out_that_it_lost_the_lease() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lease");
-        let mut first = Claim::stake_as(&Holder::us(), &path, lockless).unwrap().settle().unwrap();
+        let mut first = Claim::stake_as(&Holder::us(), &path, lockless).and_then(settled).unwrap();
         first.confirm().unwrap();
         // Asleep, and nobody came.
         first.oversleep();
@@ -543,21 +604,45 @@ mod tests {
         assert!(lease.confirm().unwrap_err().contains("could not be renewed for 18"));
     }
 
-    /// Killed before it was settled, or left by an opener that failed: nobody may think that a lock tells enough of it.
+    /// Killed or failed before it was settled: nobody may think that a lock tells enough of it.
     #[test]
     fn a_claim_that_was_not_settled_is_of_no_machine() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lease");
         write(&path, &holder());
-        let mut claim = Claim::stake(&path).unwrap();
-        assert!(claim.is_of_a_silent_holder());
-        claim.lease.lost = true;
-        drop(claim);
+        drop(Claim::stake(&path).unwrap());
         assert!(matches!(Claim::stake(&path), Err(FileError::Held { by, .. }) if by.contains("s ago")));
+        write(&path, &holder());
+        let full = Claim::stake(&path).unwrap().settle(|_| Err(io::ErrorKind::StorageFull.into()));
+        assert!(matches!(full, Err(FileError::Io { .. })));
+        assert!(matches!(Claim::stake(&path), Err(FileError::Held { by, .. }) if by.contains("s ago")));
+        write(&path, &holder());
+        let slept = Claim::stake(&path).unwrap().settle(|is_ours| {
+            is_ours()?;
+            write(&path, &Holder { heard_of: since_1970(), ..holder() });
+            is_ours()
+        });
+        assert!(matches!(slept, Err(FileError::Held { .. })));
         write(&path, &holder());
         let lease = Lease::take(&path).unwrap();
         assert!(lease.us.is_of_this_machine(&Holder::us()));
-        lease.forsake();
-        assert!(Claim::stake(&path).unwrap().is_of_a_silent_holder());
+        drop(lease);
+        assert!(!path.exists());
+    }
+
+    /// One that was silent for long, and whom nobody has taken for dead yet: somebody may be about to.
+    #[test]
+    fn who_comes_back_late_waits_for_those_who_think_it_dead() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lease");
+        let mut late = Lease::take(&path).unwrap();
+        late.oversleep();
+        thread::scope(|scope| {
+            let confirming = scope.spawn(|| late.confirm());
+            thread::sleep(SETTLE / 3);
+            write(&path, &Holder { heard_of: since_1970(), ..holder() });
+            assert!(confirming.join().unwrap().unwrap_err().contains("process 12 on \"node-7\""));
+        });
+        assert!(late.confirm().is_err(), "it goes on as if nothing had been");
     }
 }
