@@ -10,27 +10,29 @@
 //!
 //! A folder without an assignment is no record. What ends is told in `ended.log` of a state directory, and the folder removed.
 
+mod folder;
 mod lease;
+mod state_dir;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use gitlab_runner_api::{Assignment, Job, JobRecord, JobSnapshot, Server};
 use gitlab_runner_api_files::{FileError, form};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use lease::REFRESH;
+use folder::{
+    ASSIGNMENT, ENDED, LEASE, LOG, SNAPSHOT, absolute, has, is_record, make_folder, open_log, remove, remove_unfinished,
+};
 use lease::{Claim, Lease};
+use state_dir::clear;
 
-const ASSIGNMENT: &str = "assignment.json";
-const SNAPSHOT: &str = "snapshot.json";
-const LOG: &str = "log";
-const LEASE: &str = "lease";
-const ENDED: &str = "ended.json";
+pub(crate) use folder::is_gone;
+pub(crate) use lease::REFRESH;
+pub(crate) use state_dir::{Kept, finish_closing, give_up, is_forsaken, list};
 
 const ASSIGNMENT_KIND: &str = "job-assignment";
 const END_KIND: &str = "job-end";
@@ -41,9 +43,6 @@ const PIECE: usize = 256 * 1024;
 
 /// What is wrong with a log of the right length that is another.
 const DAMAGED: &str = "it is damaged: its checksum is not the one in the job's state";
-
-/// A record that was begun this long ago and is still none will never be one.
-const BEGINNING: Duration = Duration::from_secs(3600);
 
 #[derive(Serialize, Deserialize)]
 struct StoredAssignment {
@@ -355,7 +354,7 @@ impl Record {
     /// As with a file system that fails to read, until its log is given back.
     #[cfg(test)]
     pub(crate) fn go_blind(&mut self) {
-        let blind = OpenOptions::new().write(true).open(self.folder.join(LOG));
+        let blind = File::options().write(true).open(self.folder.join(LOG));
         self.log = blind.expect("it is there");
         fs::rename(self.folder.join(LOG), self.folder.join("elsewhere")).expect("both are ours");
     }
@@ -397,161 +396,4 @@ impl Claimed {
     pub(crate) fn open(self) -> Result<(Record, Loaded), FileError> {
         Record::open_claimed(self)
     }
-}
-
-/// Whether there is a record in this folder of a job that has not ended, or may be one.
-fn is_record(folder: &Path) -> bool {
-    has(folder, ASSIGNMENT).unwrap_or(true) && !folder.join(ENDED).is_file()
-}
-
-/// Whether there is nothing of a record in this folder, not even of one that has ended.
-pub(crate) fn is_gone(folder: &Path) -> bool {
-    let has = |name| has(folder, name).unwrap_or(true);
-    !has(ASSIGNMENT) && !has(ENDED)
-}
-
-/// Whether the record in this folder is held by somebody who was silent for so long that it is dead, wherever it is.
-pub(crate) fn is_forsaken(folder: &Path) -> bool {
-    lease::is_forsaken(&folder.join(LEASE))
-}
-
-/// Finishes what a process that closed this record of a state directory was killed in; false if nobody has closed it.
-pub(crate) fn finish_closing(folder: &Path) -> Result<bool, FileError> {
-    let read = || form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT);
-    if read()?.is_none() {
-        return Ok(false);
-    }
-    let _lease = Lease::take(&folder.join(LEASE))?;
-    // Somebody else may have done it meanwhile, and have made a new record.
-    match read()? {
-        Some(end) => clear(folder, &end).map(|()| true),
-        None => Ok(!has(folder, ASSIGNMENT)?),
-    }
-}
-
-/// Leaves a line of a record in a state directory. Why it ended goes last, so that whoever is killed here can be followed.
-fn clear(folder: &Path, end: &StoredEnd) -> Result<(), FileError> {
-    let path = folder.with_file_name("ended.log");
-    let tell = || {
-        let mut file = private().append(true).create(true).open(&path)?;
-        file.write_all(format!("job {}: {}\n", end.job, end.how).as_bytes())?;
-        file.sync_data()
-    };
-    tell().map_err(|error| FileError::io(&path, error))?;
-    remove_unfinished(folder)?;
-    remove(folder, &[ASSIGNMENT, SNAPSHOT, LOG, LEASE, ENDED])?;
-    // What somebody else has put there stays.
-    match fs::remove_dir(folder) {
-        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(FileError::io(folder, error)),
-        _ => Ok(()),
-    }
-}
-
-fn has(folder: &Path, name: &str) -> Result<bool, FileError> {
-    let path = folder.join(name);
-    path.try_exists().map_err(|error| FileError::io(&path, error))
-}
-
-fn remove(folder: &Path, names: &[&str]) -> Result<(), FileError> {
-    for path in names.iter().map(|name| folder.join(name)) {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(FileError::io(&path, error)),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Files that a process was about to put in their place when it died.
-fn remove_unfinished(folder: &Path) -> Result<(), FileError> {
-    let failed = |error| FileError::io(folder, error);
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        if let Some(name) = name.to_str().filter(|name| name.starts_with(form::UNFINISHED)) {
-            remove(folder, &[name])?;
-        }
-    }
-    Ok(())
-}
-
-/// What a state directory holds.
-#[derive(Default)]
-pub(crate) struct Kept {
-    /// The folders of its records.
-    pub(crate) records: Vec<PathBuf>,
-    /// Folders that were to become one, and whose process died first: of those jobs nothing was ever sent.
-    pub(crate) begun: Vec<PathBuf>,
-}
-
-pub(crate) fn list(state_dir: &Path) -> Result<Kept, FileError> {
-    let failed = |error| FileError::io(state_dir, error);
-    let entries = match fs::read_dir(state_dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
-        entries => entries.map_err(failed)?,
-    };
-    let mut kept = Kept::default();
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        // What cannot be looked at is one, and whoever opens it is told why it cannot be.
-        let has = |name| has(&path, name).unwrap_or(true);
-        if !path.is_dir() {
-            continue;
-        }
-        if has(ASSIGNMENT) || has(ENDED) {
-            kept.records.push(path);
-        } else if is_old(&path) && has(LEASE) {
-            kept.begun.push(path);
-        } else if is_old(&path) {
-            // Empty ones are left where a file system keeps names of open files. This one stays if it is not.
-            _ = fs::remove_dir(&path);
-        }
-    }
-    kept.records.sort();
-    Ok(kept)
-}
-
-fn is_old(path: &Path) -> bool {
-    let changed = fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age > BEGINNING)
-}
-
-/// Removes the folder of a record that never became one.
-pub(crate) fn give_up(folder: &Path) -> Result<(), FileError> {
-    let _lease = Lease::take(&folder.join(LEASE))?;
-    if !is_gone(folder) {
-        return Ok(());
-    }
-    let job = folder.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or_default();
-    clear(folder, &StoredEnd { job, how: "its process died before the record was written".to_owned() })
-}
-
-/// For programs that go elsewhere.
-fn absolute(folder: &Path) -> Result<PathBuf, FileError> {
-    std::path::absolute(folder).map_err(|error| FileError::io(folder, error))
-}
-
-fn make_folder(folder: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
-    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
-    builder.create(folder)?;
-    missing.into_iter().try_for_each(|path| form::sync_folder(&form::folder(path)))
-}
-
-/// For files that their owner alone can read.
-fn private() -> OpenOptions {
-    #[cfg_attr(not(unix), expect(unused_mut, reason = "a mode is given on Unix"))]
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
-}
-
-fn open_log(folder: &Path, create: bool) -> Result<File, FileError> {
-    let path = folder.join(LOG);
-    let opened = private().read(true).write(true).create(create).truncate(false).open(&path);
-    opened.map_err(|error| FileError::io(&path, error))
 }
