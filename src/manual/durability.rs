@@ -116,7 +116,7 @@
 //!
 //! | Holder and newcomer | What keeps them apart | A dead holder is known |
 //! |---|---|---|
-//! | on one machine, also in different containers, with file locks | the lock | at once, unless it died in the three seconds of a take-over |
+//! | on one machine and mount, also in different containers, with file locks | the lock | at once, unless it died in the three seconds of a take-over |
 //! | all others | a stamp in the file, renewed every 30 s | after 300 s of silence |
 //!
 //! The file is made as a whole, and removed when the lease is given back: of several that find none, one makes it, on any file

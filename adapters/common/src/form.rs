@@ -87,16 +87,15 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     sync_folder(&folder)
 }
 
-/// Makes a file of this content, which its owner alone can read: it is there whole or not at all. `prepare` has it before anybody
-/// else can see it.
+/// Makes a file that its owner alone can read: it is there whole or not at all. `content` has it before anybody else can see it.
 ///
 /// # Errors
 ///
 /// [`io::ErrorKind::AlreadyExists`] if there is one, also if another machine was faster; what else the operating system says.
-pub fn create(path: &Path, content: &[u8], prepare: impl FnOnce(&File)) -> io::Result<File> {
+pub fn create(path: &Path, content: impl FnOnce(&File) -> io::Result<Vec<u8>>) -> io::Result<File> {
     let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder(path))?;
-    prepare(file.as_file());
-    file.write_all(content)?;
+    let content = content(file.as_file())?;
+    file.write_all(&content)?;
     file.as_file().sync_all()?;
     Ok(file.persist_noclobber(path)?)
 }

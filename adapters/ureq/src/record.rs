@@ -28,7 +28,7 @@ use folder::{
     ASSIGNMENT, ENDED, LEASE, LOG, SNAPSHOT, absolute, has, is_record, make_folder, open_log, remove, remove_unfinished,
 };
 use lease::{Claim, Lease};
-use state_dir::clear;
+use state_dir::{clear, is_old};
 
 pub(crate) use folder::is_gone;
 pub(crate) use lease::REFRESH;
@@ -182,7 +182,8 @@ impl Record {
         }
         if !has(&folder, ASSIGNMENT)? {
             // Who made the lease of what never became a record may have left a secret.
-            if lease::is_lease(&folder.join(LEASE))
+            if is_old(&folder)
+                && lease::is_lease(&folder.join(LEASE))
                 && let Ok(_lease) = Lease::take(&folder.join(LEASE))
                 && is_gone(&folder)
             {

@@ -74,13 +74,10 @@ impl Bell {
     }
 
     /// Waits until something has changed since `seen`, or so long.
-    fn wait(&self, seen: u64, span: Option<Duration>) {
+    fn wait(&self, seen: u64, span: Duration) {
         let state = lock(&self.state);
         let same = |state: &mut State| state.changes == seen;
-        match span {
-            Some(span) => drop(self.rung.wait_timeout_while(state, span, same).unwrap_or_else(PoisonError::into_inner)),
-            None => drop(self.rung.wait_while(state, same).unwrap_or_else(PoisonError::into_inner)),
-        }
+        drop(self.rung.wait_timeout_while(state, span, same).unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -104,7 +101,7 @@ fn concerns_one(error: &Error) -> bool {
     matches!(error, Error::Held { .. } | Error::BadFile { .. })
 }
 
-/// How often jobs that another process seems to hold are looked at.
+/// How often it is looked for jobs whose holder has died.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A place for a job, given back when it is dropped, also by a handler that panicked.
@@ -136,8 +133,8 @@ impl Runner {
     ///
     /// With a [state directory](Runner::with_state_dir), jobs that are there when it begins and are nobody's, left by a process
     /// that died or by [`Job::leave`](crate::Job::leave), are failed with `runner_system_failure` and a line that says so: call
-    /// [`Runner::recover`] before, and hold those that can go on. A job that another process holds at that moment is looked at
-    /// again every minute, and failed when that process was silent for five minutes. What others give back is theirs.
+    /// [`Runner::recover`] before, and hold those that can go on. Every minute it is looked for jobs whose holder was silent for
+    /// five minutes, and those are failed too. What others give back meanwhile is theirs.
     ///
     /// # Errors
     ///
@@ -152,16 +149,15 @@ impl Runner {
         mut hear: impl FnMut(RunEvent),
     ) -> Result<(), Error> {
         let link = self.link.apart();
-        let mut left = self.fail_left_behind(&link, |error| hear(RunEvent::Record(error)))?;
+        let mut unusable = self.fail_left_behind(&link, |error| hear(RunEvent::Record(error)))?;
         let mut look_again = link.clock.now().saturating_add(self.look_again);
         let (bell, handler, busy) = (&*stop.bell, &handler, &AtomicU32::new(0));
         let mut poller = self.new_poller();
         let ran = self.link.ringing(&stop.bell, || {
             thread::scope(|scope| {
                 loop {
-                    if !left.is_empty() && link.clock.now() >= look_again {
-                        let tell = |error| hear(RunEvent::Record(error));
-                        left = self.fail_forsaken(std::mem::take(&mut left), &link, tell);
+                    if link.clock.now() >= look_again {
+                        self.fail_forsaken(&mut unusable, &link, |error| hear(RunEvent::Record(error)));
                         look_again = link.clock.now().saturating_add(self.look_again);
                     }
                     let (draining, seen) = {
@@ -201,9 +197,8 @@ impl Runner {
                         },
                         Output::Event(event) => hear(RunEvent::Poller(event)),
                         Output::Wait(until) => {
-                            let look = (!left.is_empty()).then_some(look_again);
-                            let until = until.into_iter().chain(look).min();
-                            bell.wait(seen, until.map(|until| link.clock.until(until)));
+                            let until = until.map_or(look_again, |until| until.min(look_again));
+                            bell.wait(seen, link.clock.until(until));
                         }
                         Output::Done => return Ok(()),
                     }

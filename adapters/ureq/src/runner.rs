@@ -41,7 +41,7 @@ pub struct Runner {
     pub(crate) patience: Duration,
     header: bool,
     state_dir: Option<PathBuf>,
-    /// How often [`Runner::run`] looks at jobs that another process seems to hold.
+    /// How often [`Runner::run`] looks for jobs whose holder has died.
     pub(crate) look_again: Duration,
     /// Kept between requests, for the value that lets GitLab hold them.
     poller: Option<Poller>,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use gitlab_runner_api_files::{FileError, form};
 
-use holder::{Holder, PATIENCE, UNKNOWN, read, since_1970};
+use holder::{Holder, PATIENCE, UNKNOWN, boot_id, read, since_1970};
 
 /// How often a holder says that it lives, and looks whether it still is the holder.
 pub(crate) const REFRESH: Duration = Duration::from_secs(30);
@@ -31,6 +31,8 @@ const SETTLE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 3 });
 /// How often it is looked again when others were faster.
 const ATTEMPTS: usize = 10;
 
+const ERROR_LOCK_VIOLATION: i32 = 33;
+
 const TOO_SLOW: &str = "the file system is too slow to tell who has this job; try again later";
 
 /// Held as long as it lives, and given back when it is dropped.
@@ -43,8 +45,12 @@ pub(crate) struct Lease {
     lost: Option<String>,
 }
 
-/// How a file is locked, for [`Lease`] to find out what that is worth.
-type Lock = fn(&File) -> Result<(), TryLockError>;
+/// How a file is locked, and what that tells of: see [`boot_id`].
+type Lock = fn(&File) -> Result<String, TryLockError>;
+
+fn lock(file: &File) -> Result<String, TryLockError> {
+    file.try_lock().map(|()| boot_id(file))
+}
 
 /// What the file in its place says.
 enum Fate {
@@ -63,6 +69,8 @@ enum Trouble {
 #[derive(Debug)]
 pub(crate) struct Claim {
     lease: Lease,
+    /// What our lock tells of.
+    boot_id: String,
     /// When that is known; none if nobody else can have thought that it is free.
     settled_at: Option<Instant>,
 }
@@ -70,7 +78,7 @@ pub(crate) struct Claim {
 impl Claim {
     /// Claims the lease of a record, unless somebody holds it who lives.
     pub(crate) fn stake(path: &Path) -> Result<Self, FileError> {
-        Self::stake_as(&Holder::us(), path, File::try_lock)
+        Self::stake_as(&Holder::us(), path, lock)
     }
 
     fn stake_as(us: &Holder, path: &Path, lock: Lock) -> Result<Self, FileError> {
@@ -80,7 +88,7 @@ impl Claim {
                 return Ok(claim);
             }
             if let Some(lease) = Lease::make(us, path, lock).map_err(|error| FileError::io(path, error))? {
-                return Ok(Self { lease, settled_at: None });
+                return Ok(Self { boot_id: lease.us.boot_id.clone(), lease, settled_at: None });
             }
         }
         Err(FileError::held(path, "this job goes from one process to the next; try again"))
@@ -94,35 +102,34 @@ impl Claim {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(failed)?,
         };
-        let locked = match lock(&file) {
-            Ok(()) => true,
+        let boot_id = match lock(&file) {
+            Ok(boot_id) => boot_id,
             Err(TryLockError::WouldBlock) => {
                 let by = read(&mut file).map_or_else(|_| "another process".to_owned(), |holder| holder.name());
                 return Err(FileError::held(path, format!("this job is held by {by}; end that first")));
             }
-            Err(TryLockError::Error(_)) => false,
+            Err(TryLockError::Error(_)) => UNKNOWN.to_owned(),
         };
         let holder = read(&mut file).map_err(failed)?;
+        let now = since_1970();
         // Ours if it was made, and a server's word that it was got lost.
-        if !holder.is(us) && !holder.is_dead(us, locked) {
-            return Err(FileError::held(path, holder.words(us.heard_of)));
+        if !holder.is(us) && !holder.is_dead(&boot_id, now) {
+            return Err(FileError::held(path, holder.words(now)));
         }
-        let mut us = Holder { heard_of: since_1970(), ..us.clone() };
-        let contested = is_contested(us.heard_of.saturating_sub(holder.heard_of));
-        if contested {
-            // As long as it is not settled: nobody is to think that a lock tells enough of us.
-            us.boot_id = UNKNOWN.to_owned();
-        }
+        let contested = is_contested(now.saturating_sub(holder.heard_of));
+        // As long as it is not settled, nobody is to think that a lock tells enough of us.
+        let claimant = if contested { UNKNOWN } else { &boot_id };
+        let us = Holder { boot_id: claimant.to_owned(), heard_of: now, ..us.clone() };
         let lost = contested.then(|| "it is not settled yet who has this job; try again".to_owned());
         let mut lease = Lease { path: path.to_owned(), file, us, lost };
         lease.say().map_err(failed)?;
         if contested && looked.elapsed() > SETTLE / 2 {
-            // Who has taken it meanwhile finds out that it lost it. What we wrote keeps others from it until then.
+            lease.keep_others_from_it();
             return Err(FileError::held(path, TOO_SLOW));
         }
         let settled_at = contested.then(|| Instant::now() + SETTLE);
         match lease.fate().map_err(failed)? {
-            Fate::Ours => Ok(Some(Self { lease, settled_at })),
+            Fate::Ours => Ok(Some(Self { lease, boot_id, settled_at })),
             // Its holder was giving it back.
             Fate::Gone => Ok(None),
             Fate::Others(holder) => Err(FileError::held(path, holder.words(since_1970()))),
@@ -137,7 +144,7 @@ impl Claim {
         self,
         replace: impl FnOnce(&dyn Fn() -> io::Result<()>) -> io::Result<()>,
     ) -> Result<Lease, FileError> {
-        let Self { mut lease, settled_at } = self;
+        let Self { mut lease, boot_id, settled_at } = self;
         let path = lease.path.clone();
         let Some(at) = settled_at else {
             // It may have waited for its turn.
@@ -150,8 +157,7 @@ impl Claim {
             Fate::Gone | Fate::Others(_) => Err(io::ErrorKind::WouldBlock.into()),
         };
         let replaced = is_ours().and_then(|()| replace(&is_ours));
-        let boot_id = Holder::us().boot_id;
-        match replaced.map_err(Trouble::Failed).and_then(|()| lease.renew(Holder { boot_id, ..lease.us.clone() })) {
+        match replaced.map_err(Trouble::Failed).and_then(|()| lease.renew(boot_id)) {
             Ok(()) => {
                 lease.lost = None;
                 Ok(lease)
@@ -173,9 +179,13 @@ impl Lease {
 
     /// Makes the file; none if there is one.
     fn make(us: &Holder, path: &Path, lock: Lock) -> io::Result<Option<Self>> {
-        let us = Holder { heard_of: since_1970(), ..us.clone() };
-        // Nobody can have locked it, and where there are no locks, what it says is all there is.
-        match form::create(path, &us.text()?, |file| _ = lock(file)) {
+        let mut us = Holder { heard_of: since_1970(), ..us.clone() };
+        let content = |file: &File| {
+            // Nobody can have locked it, and where there are no locks, what it says is all there is.
+            us.boot_id = lock(file).unwrap_or_else(|_| UNKNOWN.to_owned());
+            us.text()
+        };
+        match form::create(path, content) {
             Ok(file) => Ok(Some(Self { path: path.to_owned(), file, us, lost: None })),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             // Whoever had the record meanwhile has cleared it of what was not finished.
@@ -195,7 +205,7 @@ impl Lease {
         if since_1970().abs_diff(self.us.heard_of) < REFRESH.as_secs() {
             return Ok(());
         }
-        let by = match self.renew(self.us.clone()) {
+        let by = match self.renew(self.us.boot_id.clone()) {
             Ok(()) => return Ok(()),
             Err(Trouble::Lost(by)) => by,
             Err(Trouble::Failed(error)) => {
@@ -210,11 +220,12 @@ impl Lease {
         Err(by)
     }
 
-    /// Says that we live, in these words, and makes sure that nobody else has thought otherwise.
-    fn renew(&mut self, us: Holder) -> Result<(), Trouble> {
+    /// Says that we live, and here, and makes sure that nobody else has thought otherwise.
+    fn renew(&mut self, boot_id: String) -> Result<(), Trouble> {
         let looked = Watch::start();
         self.must_be_ours()?;
-        let before = std::mem::replace(&mut self.us, Holder { heard_of: since_1970(), ..us });
+        let us = Holder { boot_id, heard_of: since_1970(), ..self.us.clone() };
+        let before = std::mem::replace(&mut self.us, us);
         if let Err(error) = self.say_anew() {
             self.us = before;
             return Err(Trouble::Failed(error));
@@ -224,10 +235,19 @@ impl Lease {
         }
         // Somebody may have looked before we spoke, and speak after.
         if looked.elapsed() > SETTLE / 2 {
+            self.keep_others_from_it();
             return Err(Trouble::Lost(TOO_SLOW.to_owned()));
         }
         thread::sleep(SETTLE);
         self.must_be_ours()
+    }
+
+    /// What was written so late that somebody may have the lease by now: others are kept from it until that has found out.
+    fn keep_others_from_it(&mut self) {
+        if self.must_be_ours().is_ok() {
+            (self.us.boot_id, self.us.heard_of) = (UNKNOWN.to_owned(), since_1970());
+            _ = self.say();
+        }
     }
 
     fn must_be_ours(&self) -> Result<(), Trouble> {
@@ -243,10 +263,11 @@ impl Lease {
     fn say_anew(&mut self) -> io::Result<()> {
         self.say().or_else(|error| {
             self.file = File::options().read(true).write(true).open(&self.path).map_err(|_| error)?;
-            match self.file.try_lock() {
-                Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-                _ => self.say(),
-            }
+            self.us.boot_id = match lock(&self.file) {
+                Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+                boot_id => boot_id.unwrap_or_else(|_| UNKNOWN.to_owned()),
+            };
+            self.say()
         })
     }
 
@@ -255,6 +276,8 @@ impl Lease {
             Ok(holder) if holder.is(&self.us) => Ok(Fate::Ours),
             Ok(holder) => Ok(Fate::Others(holder)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Fate::Gone),
+            // Who has the lock there keeps even itself from reading.
+            Err(error) if cfg!(windows) && error.raw_os_error() == Some(ERROR_LOCK_VIOLATION) => Ok(Fate::Ours),
             Err(error) => Err(error),
         }
     }

@@ -39,20 +39,28 @@ pub(crate) fn list(state_dir: &Path) -> Result<Kept, FileError> {
         }
         if has(ASSIGNMENT) || has(ENDED) {
             kept.records.push(path);
-        } else if is_old(&path) && has(LEASE) {
-            kept.begun.push(path);
-        } else if is_old(&path) {
-            // Empty ones are left where a file system keeps names of open files. This one stays if it is not.
-            _ = fs::remove_dir(&path);
+        } else if is_old(&path) && job_of(&path).is_some() {
+            if lease::is_lease(&path.join(LEASE)) {
+                kept.begun.push(path);
+            } else {
+                // Empty ones are left where a file system keeps names of open files. This one stays if it is not.
+                _ = fs::remove_dir(&path);
+            }
         }
     }
     kept.records.sort();
     Ok(kept)
 }
 
-fn is_old(path: &Path) -> bool {
+/// Whether nobody can still be about to make it a record.
+pub(super) fn is_old(path: &Path) -> bool {
     let changed = fs::metadata(path).and_then(|meta| meta.modified()).ok();
     changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age > BEGINNING)
+}
+
+/// The job that a folder is named for.
+fn job_of(folder: &Path) -> Option<u64> {
+    folder.file_name()?.to_str()?.parse().ok()
 }
 
 /// Removes the folder of a record that never became one.
@@ -61,7 +69,7 @@ pub(crate) fn give_up(folder: &Path) -> Result<(), FileError> {
     if !is_gone(folder) {
         return Ok(());
     }
-    let job = folder.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or_default();
+    let Some(job) = job_of(folder) else { return Ok(()) };
     clear(folder, &StoredEnd { job, how: "its process died before the record was written".to_owned() })
 }
 

@@ -1,6 +1,6 @@
 //! The jobs of a runner and their records.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,13 +28,8 @@ pub struct Recovered {
     pub left: Vec<Error>,
 }
 
-/// A record in the state directory that could not be taken up.
-#[derive(Debug)]
-pub(crate) struct LeftBehind {
-    folder: PathBuf,
-    /// By another process, or so it seems. All else is told of.
-    held: bool,
-}
+/// The records in the state directory that cannot be used, and whether that may pass. Each was told of.
+pub(crate) type Unusable = BTreeMap<PathBuf, bool>;
 
 impl Runner {
     /// Keeps a record of each job in this folder: before its handler has it, and before anything is sent. It is gone when the
@@ -98,44 +93,36 @@ impl Runner {
     }
 
     /// Fails the jobs that a process left behind which died, and which nobody has recovered: what ran them is gone. Tells of
-    /// what cannot be used, and gives what may be another time.
-    pub(crate) fn fail_left_behind(&self, link: &Link, tell: impl FnMut(Error)) -> Result<Vec<LeftBehind>, Error> {
-        Ok(self.fail(self.records()?, link, &BTreeSet::new(), tell))
+    /// what cannot be used.
+    pub(crate) fn fail_left_behind(&self, link: &Link, tell: impl FnMut(Error)) -> Result<Unusable, Error> {
+        let mut unusable = Unusable::new();
+        self.fail(self.records()?, &mut unusable, link, tell);
+        Ok(unusable)
     }
 
-    /// The same for those that were left. Jobs that another process has given back since are somebody's who will take them up.
-    pub(crate) fn fail_forsaken(&self, left: Vec<LeftBehind>, link: &Link, tell: impl FnMut(Error)) -> Vec<LeftBehind> {
-        let (due, mut rest): (Vec<_>, _) =
-            left.into_iter().partition(|LeftBehind { folder, held }| !held || record::is_forsaken(folder));
-        rest.retain(|LeftBehind { folder, .. }| !record::is_gone(folder));
-        let told = due.iter().filter(|left| !left.held).map(|left| left.folder.clone()).collect();
-        rest.extend(self.fail(due.into_iter().map(|left| left.folder).collect(), link, &told, tell));
-        rest
+    /// The same some time later: for those that could not be read, and those whose holder was silent for so long that it is
+    /// dead. What was given back is somebody's who will take it up.
+    pub(crate) fn fail_forsaken(&self, unusable: &mut Unusable, link: &Link, tell: impl FnMut(Error)) {
+        // What cannot be listed now may be the next time.
+        let Ok(mut records) = self.records() else { return };
+        unusable.retain(|folder, _| records.contains(folder));
+        records.retain(|folder| unusable.get(folder).copied().unwrap_or_else(|| record::is_forsaken(folder)));
+        self.fail(records, unusable, link, tell);
     }
 
-    fn fail(
-        &self,
-        folders: Vec<PathBuf>,
-        link: &Link,
-        told: &BTreeSet<PathBuf>,
-        mut tell: impl FnMut(Error),
-    ) -> Vec<LeftBehind> {
+    fn fail(&self, folders: Vec<PathBuf>, unusable: &mut Unusable, link: &Link, mut tell: impl FnMut(Error)) {
         let (jobs, left) = self.take_up_all(folders, link);
         for job in jobs {
-            job.give_up("The runner was restarted, and this job was lost with it.");
+            job.give_up("Nothing runs this job any more: its runner was restarted, or lost it.");
         }
-        let mut again = Vec::new();
         for (folder, error) in left {
-            let held = matches!(error, Error::Held { .. });
-            let passes = held || matches!(error, Error::File { .. } | Error::System(_));
-            if !held && !told.contains(&folder) {
+            let may_pass = matches!(error, Error::File { .. } | Error::System(_));
+            if matches!(error, Error::Held { .. }) {
+                unusable.remove(&folder);
+            } else if unusable.insert(folder, may_pass).is_none() {
                 tell(error);
             }
-            if passes {
-                again.push(LeftBehind { folder, held });
-            }
         }
-        again
     }
 
     /// Takes a job up from the record in this folder, as [`Job::load`] does, with the settings of this runner.

@@ -21,7 +21,7 @@ const SIZE: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Holder {
     pub(super) host: String,
-    /// Drawn by the kernel when it starts: one for each machine, and for all of its containers. Empty where there is none.
+    /// Within what its lock tells of it: one start of a kernel, and one mount. [`UNKNOWN`] if it has no lock.
     pub(super) boot_id: String,
     pub(super) pid: u32,
     /// Drawn by each process: process numbers come again.
@@ -38,10 +38,9 @@ impl Holder {
     pub(super) fn us() -> Self {
         static RUN: OnceLock<u64> = OnceLock::new();
         static LEASES: AtomicU64 = AtomicU64::new(0);
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self {
             host: host(),
-            boot_id: boot_id.trim().to_owned(),
+            boot_id: UNKNOWN.to_owned(),
             pid: std::process::id(),
             run: *RUN.get_or_init(|| getrandom::u64().unwrap_or_default()),
             number: LEASES.fetch_add(1, Ordering::Relaxed),
@@ -55,23 +54,16 @@ impl Holder {
         Ok(text)
     }
 
-    /// Whether it is the same lease of the same process, whenever that was heard of.
+    /// Whether it is the same lease of the same process, whatever else is known of it.
     pub(super) fn is(&self, other: &Self) -> bool {
-        Self { heard_of: other.heard_of, ..self.clone() } == *other
+        (&self.host, self.pid, self.run, self.number) == (&other.host, other.pid, other.run, other.number)
     }
 
-    pub(super) fn is_of_this_machine(&self, us: &Self) -> bool {
-        if self.boot_id.is_empty() && us.boot_id.is_empty() {
-            !self.host.is_empty() && self.host == us.host
-        } else {
-            self.boot_id == us.boot_id
-        }
-    }
-
-    /// A lock tells of all processes of this machine; of all others, and where there are no locks, only time does.
-    pub(super) fn is_dead(&self, us: &Self, locked: bool) -> bool {
-        let silent = us.heard_of.saturating_sub(self.heard_of) >= PATIENCE.as_secs();
-        silent || (locked && self.is_of_this_machine(us))
+    /// A lock tells of all who could have it; of all others, and where there are no locks, only time does. `boot_id` is where
+    /// we have the lock.
+    pub(super) fn is_dead(&self, boot_id: &str, now: u64) -> bool {
+        let silent = now.saturating_sub(self.heard_of) >= PATIENCE.as_secs();
+        silent || (self.boot_id == boot_id && boot_id != UNKNOWN)
     }
 
     pub(super) fn name(&self) -> String {
@@ -94,6 +86,26 @@ impl Holder {
             ),
         }
     }
+}
+
+/// Names all that a lock on this file tells of: the processes of one kernel, containers included, by one mount.
+pub(super) fn boot_id(file: &File) -> String {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| host());
+    match (kernel.trim(), mount(file)) {
+        ("", _) | (_, None) => UNKNOWN.to_owned(),
+        (kernel, Some(mount)) => format!("{kernel}/{mount:x}"),
+    }
+}
+
+#[cfg(unix)]
+fn mount(file: &File) -> Option<u64> {
+    file.metadata().ok().map(|meta| std::os::unix::fs::MetadataExt::dev(&meta))
+}
+
+/// Locks are the server's there, and tell of all machines.
+#[cfg(not(unix))]
+fn mount(_: &File) -> Option<u64> {
+    Some(0)
 }
 
 #[cfg(unix)]

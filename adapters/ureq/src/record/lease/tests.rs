@@ -10,13 +10,13 @@ fn holder() -> Holder {
 }
 
 /// A file system without locks.
-fn lockless(_: &File) -> Result<(), TryLockError> {
+fn lockless(_: &File) -> Result<String, TryLockError> {
     Err(TryLockError::Error(io::ErrorKind::Unsupported.into()))
 }
 
 /// A file system whose locks are each machine's affair.
-fn local(_: &File) -> Result<(), TryLockError> {
-    Ok(())
+fn local(_: &File) -> Result<String, TryLockError> {
+    Ok(format!("machine of {:?}", thread::current().id()))
 }
 
 fn settled(claim: Claim) -> Result<Lease, FileError> {
@@ -29,28 +29,18 @@ fn write(path: &Path, holder: &Holder) {
 
 #[test]
 fn who_is_dead_holds_nothing() {
-    let us = |host: &str, boot_id: &str, seconds: u64| {
-        let (host, boot_id) = (host.into(), boot_id.into());
-        Holder { host, boot_id, pid: 12, run: 2, number: 0, heard_of: 1_000_000 + seconds }
-    };
-    let unnamed = |host: &str| Holder { boot_id: String::new(), ..us(host, "", 0) };
-    for (holder, us, locked, dead) in [
-        (holder(), us("node-7", "b", 1), true, true),
-        (holder(), us("node-7", "b", 1), false, false),
-        (holder(), us("node-7", "b", 299), false, false),
-        (holder(), us("node-7", "b", 300), false, true),
-        // Another container of this machine, and another machine of that name.
-        (holder(), us("pod-1", "b", 1), true, true),
-        (holder(), us("node-7", "c", 1), true, false),
-        (holder(), us("node-8", "c", 299), true, false),
-        (holder(), us("node-8", "c", 300), true, true),
-        // Systems that tell less of themselves.
-        (holder(), us("node-7", "", 1), true, false),
-        (unnamed("mac"), us("mac", "", 1), true, true),
-        (unnamed("mac"), us("pc", "", 1), true, false),
-        (unnamed(""), us("", "", 1), true, false),
+    for (theirs, ours, seconds, dead) in [
+        ("b/1", "b/1", 1, true),
+        ("b/1", "b/2", 1, false),
+        ("b/1", "c/1", 1, false),
+        ("b/1", UNKNOWN, 299, false),
+        ("b/1", UNKNOWN, 300, true),
+        ("b/1", "c/1", 300, true),
+        (UNKNOWN, "b/1", 1, false),
+        (UNKNOWN, UNKNOWN, 1, false),
     ] {
-        assert_eq!(holder.is_dead(&us, locked), dead, "{holder:?} {us:?} {locked}");
+        let holder = Holder { boot_id: theirs.into(), ..holder() };
+        assert_eq!(holder.is_dead(ours, 1_000_000 + seconds), dead, "{theirs} {ours} {seconds}");
     }
 }
 
@@ -58,7 +48,7 @@ fn who_is_dead_holds_nothing() {
 fn a_second_holder_is_told_who_is_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lease");
-    for lock in [File::try_lock, lockless] {
+    for lock in [lock, lockless] {
         let take = || Claim::stake_as(&Holder::us(), &path, lock).and_then(settled);
         let first = take().unwrap();
         let refused = take().unwrap_err();
@@ -99,13 +89,12 @@ fn one_of_many_who_come_at_once_has_it() {
             write(&path, &holder());
         }
         let barrier = Barrier::new(8);
-        let take = |machine: u8| {
-            let us = Holder { boot_id: machine.to_string(), ..Holder::us() };
+        let take = || {
             barrier.wait();
-            Claim::stake_as(&us, &path, lock).and_then(settled)
+            Claim::stake_as(&Holder::us(), &path, lock).and_then(settled)
         };
         let taken: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|machine| scope.spawn(move || take(machine))).collect();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         let holders = taken.iter().filter(|lease| lease.is_ok()).count();
@@ -197,7 +186,8 @@ fn a_claim_that_was_not_settled_is_of_no_machine() {
     assert!(matches!(slept, Err(FileError::Held { .. })));
     write(&path, &holder());
     let lease = Lease::take(&path).unwrap();
-    assert!(lease.us.is_of_this_machine(&Holder::us()));
+    assert_eq!(lease.us.boot_id, boot_id(&lease.file));
+    assert_ne!(lease.us.boot_id, UNKNOWN);
     drop(lease);
     assert!(!path.exists());
 }
