@@ -92,17 +92,14 @@ impl Job {
             soonest.at(self.deadline, WaitReason::Timeout);
         }
         // Whether or not anything can be sent.
-        if self.config.durable && self.saved < self.critical {
-            if let Some(step) = self.save_step(now, &mut soonest) {
-                return step;
+        match self.save_due() {
+            Some(due_at) if now < due_at => soonest.at(due_at, WaitReason::Save),
+            Some(_) => {
+                if let Some(step) = self.save_step(now, &mut soonest) {
+                    return step;
+                }
             }
-        } else if self.config.durable && self.trace.saved() < self.trace.written() {
-            let old_at = self.saved_at.saturating_add(self.config.keep_alive);
-            if now < old_at {
-                soonest.at(old_at, WaitReason::Save);
-            } else if let Some(step) = self.save_step(now, &mut soonest) {
-                return step;
-            }
+            None => {}
         }
         if let Some(overdue_at) = self.wire.overdue_at() {
             soonest.at(overdue_at, WaitReason::Answer);
@@ -168,6 +165,16 @@ impl Job {
             return self.save_step(now, soonest);
         }
         Some(Step::Send(Intent::Patch { start: range.start, end: range.end }))
+    }
+
+    /// When it is to be saved though nothing may be sent: a result at once, what was written after a while.
+    fn save_due(&self) -> Option<Timestamp> {
+        if !self.config.durable {
+            return None;
+        }
+        let written = self.trace.saved() < self.trace.written();
+        let after_a_while = || self.saved_at.saturating_add(self.config.keep_alive);
+        if self.saved < self.critical { Some(Timestamp::EPOCH) } else { written.then(after_a_while) }
     }
 
     /// Asks to be saved; again after a while, since the application may have failed to.
