@@ -196,41 +196,6 @@ impl Record {
         Ok(Claimed { folder, claim })
     }
 
-    fn open_claimed(Claimed { folder, claim }: Claimed) -> Result<(Self, Loaded), FileError> {
-        let folder = &folder;
-        // What its last holder may still be about to write goes where nobody looks.
-        let lease = claim.settle(|is_ours| match form::renew(&folder.join(LOG), is_ours) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renewed => renewed,
-        })?;
-        if let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? {
-            return Err(end.refusal(folder));
-        }
-        let path = folder.join(ASSIGNMENT);
-        let Some(stored) = form::read::<StoredAssignment>(&path, ASSIGNMENT_KIND, FORMAT)? else {
-            return Err(FileError::bad(&path, "it is gone: the job has ended meanwhile"));
-        };
-        let server = Server::parse(&stored.url).map_err(|error| FileError::bad(&path, error.to_string()))?;
-        let assignment =
-            Assignment::from_json(stored.payload).map_err(|error| FileError::bad(&path, error.to_string()))?;
-        let path = folder.join(SNAPSHOT);
-        let snapshot = fs::read_to_string(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => FileError::bad(&path, "it is no text"),
-            _ => FileError::io(&path, error),
-        })?;
-        let snapshot = JobSnapshot::from_json(&snapshot).map_err(|error| FileError::bad(&path, error.to_string()))?;
-        if snapshot.job_id() != assignment.id() {
-            return Err(FileError::bad(&path, "it is of another job"));
-        }
-        let log = open_log(folder, false)?;
-        let (saved, log_size) = (assignment.clone(), snapshot.log_size());
-        let (folder, in_state_dir) = (folder.clone(), false);
-        let mut record = Self { folder, lease, log, log_size, saved, server: server.clone(), in_state_dir };
-        record.check_log(&snapshot)?;
-        remove_unfinished(&record.folder)?;
-        Ok((record, Loaded { server, assignment, snapshot }))
-    }
-
     /// Whether the log is the one the state speaks of. What is behind was written, but not saved: nothing of it was sent.
     fn check_log(&mut self, snapshot: &JobSnapshot) -> Result<(), FileError> {
         let path = self.folder.join(LOG);
@@ -395,6 +360,36 @@ pub(crate) struct Claimed {
 impl Claimed {
     /// Opens it, as [`Record::open`] does, three seconds after it was claimed at most.
     pub(crate) fn open(self) -> Result<(Record, Loaded), FileError> {
-        Record::open_claimed(self)
+        let Self { folder, claim } = self;
+        // What its last holder may still be about to write goes where nobody looks.
+        let lease = claim.settle(|is_ours| match form::renew(&folder.join(LOG), is_ours) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renewed => renewed,
+        })?;
+        if let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? {
+            return Err(end.refusal(&folder));
+        }
+        let path = folder.join(ASSIGNMENT);
+        let Some(stored) = form::read::<StoredAssignment>(&path, ASSIGNMENT_KIND, FORMAT)? else {
+            return Err(FileError::bad(&path, "it is gone: the job has ended meanwhile"));
+        };
+        let server = Server::parse(&stored.url).map_err(|error| FileError::bad(&path, error.to_string()))?;
+        let assignment =
+            Assignment::from_json(stored.payload).map_err(|error| FileError::bad(&path, error.to_string()))?;
+        let path = folder.join(SNAPSHOT);
+        let snapshot = fs::read_to_string(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => FileError::bad(&path, "it is no text"),
+            _ => FileError::io(&path, error),
+        })?;
+        let snapshot = JobSnapshot::from_json(&snapshot).map_err(|error| FileError::bad(&path, error.to_string()))?;
+        if snapshot.job_id() != assignment.id() {
+            return Err(FileError::bad(&path, "it is of another job"));
+        }
+        let log = open_log(&folder, false)?;
+        let (saved, log_size, in_state_dir) = (assignment.clone(), snapshot.log_size(), false);
+        let mut record = Record { folder, lease, log, log_size, saved, server: server.clone(), in_state_dir };
+        record.check_log(&snapshot)?;
+        remove_unfinished(&record.folder)?;
+        Ok((record, Loaded { server, assignment, snapshot }))
     }
 }
