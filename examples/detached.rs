@@ -214,8 +214,8 @@ fn show() -> Result<()> {
     let server = Server::start(gitlab)?;
     let scripts =
         [("succeeds", ["echo started", "sleep 1", "echo done"]), ("fails", ["echo started", "sleep 0.2", "exit 3"])];
-    let ids =
-        scripts.map(|(name, script)| server.with(|gitlab, now| gitlab.queue(now, NewJob::new(name).script(script))));
+    let ids = scripts
+        .map(|(name, script)| server.with(|gitlab, now| gitlab.queue(now, NewJob::new(name).with_script(script))));
     let folder: PathBuf = tempfile::tempdir()?.keep();
     let call = |arguments: &[&str]| -> Result<()> {
         let status = Command::new(std::env::current_exe()?).args(arguments).status()?;

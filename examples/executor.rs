@@ -310,27 +310,30 @@ fn demo(builds: &Path) -> Result<ExitCode> {
     let jobs: [(NewJob, Wanted); 4] = [
         (
             NewJob::new("succeeds")
-                .variable("GREETING", "hello")
-                .file_variable("LETTER", "from a file\n")
-                .masked_variable("API_KEY", SECRET)
-                .script(["echo \"$GREETING, $CI_JOB_NAME\"", "cat \"$LETTER\"", "pwd >&2", "echo key: $API_KEY"])
-                .after_script(["echo \"after: $CI_JOB_STATUS\""]),
+                .with_variable("GREETING", "hello")
+                .with_file_variable("LETTER", "from a file\n")
+                .with_masked_variable("API_KEY", SECRET)
+                .with_script(["echo \"$GREETING, $CI_JOB_NAME\"", "cat \"$LETTER\"", "pwd >&2", "echo key: $API_KEY"])
+                .with_after_script(["echo \"after: $CI_JOB_STATUS\""]),
             (JobStatus::Success, None, None),
         ),
         (
             NewJob::new("fails")
-                .script(["echo one", "sh -c 'exit 42'", "echo never"])
-                .after_script(["echo \"after: $CI_JOB_STATUS\""]),
+                .with_script(["echo one", "sh -c 'exit 42'", "echo never"])
+                .with_after_script(["echo \"after: $CI_JOB_STATUS\""]),
             (JobStatus::Failed, Some("script_failure"), Some(42)),
         ),
         (
-            NewJob::new("is cancelled").script(["echo started", "sleep 600"]).after_script(["echo cleaned up"]),
+            NewJob::new("is cancelled")
+                .with_script(["echo started", "sleep 600"])
+                .with_after_script(["echo cleaned up"]),
             (JobStatus::Canceled, None, None),
         ),
         (
-            NewJob::new("prints 3 MiB")
-                .masked_variable("API_KEY", SECRET)
-                .script(["yes \"a line, with $API_KEY in it\" | head -c 3145728", "printf 'the end without newline'"]),
+            NewJob::new("prints 3 MiB").with_masked_variable("API_KEY", SECRET).with_script([
+                "yes \"a line, with $API_KEY in it\" | head -c 3145728",
+                "printf 'the end without newline'",
+            ]),
             (JobStatus::Success, None, None),
         ),
     ];

@@ -53,42 +53,42 @@ impl Place {
 
     /// The project is checked out here, and not at its path below the folder of all.
     #[must_use]
-    pub fn project_dir(mut self, folder: impl Into<String>) -> Self {
+    pub fn with_project_dir(mut self, folder: impl Into<String>) -> Self {
         self.project_dir = Some(folder.into());
         self
     }
 
     /// File variables are written here. By default that is the project's folder with `.tmp` behind it.
     #[must_use]
-    pub fn temp_project_dir(mut self, folder: impl Into<String>) -> Self {
+    pub fn with_temp_project_dir(mut self, folder: impl Into<String>) -> Self {
         self.temp_project_dir = Some(folder.into());
         self
     }
 
     /// The number of this job among those that run on this machine, and among those of its project.
     #[must_use]
-    pub fn concurrent(mut self, id: u64, project_id: u64) -> Self {
+    pub fn with_concurrent(mut self, id: u64, project_id: u64) -> Self {
         (self.concurrent_id, self.concurrent_project_id) = (id, project_id);
         self
     }
 
     /// Jobs share the environment they run in (`CI_SHARED_ENVIRONMENT`), in place of `CI_DISPOSABLE_ENVIRONMENT`.
     #[must_use]
-    pub fn shared(mut self, shared: bool) -> Self {
+    pub fn with_shared(mut self, shared: bool) -> Self {
         self.shared = shared;
         self
     }
 
     /// Which runner it is: `CI_RUNNER_SHORT_TOKEN`.
     #[must_use]
-    pub fn token(mut self, token: &RunnerToken) -> Self {
+    pub fn with_token(mut self, token: &RunnerToken) -> Self {
         self.environment.push(Variable::new("CI_RUNNER_SHORT_TOKEN", token.short()));
         self
     }
 
     /// What runs the job: `CI_RUNNER_VERSION`, `CI_RUNNER_REVISION` and `CI_RUNNER_EXECUTABLE_ARCH`.
     #[must_use]
-    pub fn info(mut self, info: &crate::api::info::Info) -> Self {
+    pub fn with_info(mut self, info: &crate::api::info::Info) -> Self {
         let architecture = info.platform().zip(info.architecture());
         self.runner.push(Variable::new("CI_RUNNER_VERSION", info.version()));
         self.runner.push(Variable::new("CI_RUNNER_REVISION", info.revision().unwrap_or_default()));
@@ -99,17 +99,17 @@ impl Place {
 
     /// A variable that the runner gives to all its jobs. Those of a job win over it.
     #[must_use]
-    pub fn variable(mut self, variable: Variable) -> Self {
+    pub fn with_variable(mut self, variable: Variable) -> Self {
         self.environment.push(variable);
         self
     }
 
     /// The PEM chain of GitLab's certificate, for tools in the job: the file variable `CI_SERVER_TLS_CA_FILE`.
     #[must_use]
-    pub fn tls_ca_chain(self, pem: impl Into<String>) -> Self {
+    pub fn with_tls_ca_chain(self, pem: impl Into<String>) -> Self {
         let mut variable = Variable::new("CI_SERVER_TLS_CA_FILE", pem);
         (variable.file, variable.raw) = (true, true);
-        self.variable(variable)
+        self.with_variable(variable)
     }
 }
 

@@ -47,21 +47,21 @@ impl UploadArtifact {
 
     /// `archive`, or a type of report such as `junit` or `dotenv`.
     #[must_use]
-    pub fn artifact_type(mut self, of_it: impl Into<String>) -> Self {
+    pub fn with_artifact_type(mut self, of_it: impl Into<String>) -> Self {
         self.artifact_type = Some(of_it.into());
         self
     }
 
     /// `zip`, `gzip` or `raw`. Each type has one that GitLab takes.
     #[must_use]
-    pub fn artifact_format(mut self, of_it: impl Into<String>) -> Self {
+    pub fn with_artifact_format(mut self, of_it: impl Into<String>) -> Self {
         self.artifact_format = Some(of_it.into());
         self
     }
 
     /// How long GitLab keeps it, as the job says: `1 week`, `never`.
     #[must_use]
-    pub fn expire_in(mut self, span: impl Into<String>) -> Self {
+    pub fn with_expire_in(mut self, span: impl Into<String>) -> Self {
         self.expire_in = Some(span.into());
         self
     }
@@ -179,9 +179,9 @@ mod tests {
     fn the_file_is_the_one_part_of_a_form() {
         let token = JobToken::new("canary").unwrap();
         let upload = UploadArtifact::new(7, token, "a\"b\r\n.zip", Bytes::from_static(b"PK\r\n--"))
-            .artifact_type("archive")
-            .artifact_format("zip")
-            .expire_in("1 week & more");
+            .with_artifact_type("archive")
+            .with_artifact_format("zip")
+            .with_expire_in("1 week & more");
         let server = Server::parse("https://gitlab.example.test/root").unwrap();
         let request = upload.request(&server, CorrelationId::from_bits(0xabc));
         assert_eq!(

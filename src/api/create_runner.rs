@@ -48,7 +48,7 @@ impl CreateRunner {
 
     /// The attributes of the new runner.
     #[must_use]
-    pub fn attributes(mut self, attributes: Attributes) -> Self {
+    pub fn with_attributes(mut self, attributes: Attributes) -> Self {
         self.attributes = attributes;
         self
     }

@@ -41,7 +41,7 @@ impl PatchTrace {
 
     /// Marks the log, on its first piece, as one that GitLab shows to fewer people.
     #[must_use]
-    pub fn debug_trace(mut self, debug: bool) -> Self {
+    pub fn with_debug_trace(mut self, debug: bool) -> Self {
         self.debug_trace = debug;
         self
     }

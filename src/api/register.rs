@@ -76,14 +76,14 @@ impl Register {
 
     /// The machine that registers.
     #[must_use]
-    pub fn system_id(mut self, id: SystemId) -> Self {
+    pub fn with_system_id(mut self, id: SystemId) -> Self {
         self.system_id = Some(id);
         self
     }
 
     /// The attributes of the new runner.
     #[must_use]
-    pub fn attributes(mut self, attributes: Attributes) -> Self {
+    pub fn with_attributes(mut self, attributes: Attributes) -> Self {
         self.attributes = attributes;
         self
     }

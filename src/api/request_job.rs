@@ -48,7 +48,7 @@ impl RequestJob {
     /// The last `X-GitLab-Last-Update` seen. With it GitLab may hold the request until there is something new (long
     /// polling); without it the answer comes at once.
     #[must_use]
-    pub fn last_update(mut self, value: Option<String>) -> Self {
+    pub fn with_last_update(mut self, value: Option<String>) -> Self {
         self.last_update = value;
         self
     }

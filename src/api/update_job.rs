@@ -73,7 +73,7 @@ impl UpdateJob {
     /// The log's checksum and size; no part of `state=running`. Without them GitLab ends the job at once and compares
     /// nothing.
     #[must_use]
-    pub fn digest(mut self, of_log: LogDigest) -> Self {
+    pub fn with_digest(mut self, of_log: LogDigest) -> Self {
         if let Report::Final { digest, .. } = &mut self.report {
             *digest = Some(of_log);
         }

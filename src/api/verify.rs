@@ -35,7 +35,7 @@ impl Verify {
 
     /// The machine that asks.
     #[must_use]
-    pub fn system_id(mut self, id: SystemId) -> Self {
+    pub fn with_system_id(mut self, id: SystemId) -> Self {
         self.system_id = Some(id);
         self
     }

@@ -49,14 +49,14 @@ impl Proxies {
         let proxy = |name: &str| get(name).map(|address| ProxyUrl::parse(&address)).transpose();
         let (http, https) = (proxy("HTTP_PROXY")?, proxy("HTTPS_PROXY")?);
         let proxies = Self { http, https, direct: Vec::new(), direct_loopback: true };
-        Ok(proxies.without(&get("NO_PROXY").unwrap_or_default()))
+        Ok(proxies.with_no_proxy(&get("NO_PROXY").unwrap_or_default()))
     }
 
     /// Reaches these hosts without a proxy, in the form of `NO_PROXY`: names, addresses and address blocks, separated by
     /// commas. `example.com` means the name and all below it, `.example.com` only those below; `host:port` one port;
     /// `*` everything. What cannot be read names no host.
     #[must_use]
-    pub fn without(mut self, hosts: &str) -> Self {
+    pub fn with_no_proxy(mut self, hosts: &str) -> Self {
         self.direct.extend(hosts.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(Exempt::parse));
         self
     }
@@ -249,7 +249,7 @@ mod tests {
             ("10.0.0.0/x,:,,host:port", "host", 1, false),
         ];
         for (exempt, host, port, direct) in rows {
-            let proxies = Proxies::all(ProxyUrl::parse("proxy").unwrap()).without(exempt);
+            let proxies = Proxies::all(ProxyUrl::parse("proxy").unwrap()).with_no_proxy(exempt);
             assert_eq!(proxies.for_url("https", host, port).is_none(), direct, "{exempt} {host}:{port}");
         }
     }

@@ -220,7 +220,7 @@ impl Job {
                 self.frozen = Some(end);
                 let (content, at) = (self.trace.send(start..end), self.trace.at_server(start));
                 let patch = PatchTrace::new(self.id(), self.token(), at, content);
-                self.call(intent, &patch.debug_trace(self.spec().is_debug_trace()), now)
+                self.call(intent, &patch.with_debug_trace(self.spec().is_debug_trace()), now)
             }
             Intent::Final => {
                 let report = self.report();
@@ -257,7 +257,7 @@ impl Job {
         if finishing.without_digest || !intact {
             return report;
         }
-        report.digest(*finishing.digest.get_or_insert(digest))
+        report.with_digest(*finishing.digest.get_or_insert(digest))
     }
 
     fn answered(&mut self, intent: Intent, response: &Response<Bytes>, now: Timestamp) {

@@ -27,14 +27,14 @@ impl Section {
 
     /// The line that stays to be seen when the section is folded. Line ends in it become spaces.
     #[must_use]
-    pub fn title(mut self, title: &str) -> Self {
+    pub fn with_title(mut self, title: &str) -> Self {
         self.title = Some(title.replace(['\r', '\n'], " "));
         self
     }
 
     /// Folded at first.
     #[must_use]
-    pub fn collapsed(mut self) -> Self {
+    pub fn with_collapsed(mut self) -> Self {
         self.collapsed = true;
         self
     }

@@ -354,7 +354,7 @@ fn sections() {
     let marker = |section: Section| section.start(now, true);
     assert_eq!(marker(Section::new("step_script")), format!("section_start:1560896352:step_script\r{ESC}[0K"));
     assert_eq!(
-        marker(Section::new("my name\u{e4}\r[x]").collapsed().without_duration().title("Build\nall")),
+        marker(Section::new("my name\u{e4}\r[x]").with_collapsed().without_duration().with_title("Build\nall")),
         format!(
             "section_start:1560896352:my_name___x_[hide_duration=true,collapsed=true]\r{ESC}[0K{ESC}[0K{ESC}[36;1mBuild \
              all{ESC}[0;m{ESC}[0;m\n"
@@ -362,7 +362,7 @@ fn sections() {
     );
     assert_eq!(Section::new("").name(), "section");
     assert_eq!(
-        Section::new("x").collapsed().title("T").start(now, false),
+        Section::new("x").with_collapsed().with_title("T").start(now, false),
         format!("{ESC}[0K{ESC}[36;1mT{ESC}[0;m{ESC}[0;m\n")
     );
     assert_eq!(section::end("x", now), format!("section_end:1560896352:x\r{ESC}[0K"));

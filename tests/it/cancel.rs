@@ -183,7 +183,7 @@ fn a_cancellation_that_comes_while_the_result_is_delivered_is_no_abort() {
 #[test]
 fn a_silent_job_is_kept_alive_for_hours() {
     let mut server = gitlab(Settings::default().with(|s| s.stuck_after = 1800 * SECOND));
-    let assignment = take_job(&mut server, &config(), START, NewJob::new("thinks").timeout(20 * 3600 * SECOND));
+    let assignment = take_job(&mut server, &config(), START, NewJob::new("thinks").with_timeout(20 * 3600 * SECOND));
     let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
     while job.now.saturating_since(START) < 10 * 3600 * SECOND {
         job.run(&mut server, Duration::ZERO);
@@ -199,7 +199,7 @@ fn a_silent_job_is_kept_alive_for_hours() {
 #[test]
 fn a_job_is_told_when_its_time_is_up() {
     let mut server = gitlab(Settings::default());
-    let assignment = take_job(&mut server, &config(), START, NewJob::new("slow").timeout(100 * SECOND));
+    let assignment = take_job(&mut server, &config(), START, NewJob::new("slow").with_timeout(100 * SECOND));
     let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
     assert_eq!(job.machine.deadline(), START.saturating_add(100 * SECOND));
     job.run(&mut server, 31 * SECOND - SECOND);
@@ -214,7 +214,7 @@ fn a_job_is_told_when_its_time_is_up() {
 #[test]
 fn a_job_that_ran_out_of_its_token_is_over() {
     let mut server = gitlab(Settings::default());
-    let assignment = take_job(&mut server, &config(), START, NewJob::new("expired").timeout(100 * SECOND));
+    let assignment = take_job(&mut server, &config(), START, NewJob::new("expired").with_timeout(100 * SECOND));
     let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
     job.run(&mut server, SECOND);
     job.pass(500 * SECOND);

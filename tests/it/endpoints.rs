@@ -24,7 +24,7 @@ fn a_job_can_be_served_by_hand() {
     let mut server = gitlab(Settings::default().with(|s| s.archive_delay = Some(60 * SECOND)));
     let ask = RequestJob::new(RunnerToken::new(TOKEN).unwrap(), &config());
     let JobRequestAnswer::None { last_update: Some(value), .. } = call(&mut server, &ask).unwrap() else { panic!() };
-    assert!(matches!(call(&mut server, &ask.clone().last_update(Some(value))), Ok(JobRequestAnswer::None { .. })));
+    assert!(matches!(call(&mut server, &ask.clone().with_last_update(Some(value))), Ok(JobRequestAnswer::None { .. })));
 
     let id = server.queue(START, NewJob::new("by hand"));
     let JobRequestAnswer::Job(assignment) = call(&mut server, &ask).unwrap() else { panic!() };
@@ -40,7 +40,7 @@ fn a_job_can_be_served_by_hand() {
     assert_eq!((gap.accepted, gap.stored), (false, Some(6)));
 
     let digest = LogDigest::new(crc32fast::hash(b"hello\n"), 6);
-    let report = UpdateJob::failed(id, token(), FailureReason::ScriptFailure, Some(3)).digest(digest);
+    let report = UpdateJob::failed(id, token(), FailureReason::ScriptFailure, Some(3)).with_digest(digest);
     let taken = call(&mut server, &report).unwrap();
     assert!(!taken.completed && taken.interval == Some(SECOND), "not archived yet: {taken:?}");
     let without = UpdateJob::failed(id, token(), FailureReason::ScriptFailure, Some(3));

@@ -73,7 +73,7 @@ proptest! {
         let mut ids = Vec::new();
         for (size, seconds, good) in plan.jobs {
             let result = if good { JobResult::success() } else { JobResult::from_exit_code(3) };
-            ids.push(world.queue(Payload::new(Payload::lines(size), Duration::from_secs(seconds)).ending(result)));
+            ids.push(world.queue(Payload::new(Payload::lines(size), Duration::from_secs(seconds)).with_result(result)));
         }
         if let Some((which, after, graceful)) = plan.cancel {
             let id = ids[which % ids.len()];

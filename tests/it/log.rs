@@ -107,9 +107,10 @@ fn no_canary_reaches_gitlab_or_a_snapshot() {
     {
         let config = config().with_retain(Retain::All).with_log(LogOptions::default().with_timestamps(timestamps));
         let mut server = gitlab(Settings::default().with(|settings| settings.mask_job_token = false));
-        let mut new = NewJob::new("leaky").member("features", serde_json::json!({ "token_mask_prefixes": ["own_"] }));
+        let mut new =
+            NewJob::new("leaky").with_member("features", serde_json::json!({ "token_mask_prefixes": ["own_"] }));
         for (number, secret) in SECRETS.iter().enumerate() {
-            new = new.masked_variable(&format!("SECRET_{number}"), secret);
+            new = new.with_masked_variable(&format!("SECRET_{number}"), secret);
         }
         let assignment = take_job(&mut server, &config, START, new);
         let (token, config) = (assignment.spec().token.expose().to_owned(), Arc::new(config));
@@ -244,8 +245,8 @@ fn sections_nest_and_are_closed_at_the_end() {
         let config = Arc::new(config());
         let assignment = Assignment::from_json(payload(markers).to_string()).unwrap();
         let mut job = Job::new(config.clone(), &assignment, at(1));
-        job.open_section(&Section::new("outer").title("Outer"), at(1));
-        job.open_section(&Section::new("in ner").collapsed(), at(2));
+        job.open_section(&Section::new("outer").with_title("Outer"), at(1));
+        job.open_section(&Section::new("in ner").with_collapsed(), at(2));
         let before = log(&mut job);
         let mut job = Job::resume(config, &assignment, job.snapshot(), at(3)).unwrap();
         job.close_section(at(3));

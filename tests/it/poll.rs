@@ -217,7 +217,7 @@ fn a_driver_that_forgets_a_call_is_not_waited_for_for_ever() {
 fn a_payload_that_cannot_be_read_fails_its_job() {
     let mut server = gitlab(Settings::default());
     let mut poller = poller_of(config());
-    let id = server.queue(START, NewJob::new("odd").member("steps", serde_json::json!("not a list")));
+    let id = server.queue(START, NewJob::new("odd").with_member("steps", serde_json::json!("not a list")));
     poller.run(&mut server, Duration::ZERO);
     let Some(PollerEvent::Unreadable(job)) = poller.events.pop() else { panic!("{:?}", poller.events) };
     let mut job = Hand::new(job);
@@ -307,8 +307,8 @@ fn no_hold_lasts_for_ever() {
 fn features_and_system_id_are_the_same_everywhere() {
     let config = config();
     let id = gitlab_runner_api::SystemId::new("s_0123456789ab").unwrap();
-    let register = Register::new(RegistrationToken::new("r").unwrap(), config.info()).system_id(id.clone());
-    let verify = Verify::new(RunnerToken::new(TOKEN).unwrap(), config.info()).system_id(id);
+    let register = Register::new(RegistrationToken::new("r").unwrap(), config.info()).with_system_id(id.clone());
+    let verify = Verify::new(RunnerToken::new(TOKEN).unwrap(), config.info()).with_system_id(id);
     let registered = Hand::new(Exchange::new(&config, register, START)).call();
     let verified = Hand::new(Exchange::new(&config, verify, START)).call();
     let asked = poller().call();
@@ -328,7 +328,7 @@ fn a_first_contact_without_graceful_cancelling_costs_it_for_most_of_an_hour() {
         let mut server = gitlab(Settings::default());
         let first = if promised_first { config().info().clone() } else { Info::new("other", "1") };
         let id = gitlab_runner_api::SystemId::new("s_0123456789ab").unwrap();
-        let verify = Verify::new(RunnerToken::new(TOKEN).unwrap(), &first).system_id(id);
+        let verify = Verify::new(RunnerToken::new(TOKEN).unwrap(), &first).with_system_id(id);
         Hand::new(Exchange::new(&config(), verify, START)).run(&mut server, SECOND);
         let job = crate::common::take_job(&mut server, &config(), START, NewJob::new("cancel me"));
         server.cancel(START, job.id());

@@ -24,7 +24,7 @@ fn world(seed: u64, scenario: Scenario) -> World {
             1 => JobResult::failed(FailureReason::ImagePullFailure),
             _ => JobResult::success(),
         };
-        world.queue(Payload::new(Payload::lines(size), duration).ending(result));
+        world.queue(Payload::new(Payload::lines(size), duration).with_result(result));
     }
     world.plan(Duration::from_secs(600), Intervention::Heal);
     world

@@ -77,7 +77,7 @@ impl Life<'_> {
         let retain = if durable { Retain::Unacknowledged } else { Retain::All };
         let config = config().with_patch_limit(37).with_retain(retain).with_durable(durable);
         let mut server = gitlab(Settings::default());
-        let new = NewJob::new("long").masked_variable("PASSWORD", "correct horse");
+        let new = NewJob::new("long").with_masked_variable("PASSWORD", "correct horse");
         let assignment = take_job(&mut server, &config, START, new);
         let config = Arc::new(config);
         let mut job = Job::new(config.clone(), &assignment, START);

@@ -287,7 +287,7 @@ fn debug_logs_are_marked_as_such() {
         [("CI_DEBUG_TRACE", "true", true), ("CI_DEBUG_SERVICES", "1", true), ("CI_DEBUG_TRACE", "yes", false)]
     {
         let mut server = gitlab(Settings::default());
-        let assignment = take_job(&mut server, &config(), START, NewJob::new("debug").variable(key, value));
+        let assignment = take_job(&mut server, &config(), START, NewJob::new("debug").with_variable(key, value));
         let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
         job.machine.write("abc");
         job.run(&mut server, SECOND);

@@ -18,11 +18,11 @@ fn variables(list: Value, place: &Place) -> Variables {
 #[test]
 fn a_runner_adds_its_own_and_the_job_may_override_some() {
     let place = Place::new("/work/")
-        .concurrent(3, 1)
-        .token(&RunnerToken::new("glrt-abcdefghijklmnop").unwrap())
-        .info(&Info::new("ours", "1.2").with_revision("abc").with_platform("linux", "arm64"))
-        .variable(Variable::new("SITE", "hpc"))
-        .tls_ca_chain("PEM");
+        .with_concurrent(3, 1)
+        .with_token(&RunnerToken::new("glrt-abcdefghijklmnop").unwrap())
+        .with_info(&Info::new("ours", "1.2").with_revision("abc").with_platform("linux", "arm64"))
+        .with_variable(Variable::new("SITE", "hpc"))
+        .with_tls_ca_chain("PEM");
     let list = json!([
         { "key": "CI_BUILDS_DIR", "value": "/mine" }, { "key": "SITE", "value": "job's" }, { "key": "TAG", "value": "3" },
         { "key": "CI_RUNNER_VERSION", "value": "forged" }, { "key": "CI_DISPOSABLE_ENVIRONMENT", "value": "forged" },
@@ -51,7 +51,10 @@ fn a_runner_adds_its_own_and_the_job_may_override_some() {
     assert!(variables.value("CI_SHARED_ENVIRONMENT").is_none() && variables.is_true("CI_DISPOSABLE_ENVIRONMENT"));
     variables.push(Variable::new("CI_JOB_STATUS", "failed"));
     assert_eq!(variables.expand("$CI_JOB_STATUS of ${CI_PROJECT_DIR}"), "failed of /work/group/project");
-    let shared = self::variables(json!([]), &Place::default().shared(true).project_dir("/p").temp_project_dir("/t"));
+    let shared = self::variables(
+        json!([]),
+        &Place::default().with_shared(true).with_project_dir("/p").with_temp_project_dir("/t"),
+    );
     assert_eq!((shared.value("CI_PROJECT_DIR").as_deref(), shared.temp_project_dir()), (Some("/p"), "/t"));
     assert!(shared.is_true("CI_SHARED_ENVIRONMENT"));
 }

@@ -29,56 +29,56 @@ impl Registration {
 
     /// A text for people.
     #[must_use]
-    pub fn description(mut self, text: impl Into<String>) -> Self {
+    pub fn with_description(mut self, text: impl Into<String>) -> Self {
         self.attributes.description = Some(text.into());
         self
     }
 
     /// A note for administrators, up to 1024 characters.
     #[must_use]
-    pub fn maintenance_note(mut self, text: impl Into<String>) -> Self {
+    pub fn with_maintenance_note(mut self, text: impl Into<String>) -> Self {
         self.attributes.maintenance_note = Some(text.into());
         self
     }
 
     /// Takes no jobs until it is resumed in GitLab.
     #[must_use]
-    pub fn paused(mut self, paused: bool) -> Self {
+    pub fn with_paused(mut self, paused: bool) -> Self {
         self.attributes.paused = paused;
         self
     }
 
     /// Bound to its project.
     #[must_use]
-    pub fn locked(mut self, locked: bool) -> Self {
+    pub fn with_locked(mut self, locked: bool) -> Self {
         self.attributes.locked = locked;
         self
     }
 
     /// Takes jobs without tags. A runner that takes none needs tags.
     #[must_use]
-    pub fn run_untagged(mut self, untagged: bool) -> Self {
+    pub fn with_run_untagged(mut self, untagged: bool) -> Self {
         self.attributes.run_untagged = untagged;
         self
     }
 
     /// The tags of the jobs it takes.
     #[must_use]
-    pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+    pub fn with_tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         self.attributes.tag_list = tags.into_iter().map(Into::into).collect();
         self
     }
 
     /// Which refs it takes jobs from.
     #[must_use]
-    pub fn access_level(mut self, level: AccessLevel) -> Self {
+    pub fn with_access_level(mut self, level: AccessLevel) -> Self {
         self.attributes.access_level = Some(level);
         self
     }
 
     /// The longest a job may take, in whole seconds.
     #[must_use]
-    pub fn maximum_timeout(mut self, seconds: u64) -> Self {
+    pub fn with_maximum_timeout(mut self, seconds: u64) -> Self {
         self.attributes.maximum_timeout = Some(seconds);
         self
     }

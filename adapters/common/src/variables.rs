@@ -7,7 +7,7 @@ use std::path::Path;
 use gitlab_runner_api::variables::Variables;
 
 /// Writes the files that a job's file variables name, readable by this user alone, into the folder of
-/// [`Variables::temp_project_dir`], which is made if need be. Remove the folder when the job has ended: it holds secrets.
+/// [`Variables::with_temp_project_dir`], which is made if need be. Remove the folder when the job has ended: it holds secrets.
 ///
 /// # Errors
 ///
@@ -53,7 +53,7 @@ mod tests {
         let payload = r#"{"id":1,"token":"t","variables":[{"key":"KEY","value":"secret $X","file":true},
             {"key":"X","value":"x"},{"key":"../OUT","value":"o","file":true}]}"#;
         let assignment = Assignment::from_json(payload).unwrap();
-        let variables = Variables::new(assignment.spec(), &Place::default().temp_project_dir(temp.as_str()));
+        let variables = Variables::new(assignment.spec(), &Place::default().with_temp_project_dir(temp.as_str()));
         write_files(&variables).unwrap();
         write_files(&variables).unwrap();
         let path = variables.value("KEY").unwrap();

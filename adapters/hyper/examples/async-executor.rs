@@ -137,16 +137,20 @@ async fn demo() -> Result<ExitCode> {
     let mut gitlab = Coordinator::new(Settings::default());
     gitlab.add_runner("glrt-simulated");
     let server = Server::start(gitlab)?;
-    let hello = NewJob::new("succeeds").variable("GREETING", "hello").script(["echo \"$GREETING\"", "echo error >&2"]);
+    let hello = NewJob::new("succeeds")
+        .with_variable("GREETING", "hello")
+        .with_script(["echo \"$GREETING\"", "echo error >&2"]);
     let jobs = [
-        (hello.after_script(["echo after"]), JobStatus::Success, 18),
-        (NewJob::new("fails").script(["echo one", "sh -c 'exit 42'", "echo never"]), JobStatus::Failed, 4),
+        (hello.with_after_script(["echo after"]), JobStatus::Success, 18),
+        (NewJob::new("fails").with_script(["echo one", "sh -c 'exit 42'", "echo never"]), JobStatus::Failed, 4),
         (
-            NewJob::new("is cancelled").script(["echo started", "exec sleep 600"]).after_script(["echo cleaned up"]),
+            NewJob::new("is cancelled")
+                .with_script(["echo started", "exec sleep 600"])
+                .with_after_script(["echo cleaned up"]),
             JobStatus::Canceled,
             19,
         ),
-        (NewJob::new("prints 3 MiB").script(["head -c 3145728 /dev/zero"]), JobStatus::Success, 3 << 20),
+        (NewJob::new("prints 3 MiB").with_script(["head -c 3145728 /dev/zero"]), JobStatus::Success, 3 << 20),
     ];
     let wanted: Vec<_> = jobs
         .into_iter()

@@ -17,7 +17,7 @@
 //! # let url = server.url();
 //! # let gitlab = |_: &str| url.clone();
 //! let url = gitlab("https://gitlab.example.com");
-//! let runner = Runner::register(&url, token, Registration::new().locked(true)).await?;
+//! let runner = Runner::register(&url, token, Registration::new().with_locked(true)).await?;
 //! runner.save("my-runner.json")?;                          // atomic, readable by its owner alone
 //!
 //! let runner = Runner::load("my-runner.json")?;            // no network

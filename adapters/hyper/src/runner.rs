@@ -83,7 +83,7 @@ impl Runner {
             (verified.id.unwrap_or(0), token, verified.token_expires_at)
         } else {
             let call = Register::new(RegistrationToken::new(token)?, config.info());
-            let call = call.system_id(system_id.clone()).attributes(registration.attributes().clone());
+            let call = call.with_system_id(system_id.clone()).with_attributes(registration.attributes().clone());
             let made = complete(Exchange::new(&config, call, link.clock.now()), &link).await?;
             (made.id, made.token, made.token_expires_at)
         };
@@ -307,7 +307,7 @@ async fn verify(
     token: &RunnerToken,
     system_id: &SystemId,
 ) -> Result<Verified, Error> {
-    let call = Verify::new(token.clone(), config.info()).system_id(system_id.clone());
+    let call = Verify::new(token.clone(), config.info()).with_system_id(system_id.clone());
     complete(Exchange::new(config, call, link.clock.now()), link).await
 }
 

@@ -62,7 +62,7 @@ async fn until(server: &Server, wanted: impl Fn(&Coordinator) -> bool) {
 #[tokio::test]
 async fn both_kinds_of_tokens_make_a_runner_and_it_is_saved_and_loaded() {
     let server = server(Settings::default());
-    let registration = Registration::new().tags(["hpc"]).locked(true);
+    let registration = Registration::new().with_tags(["hpc"]).with_locked(true);
     let registered = Runner::register(&server.url(), "GR1348941canary", registration.clone()).await.unwrap();
     assert_ne!(registered.token().expose(), "GR1348941canary");
     registered.check_auth().await.unwrap();
@@ -299,7 +299,7 @@ async fn logs_have_sections_and_times_and_no_secrets() {
     let server = server(Settings::default());
     let options = LogOptions::default().with_timestamps(Timestamps::On);
     let runner = runner(&server).await.configure(|config| config.with_log(options));
-    let new = NewJob::new("secretive").masked_variable("A", "canary-variable").masked_variable("B", "hidden");
+    let new = NewJob::new("secretive").with_masked_variable("A", "canary-variable").with_masked_variable("B", "hidden");
     let id = server.with(|gitlab, now| gitlab.queue(now, new));
     let mut job = runner.next_job().await.unwrap();
     job.mask(&Secret::new("canary-fetched"));
@@ -307,7 +307,7 @@ async fn logs_have_sections_and_times_and_no_secrets() {
     while job.log_size() == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    job.open_section(&Section::new("my part").title("My part"));
+    job.open_section(&Section::new("my part").with_title("My part"));
     job.log().stream(Stream::Stdout).send("a canary-variable and a hidden and a canary-fetched\n").await.unwrap();
     job.close_section();
     job.success().await.unwrap();

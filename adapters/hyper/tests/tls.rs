@@ -40,7 +40,7 @@ fn the_contract_is_kept_over_tls_with_a_private_ca() {
 fn the_contract_is_kept_through_a_tunnel() {
     let ((ca, front), proxy) = (tls_front(), Proxy::start().unwrap());
     let address = ProxyUrl::parse(&format!("http://user:canary@{}", proxy.address())).unwrap();
-    let proxies = Proxies::all(address).without("no-such-host.invalid");
+    let proxies = Proxies::all(address).with_no_proxy("no-such-host.invalid");
     let report = check(&HttpOptions::new().with_only_ca(ca).with_proxies(proxies), front);
     assert!(report.is_good(), "\n{report}");
     let heads = proxy.heads();

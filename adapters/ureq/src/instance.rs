@@ -66,7 +66,7 @@ impl Instance {
         }
         let config = config(&self.server, &system_id, registration.info().clone())?;
         let call = Register::new(RegistrationToken::new(token)?, config.info());
-        let call = call.system_id(system_id.clone()).attributes(registration.attributes().clone());
+        let call = call.with_system_id(system_id.clone()).with_attributes(registration.attributes().clone());
         let made = complete(Exchange::new(&config, call, self.link.clock.now()), &self.link)?;
         let record = Record {
             server: self.server.clone(),
@@ -95,7 +95,7 @@ impl Instance {
     ) -> Result<Runner, Error> {
         let system_id = machine()?;
         let config = config(&self.server, &system_id, registration.info().clone())?;
-        let call = CreateRunner::new(user, runner_type).attributes(registration.attributes().clone());
+        let call = CreateRunner::new(user, runner_type).with_attributes(registration.attributes().clone());
         let made = complete(Exchange::new(&config, call, self.link.clock.now()), &self.link)
             .map_err(|error| as_user(error, "create_runner"))?;
         let expires_at = made.token_expires_at.clone();
@@ -115,7 +115,7 @@ impl Instance {
         registration: Registration,
     ) -> Result<Runner, Error> {
         let config = config(&self.server, &system_id, registration.info().clone())?;
-        let call = Verify::new(token.clone(), config.info()).system_id(system_id.clone());
+        let call = Verify::new(token.clone(), config.info()).with_system_id(system_id.clone());
         let verified = complete(Exchange::new(&config, call, self.link.clock.now()), &self.link)?;
         let (id, expires_at) = known.unwrap_or((verified.id.unwrap_or(0), verified.token_expires_at));
         let record = Record {

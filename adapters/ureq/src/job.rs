@@ -79,7 +79,7 @@ impl Artifact {
 
     /// How long GitLab keeps it, as the job says: `1 week`, `never`.
     #[must_use]
-    pub fn expire_in(mut self, span: impl Into<String>) -> Self {
+    pub fn with_expire_in(mut self, span: impl Into<String>) -> Self {
         self.expire_in = Some(span.into());
         self
     }
@@ -262,10 +262,10 @@ impl Job {
     pub fn upload_artifact(&self, artifact: Artifact) -> Result<(), Error> {
         let Artifact { file_name, content, artifact_type, artifact_format, expire_in } = artifact;
         let mut call = UploadArtifact::new(self.id(), self.token().clone(), file_name, content)
-            .artifact_type(artifact_type)
-            .artifact_format(artifact_format);
+            .with_artifact_type(artifact_type)
+            .with_artifact_format(artifact_format);
         if let Some(span) = expire_in {
-            call = call.expire_in(span);
+            call = call.with_expire_in(span);
         }
         complete(Exchange::new(&self.config, call, self.link.clock.now()), &self.link)
     }

@@ -14,7 +14,7 @@
 //!
 //! # let url = server.url();
 //! # let gitlab = |_: &str| url.clone();
-//! let runner = Runner::register(&gitlab("https://gitlab.example.com"), token, Registration::new().locked(true))?;
+//! let runner = Runner::register(&gitlab("https://gitlab.example.com"), token, Registration::new().with_locked(true))?;
 //! runner.save("my-runner.json")?;                          // atomic, readable by its owner alone
 //!
 //! let mut runner = Runner::load("my-runner.json")?;        // no network

@@ -231,7 +231,8 @@ impl Runner {
     ///
     /// [`Error::Unauthorized`] if it is not. Anything else says nothing about the token.
     pub fn check_auth(&self) -> Result<(), Error> {
-        let call = Verify::new(self.record.token.clone(), self.config.info()).system_id(self.record.system_id.clone());
+        let call =
+            Verify::new(self.record.token.clone(), self.config.info()).with_system_id(self.record.system_id.clone());
         self.ask(call).map(drop)
     }
 

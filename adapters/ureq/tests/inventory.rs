@@ -26,7 +26,7 @@ fn user(token: &str) -> PersonalAccessToken {
 fn a_user_creates_a_runner() {
     let server = server(Settings::default().with(|s| s.token_expires_at = Some("2027-01-11T14:39:24.000Z".into())));
     let gitlab = Instance::new(&server.url()).unwrap();
-    let registration = || Registration::new().description("made").tags(["a", "b"]).locked(true);
+    let registration = || Registration::new().with_description("made").with_tags(["a", "b"]).with_locked(true);
     let runner = gitlab.create_runner(user(USER), RunnerType::Project(7), registration()).unwrap();
     assert!(runner.token().expose().starts_with("glrt-"));
     assert_eq!(runner.token_expires_at(), Some("2027-01-11T14:39:24.000Z"));
@@ -98,7 +98,8 @@ fn a_runner_has_all_its_properties() {
     let server = server(Settings::default().with(|s| s.router_url = Some("wss://kas.example.test".into())));
     let info = Registration::new().info().clone().with_name("ours").with_version("1").with_revision("abc");
     let info = info.with_platform("linux", "arm64").with_executor("slurm");
-    let registration = Registration::new().description("d").locked(true).maximum_timeout(60).tags(["a"]);
+    let registration =
+        Registration::new().with_description("d").with_locked(true).with_maximum_timeout(60).with_tags(["a"]);
     let runner = Runner::register(&server.url(), REGISTRATION, registration.with_info(info)).unwrap();
     let (info, kept) = (runner.info(), runner.attributes());
     assert_eq!((info.name(), info.version(), info.revision()), ("ours", "1", Some("abc")));
@@ -121,7 +122,7 @@ fn artifacts_go_up_and_come_down() {
     let mut runner = Runner::register(&server.url(), CREATED, Registration::new()).unwrap();
     let id = server.with(|gitlab, now| gitlab.queue(now, NewJob::new("leaves files")));
     let mut job = runner.request_job().unwrap().unwrap();
-    let archive = || Artifact::archive("out.zip", &b"PK\x05\x06"[..]).expire_in("1 week");
+    let archive = || Artifact::archive("out.zip", &b"PK\x05\x06"[..]).with_expire_in("1 week");
     job.upload_artifact(archive()).unwrap();
     job.upload_artifact(archive()).unwrap();
     job.upload_artifact(Artifact::report("junit", "gzip", "junit.xml.gz", &b"\x1f\x8b"[..])).unwrap();
@@ -184,12 +185,12 @@ fn a_job_has_all_its_properties() {
     let mut runner = Runner::register(&server.url(), CREATED, Registration::new()).unwrap();
     let credentials = serde_json::json!([{ "type": "registry", "url": "registry.example.test", "password": "p" }]);
     let new = NewJob::new("all of it")
-        .script(["one", "two"])
-        .after_script(["three"])
-        .variable("GITLAB_USER_LOGIN", "root")
-        .variable("CI_PIPELINE_URL", "https://gitlab.example.test/acme/widgets/-/pipelines/7")
-        .variable("CI_COMMIT_MESSAGE", "a message")
-        .member("credentials", credentials);
+        .with_script(["one", "two"])
+        .with_after_script(["three"])
+        .with_variable("GITLAB_USER_LOGIN", "root")
+        .with_variable("CI_PIPELINE_URL", "https://gitlab.example.test/acme/widgets/-/pipelines/7")
+        .with_variable("CI_COMMIT_MESSAGE", "a message")
+        .with_member("credentials", credentials);
     let id = server.with(|gitlab, now| gitlab.queue(now, new));
     let mut job = runner.request_job().unwrap().unwrap();
     let spec = job.spec();

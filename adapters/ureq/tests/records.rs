@@ -31,7 +31,7 @@ fn runner(server: &Server) -> Runner {
 }
 
 fn queue(server: &Server) -> u64 {
-    server.with(|gitlab, now| gitlab.queue(now, NewJob::new("long").masked_variable("KEY", "canary-variable")))
+    server.with(|gitlab, now| gitlab.queue(now, NewJob::new("long").with_masked_variable("KEY", "canary-variable")))
 }
 
 fn held(server: &Server, job: u64) -> (JobStatus, String) {

@@ -50,7 +50,8 @@ fn held(server: &Server, job: u64) -> (JobStatus, Option<String>, String) {
 fn both_kinds_of_tokens_make_a_runner() {
     let server = server(Settings::default());
     let registered =
-        Runner::register(&server.url(), "GR1348941canary", Registration::new().tags(["hpc"]).locked(true)).unwrap();
+        Runner::register(&server.url(), "GR1348941canary", Registration::new().with_tags(["hpc"]).with_locked(true))
+            .unwrap();
     assert_ne!(registered.token().expose(), "GR1348941canary");
     registered.check_auth().unwrap();
     assert_eq!(registered.attributes().tag_list, ["hpc"]);
@@ -60,7 +61,8 @@ fn both_kinds_of_tokens_make_a_runner() {
     assert!(created != registered && !format!("{created:?}").contains("canary"));
 
     let ignored =
-        Runner::register(&server.url(), TOKEN, Registration::new().locked(true).maximum_timeout(60)).unwrap_err();
+        Runner::register(&server.url(), TOKEN, Registration::new().with_locked(true).with_maximum_timeout(60))
+            .unwrap_err();
     assert!(ignored.to_string().contains("locked, maximum_timeout"), "{ignored}");
 }
 
@@ -181,7 +183,7 @@ fn a_job_is_asked_whether_it_is_ours() {
 fn the_log_begins_as_the_official_runners_does() {
     let server = server(Settings::default());
     let info = Info::new("ours", "1.2").with_revision("abc");
-    let registration = Registration::new().description("a b\u{1b}").with_info(info);
+    let registration = Registration::new().with_description("a b\u{1b}").with_info(info);
     let mut runner = Runner::register(&server.url(), "GR1348941canary", registration).unwrap();
     let id = queue(&server, "with a header");
     let mut job = runner.request_job().unwrap().unwrap();
@@ -320,7 +322,8 @@ fn many_writers_share_one_log() {
 #[test]
 fn what_cannot_be_read_is_failed_and_the_loop_goes_on() {
     let server = server(Settings::default());
-    let odd = server.with(|gitlab, now| gitlab.queue(now, NewJob::new("odd").member("steps", serde_json::json!(7))));
+    let odd =
+        server.with(|gitlab, now| gitlab.queue(now, NewJob::new("odd").with_member("steps", serde_json::json!(7))));
     let good = queue(&server, "good");
     let (stop, heard) = (Stop::new(), Mutex::new(Vec::new()));
     let handler = |mut job: gitlab_runner_api_ureq::Job| {
@@ -362,7 +365,7 @@ fn logs_have_sections_and_times_and_no_secrets() {
     let server = server(Settings::default());
     let options = LogOptions::default().with_timestamps(Timestamps::On);
     let mut runner = runner(&server).configure(|config| config.with_log(options));
-    let new = NewJob::new("secretive").masked_variable("A", "canary-variable").masked_variable("B", "hidden");
+    let new = NewJob::new("secretive").with_masked_variable("A", "canary-variable").with_masked_variable("B", "hidden");
     let id = server.with(|gitlab, now| gitlab.queue(now, new));
     let mut job = runner.request_job().unwrap().unwrap();
     job.mask(&Secret::new("canary-fetched"));
@@ -370,7 +373,7 @@ fn logs_have_sections_and_times_and_no_secrets() {
     while job.log_size() == 0 {
         thread::sleep(Duration::from_millis(1));
     }
-    job.open_section(&Section::new("my part").title("My part"));
+    job.open_section(&Section::new("my part").with_title("My part"));
     writeln!(job.log().stream(Stream::Stdout), "a canary-variable and a hidden and a canary-fetched").unwrap();
     job.close_section();
     job.success().unwrap();

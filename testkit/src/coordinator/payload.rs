@@ -69,9 +69,9 @@ pub(super) const FAILURE_REASONS: &[&str] = &[
 /// use gitlab_runner_api_testkit::NewJob;
 ///
 /// let job = NewJob::new("unit tests")
-///     .script(["make test"])
-///     .masked_variable("API_KEY", "correct horse")
-///     .on_runner(1);
+///     .with_script(["make test"])
+///     .with_masked_variable("API_KEY", "correct horse")
+///     .with_runner(1);
 /// # let _ = job;
 /// ```
 #[derive(Clone, Debug)]
@@ -122,49 +122,49 @@ impl NewJob {
 
     /// The lines of `script`.
     #[must_use]
-    pub fn script<T: Into<String>>(mut self, lines: impl IntoIterator<Item = T>) -> Self {
+    pub fn with_script<T: Into<String>>(mut self, lines: impl IntoIterator<Item = T>) -> Self {
         self.script = lines.into_iter().map(Into::into).collect();
         self
     }
 
     /// The lines of `after_script`.
     #[must_use]
-    pub fn after_script<T: Into<String>>(mut self, lines: impl IntoIterator<Item = T>) -> Self {
+    pub fn with_after_script<T: Into<String>>(mut self, lines: impl IntoIterator<Item = T>) -> Self {
         self.after_script = lines.into_iter().map(Into::into).collect();
         self
     }
 
     /// Adds a variable that may be shown.
     #[must_use]
-    pub fn variable(mut self, key: &str, value: &str) -> Self {
+    pub fn with_variable(mut self, key: &str, value: &str) -> Self {
         self.variables.push(variable(key, value, true));
         self
     }
 
     /// Adds a variable whose value must not appear in the trace.
     #[must_use]
-    pub fn masked_variable(mut self, key: &str, value: &str) -> Self {
+    pub fn with_masked_variable(mut self, key: &str, value: &str) -> Self {
         self.variables.push(masked(key, value));
         self
     }
 
     /// Adds a variable whose value is to be written to a file.
     #[must_use]
-    pub fn file_variable(mut self, key: &str, value: &str) -> Self {
+    pub fn with_file_variable(mut self, key: &str, value: &str) -> Self {
         self.variables.push(with(variable(key, value, false), "file", json!(true)));
         self
     }
 
     /// The timeout of the job.
     #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
     /// Replaces a top-level member of the payload, such as `artifacts`.
     #[must_use]
-    pub fn member(mut self, name: &str, value: Value) -> Self {
+    pub fn with_member(mut self, name: &str, value: Value) -> Self {
         self.members.insert(name.to_owned(), value);
         self
     }
@@ -172,14 +172,14 @@ impl NewJob {
     /// A feature the runner must announce, besides those that follow from the payload. `return_exit_code` is one that
     /// does not show in it.
     #[must_use]
-    pub fn requires(mut self, feature: &str) -> Self {
+    pub fn with_required_feature(mut self, feature: &str) -> Self {
         self.requires.insert(feature.to_owned());
         self
     }
 
     /// Only this runner gets the job. Otherwise every runner may.
     #[must_use]
-    pub fn on_runner(mut self, runner: u64) -> Self {
+    pub fn with_runner(mut self, runner: u64) -> Self {
         self.runner = Some(runner);
         self
     }
@@ -387,18 +387,18 @@ mod tests {
         let job = NewJob::default;
         for (job, expected) in [
             (job(), ""),
-            (job().requires("return_exit_code"), "return_exit_code"),
-            (job().member("artifacts", json!([{ "artifact_type": "archive", "paths": ["a"] }])), ""),
-            (job().member("artifacts", json!([{ "artifact_type": "junit" }])), "upload_multiple_artifacts"),
-            (job().member("artifacts", json!([{ "exclude": ["b"] }])), "artifacts_exclude"),
-            (job().member("git_info", json!({ "ref": "refs/merge-requests/1/head" })), "refspecs"),
-            (job().member("steps", json!([{ "name": "script" }, { "name": "release" }])), "multi_build_steps"),
+            (job().with_required_feature("return_exit_code"), "return_exit_code"),
+            (job().with_member("artifacts", json!([{ "artifact_type": "archive", "paths": ["a"] }])), ""),
+            (job().with_member("artifacts", json!([{ "artifact_type": "junit" }])), "upload_multiple_artifacts"),
+            (job().with_member("artifacts", json!([{ "exclude": ["b"] }])), "artifacts_exclude"),
+            (job().with_member("git_info", json!({ "ref": "refs/merge-requests/1/head" })), "refspecs"),
+            (job().with_member("steps", json!([{ "name": "script" }, { "name": "release" }])), "multi_build_steps"),
             (
-                job().member("cache", json!([{ "fallback_keys": [] }, { "fallback_keys": ["k"] }])),
+                job().with_member("cache", json!([{ "fallback_keys": [] }, { "fallback_keys": ["k"] }])),
                 "fallback_cache_keys",
             ),
-            (job().member("secrets", json!({ "A": {} })), "vault_secrets"),
-            (job().member("secrets", json!({})), ""),
+            (job().with_member("secrets", json!({ "A": {} })), "vault_secrets"),
+            (job().with_member("secrets", json!({})), ""),
         ] {
             assert_eq!(needs(job), expected);
         }

@@ -128,8 +128,11 @@ fn time_does_not_go_back() {
 #[test]
 fn the_default_payload_is_that_of_a_current_server() {
     let mut lab = Lab::new(|_| {});
-    let job = NewJob::new("deploy").after_script(["cleanup"]).masked_variable("KEY", "hidden").timeout(seconds(90));
-    lab.gitlab.queue(lab.now, job.variable("A", "b").file_variable("F", "c"));
+    let job = NewJob::new("deploy")
+        .with_after_script(["cleanup"])
+        .with_masked_variable("KEY", "hidden")
+        .with_timeout(seconds(90));
+    lab.gitlab.queue(lab.now, job.with_variable("A", "b").with_file_variable("F", "c"));
     let payload = body(&lab.request_job(&work(&[])));
     let variable = |key: &str| {
         let all = payload["variables"].as_array().expect("a list");

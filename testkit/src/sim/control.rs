@@ -85,16 +85,16 @@ pub(super) fn job(described: Value) -> Result<NewJob, String> {
     for (name, value) in members {
         job = match name.as_str() {
             "name" => value.as_str().map(|_| job).ok_or("name is a text")?,
-            "script" => job.script(lines(&name, &value)?),
-            "after_script" => job.after_script(lines(&name, &value)?),
-            "variables" => texts(&name, &value)?.iter().fold(job, |job, (key, value)| job.variable(key, value)),
+            "script" => job.with_script(lines(&name, &value)?),
+            "after_script" => job.with_after_script(lines(&name, &value)?),
+            "variables" => texts(&name, &value)?.iter().fold(job, |job, (key, value)| job.with_variable(key, value)),
             "masked_variables" => {
-                texts(&name, &value)?.iter().fold(job, |job, (key, value)| job.masked_variable(key, value))
+                texts(&name, &value)?.iter().fold(job, |job, (key, value)| job.with_masked_variable(key, value))
             }
-            "timeout" => job.timeout(Duration::from_secs(value.as_u64().ok_or("timeout is a number of seconds")?)),
-            "runner" => job.on_runner(value.as_u64().ok_or("runner is the number of a runner")?),
-            "requires" => lines(&name, &value)?.iter().fold(job, |job, feature| job.requires(feature)),
-            _ => job.member(&name, value),
+            "timeout" => job.with_timeout(Duration::from_secs(value.as_u64().ok_or("timeout is a number of seconds")?)),
+            "runner" => job.with_runner(value.as_u64().ok_or("runner is the number of a runner")?),
+            "requires" => lines(&name, &value)?.iter().fold(job, |job, feature| job.with_required_feature(feature)),
+            _ => job.with_member(&name, value),
         };
     }
     Ok(job)

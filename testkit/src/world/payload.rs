@@ -27,7 +27,7 @@ impl Payload {
 
     /// Ends like this instead.
     #[must_use]
-    pub fn ending(mut self, result: JobResult) -> Self {
+    pub fn with_result(mut self, result: JobResult) -> Self {
         self.result = result;
         self
     }

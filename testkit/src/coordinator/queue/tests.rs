@@ -72,9 +72,9 @@ fn jobs_for_other_runners_are_left_alone() {
     let mut lab = Lab::new(|_| {});
     let other = lab.gitlab.add_runner("glrt-other");
     let before = last_update(&lab.request_job(&work(&[])));
-    let theirs = lab.gitlab.queue(lab.now, NewJob::default().on_runner(other));
+    let theirs = lab.gitlab.queue(lab.now, NewJob::default().with_runner(other));
     assert_eq!(last_update(&lab.request_job(&work(&[]))), before);
-    let ours = lab.gitlab.queue(lab.now, NewJob::default().on_runner(lab.runner));
+    let ours = lab.gitlab.queue(lab.now, NewJob::default().with_runner(lab.runner));
     assert_eq!(body(&lab.request_job(&work(&[])))["id"], ours);
     assert_eq!(body(&lab.request_job(&json!({ "token": "glrt-other" })))["id"], theirs);
 }
@@ -82,7 +82,7 @@ fn jobs_for_other_runners_are_left_alone() {
 #[test]
 fn a_job_that_needs_a_feature_the_runner_lacks_is_failed() {
     let mut lab = Lab::new(|_| {});
-    let needy = || NewJob::default().requires("return_exit_code").requires("refspecs");
+    let needy = || NewJob::default().with_required_feature("return_exit_code").with_required_feature("refspecs");
     let (first, second) = (lab.gitlab.queue(lab.now, needy()), lab.gitlab.queue(lab.now, NewJob::default()));
     assert_eq!(body(&lab.request_job(&work(&["refspecs"])))["id"], second);
     assert_eq!((lab.status(first), lab.job(first).failure_reason()), ("failed", Some("runner_unsupported")));

@@ -200,21 +200,21 @@ impl Given {
         let registration = std::mem::take(&mut self.registration);
         let info = registration.info().clone();
         self.registration = match name {
-            "description" => registration.description(text(name, parser)?),
-            "maintenance-note" => registration.maintenance_note(text(name, parser)?),
+            "description" => registration.with_description(text(name, parser)?),
+            "maintenance-note" => registration.with_maintenance_note(text(name, parser)?),
             "tag-list" => {
                 let tags = text(name, parser)?;
-                registration.tags(tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()))
+                registration.with_tags(tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()))
             }
-            "maximum-timeout" => registration.maximum_timeout(number(name, parser)?),
-            "access-level" => registration.access_level(match text(name, parser)?.as_str() {
+            "maximum-timeout" => registration.with_maximum_timeout(number(name, parser)?),
+            "access-level" => registration.with_access_level(match text(name, parser)?.as_str() {
                 "not_protected" => AccessLevel::NotProtected,
                 "ref_protected" => AccessLevel::RefProtected,
                 _ => return Err(Failure::usage("--access-level is not_protected or ref_protected")),
             }),
-            "locked" => registration.locked(flag(name, parser)?),
-            "paused" => registration.paused(flag(name, parser)?),
-            "run-untagged" => registration.run_untagged(flag(name, parser)?),
+            "locked" => registration.with_locked(flag(name, parser)?),
+            "paused" => registration.with_paused(flag(name, parser)?),
+            "run-untagged" => registration.with_run_untagged(flag(name, parser)?),
             "name" => registration.with_info(info.with_name(text(name, parser)?)),
             "runner-version" => registration.with_info(info.with_version(text(name, parser)?)),
             "revision" => registration.with_info(info.with_revision(text(name, parser)?)),
