@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use gitlab_runner_api::{
     AbortReason, CallError, ConfigError, ExchangeError, InvalidToken, Outcome, Refusal, Rejection,
 };
-use gitlab_runner_api_files::FileError;
+use gitlab_runner_api_common::FileError;
 
 /// What went wrong. Each is one sentence that says what to do about it; none holds a secret.
 #[derive(Debug, thiserror::Error)]

@@ -72,7 +72,7 @@ pub use gitlab_runner_api::log::{LogLimit, LogOptions, Section, Timestamps, ansi
 pub use gitlab_runner_api::{
     Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Secret, Stream,
 };
-pub use gitlab_runner_api_files::{Registration, write_files};
+pub use gitlab_runner_api_common::{Registration, write_files};
 pub use job::{Job, State};
 pub use log::Log;
 pub use runner::Runner;

@@ -13,7 +13,7 @@ use gitlab_runner_api::{
     CallError, Exchange, ExchangeError, Misuse, Output, RegistrationToken, RunnerConfig, RunnerToken, Server, SystemId,
 };
 
-use gitlab_runner_api_files::{self as file, Record, Registration, at, make_system_id};
+use gitlab_runner_api_common::{self as file, Record, Registration, at, make_system_id};
 use tokio::runtime::Handle;
 
 use crate::driver::{Driver, Setup};

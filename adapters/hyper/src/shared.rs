@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gitlab_runner_api::{
     AbortReason, Cancellation, Job, JobEvent, JobResult, Outcome, Output, Secret, Stream, Timestamp, Written,
 };
-use gitlab_runner_api_files::short_secrets_warning;
+use gitlab_runner_api_common::short_secrets_warning;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;

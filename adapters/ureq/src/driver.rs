@@ -11,7 +11,7 @@ use gitlab_runner_api::{
     AbortReason, Cancellation, Job, JobEvent, JobRecord, JobResult, Outcome, Output, RunnerConfig, Secret, Stream,
     Timestamp, Written,
 };
-use gitlab_runner_api_files::{FileError, short_secrets_warning};
+use gitlab_runner_api_common::{FileError, short_secrets_warning};
 
 use crate::clock::Clock;
 use crate::error::{Error, elsewhere};

@@ -10,7 +10,7 @@ use gitlab_runner_api::{
     Exchange, PersonalAccessToken, RegistrationToken, RunnerConfig, RunnerToken, Server, SystemId,
 };
 
-use gitlab_runner_api_files::{Record, Registration, at, make_system_id};
+use gitlab_runner_api_common::{Record, Registration, at, make_system_id};
 
 use crate::error::Error;
 use crate::exchange::{as_user, complete};

@@ -64,7 +64,7 @@ pub use gitlab_runner_api::{
     Cancellation, FailureReason, HttpOptions, JobRecord, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Secret,
     Stream,
 };
-pub use gitlab_runner_api_files::{Registration, write_files};
+pub use gitlab_runner_api_common::{Registration, write_files};
 pub use instance::Instance;
 pub use job::{Artifact, Job, Log, State};
 pub use run::{RunEvent, Stop};

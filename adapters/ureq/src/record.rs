@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use gitlab_runner_api::{Assignment, Job, JobRecord, JobSnapshot, Server};
-use gitlab_runner_api_files::{FileError, form};
+use gitlab_runner_api_common::{FileError, form};
 use serde::{Deserialize, Serialize};
 
 use folder::{

@@ -225,7 +225,7 @@ mod tests {
     use std::fs;
 
     use gitlab_runner_api::JobRecord;
-    use gitlab_runner_api_files::Registration;
+    use gitlab_runner_api_common::Registration;
     use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server as Gitlab, Settings};
 
     use super::*;

@@ -19,7 +19,7 @@ use gitlab_runner_api::{
     RunnerToken, SystemId, Timestamp,
 };
 
-use gitlab_runner_api_files::{self as file, Record as Stored, Registration, at};
+use gitlab_runner_api_common::{self as file, Record as Stored, Registration, at};
 
 use crate::error::Error;
 use crate::exchange::{as_user, complete, misused};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gitlab_runner_api::{Job as Core, JobRecord, Retain, RunnerConfig, Server};
-use gitlab_runner_api_files::{default_info, make_system_id};
+use gitlab_runner_api_common::{default_info, make_system_id};
 
 use super::{Job, PATIENCE};
 use crate::driver::Archive;

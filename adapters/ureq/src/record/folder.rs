@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use gitlab_runner_api_files::{FileError, form};
+use gitlab_runner_api_common::{FileError, form};
 
 pub(super) const ASSIGNMENT: &str = "assignment.json";
 pub(super) const SNAPSHOT: &str = "snapshot.json";

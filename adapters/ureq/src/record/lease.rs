@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use gitlab_runner_api_files::{FileError, form};
+use gitlab_runner_api_common::{FileError, form};
 
 use holder::{Holder, PATIENCE, UNKNOWN, boot_id, read, since_1970};
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gitlab_runner_api_files::{FileError, form};
+use gitlab_runner_api_common::{FileError, form};
 
 use super::folder::{ASSIGNMENT, ENDED, LEASE, LOG, SNAPSHOT, has, is_gone, private, remove, remove_unfinished};
 use super::lease::{self, Lease};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gitlab_runner_api::log::ansi;
 use gitlab_runner_api::{Assignment, FailureReason, Job as Core, JobRecord, JobResult, RunnerConfig, Server};
-use gitlab_runner_api_files::FileError;
+use gitlab_runner_api_common::FileError;
 
 use super::Runner;
 use crate::driver::Archive;
