@@ -63,9 +63,11 @@
 //!
 //! - GitLab's log is always a prefix of what was written: nothing is lost, doubled or reordered.
 //! - The result is sent when all of the log is acknowledged, and again until GitLab has it or says that it will not.
-//! - A job is ended early by GitLab's word alone, never by a proxy's and never by a number of failures.
+//! - A running job is ended early by an answer that looks like GitLab's refusal, never by a number of failed calls. A proxy
+//!   that answers 403 can imitate such a refusal: [`manual::protocol`] lists what ends a job.
 //! - At most one call of a machine is on the wire. A call that must not be repeated is not.
-//! - No byte of a masked variable is in the log, however a job prints it: see [`log`].
+//! - The value of a masked variable is replaced with `[MASKED]` wherever a job prints it as it is, however the output is
+//!   cut into writes. Some other forms of a value are not recognised: see [`log`].
 //! - No token or variable shows in any `Debug`, `Display`, event, error or snapshot.
 //! - Nothing panics on what a server, a file or a caller hands in.
 //!

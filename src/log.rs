@@ -18,6 +18,16 @@
 //! How a stream is cut into writes makes no difference to what comes out. A secret that is cut in two by a write of
 //! *another* stream is not found: write standard output and standard error to one stream where that matters.
 //!
+//! # What is not hidden
+//!
+//! A secret is recognised where its bytes stand in the log of one stream as they are. These other forms show:
+//!
+//! - An encoded value, such as Base64 or hexadecimal digits. [`LogOptions::with_masked_encodings`] hides Base64, one form
+//!   of percent-encoding, and the form that a value has in JSON.
+//! - A single line of a secret of several lines, if the line is shorter than 8 bytes. Such lines match too much other text.
+//! - A value that a job changes in any other way, for example one that it prints in two halves.
+//! - Everything, with [`LogOptions::dangerously_raw`].
+//!
 //! Masked values are expanded as they are in [`crate::variables::Place::default`]. Where a job runs elsewhere and a value depends
 //! on the place, add those of [`crate::variables::Variables::masked`] with [`crate::Job::mask`].
 //!

@@ -100,8 +100,11 @@
 //!
 //! Each job is a machine of its own, with at most one call on the wire, so that a slow call of one delays no other. Give
 //! each a thread (as the ureq adapter does), or keep them in a map, poll those that had an input or whose time has come,
-//! and hold the calls on the wire in whatever your runtime has for that. A machine is `Send`, and about a kilobyte when
-//! idle.
+//! and hold the calls on the wire in whatever your runtime has for that. A machine is `Send`.
+//!
+//! An idle job that has written one line takes about 5 KB of memory with [`Retain::Unacknowledged`](crate::Retain) and about
+//! 21 KB with `Retain::All`, which keeps the log in blocks of 16 KiB. A job with ten masked values of 40 bytes takes about
+//! 34 KB, because the values are prepared for a fast search. The payload of the job comes on top of that.
 //!
 //! # What one machine cannot know
 //!

@@ -26,9 +26,16 @@
 //! | refused | as failed; after ten minutes of nothing else [`Outcome::Refused`](crate::Outcome::Refused) |
 //! | failed | repeats the call, after the time told, else after 100 ms to 60 s. One [`Unreachable`](crate::JobEvent::Unreachable) |
 //!
-//! A running job is ended by GitLab's word alone: 403, or `Job-Status` `canceled` or `failed`. Nothing a proxy can say,
-//! and no number of failures, ends it. 404 proves nothing, since GitLab avoids it on purpose; an hour of nothing else is
-//! [`AbortReason::NotFound`](crate::AbortReason::NotFound).
+//! Four things end a running job:
+//!
+//! - an answer with the `Job-Status` `canceled` or `failed`;
+//! - a 403 that has a `Job-Status`, or the JSON of GitLab in its body;
+//! - a second 403 after the job has asked once more, whatever its body is;
+//! - an hour of nothing but 404, which is [`AbortReason::NotFound`](crate::AbortReason::NotFound). A single 404 proves
+//!   nothing, since GitLab avoids it on purpose.
+//!
+//! A proxy can therefore end a job, if it answers 403 twice or writes a JSON body as GitLab does. No other answer of a
+//! proxy ends a job, and no number of failed calls does.
 //!
 //! The final state, the reason and the exit code are fixed by [`finish`](crate::Job::finish) and never change. Checksum
 //! and size are fixed when they are first reported, and may be dropped.

@@ -9,6 +9,7 @@ mod finish;
 mod golden;
 mod laws;
 mod log;
+mod msrv;
 mod payloads;
 mod poll;
 mod python;
