@@ -14,7 +14,6 @@
     clippy::disallowed_types,
     reason = "an application has threads, files and a clock"
 )]
-#![expect(clippy::incompatible_msrv, reason = "it needs the Rust of the ureq adapter, 1.89")]
 
 use std::ffi::OsString;
 use std::fs::{self, File};

@@ -25,29 +25,41 @@
 //!
 //! ```
 //! use gitlab_runner_api::api::{info::Info, verify::Verify};
-//! use gitlab_runner_api::{Exchange, Machine, Output, RunnerConfig, RunnerToken, Server, Timestamp};
+//! use gitlab_runner_api::{Body, Exchange, Failure, Machine, Output, RunnerConfig, RunnerToken, Server, Timestamp};
 //!
-//! # fn send(_: http::Request<gitlab_runner_api::Body>) -> http::Response<Vec<u8>> {
-//! #     http::Response::builder().status(200).body(br#"{"id":12}"#.to_vec()).unwrap()
-//! # }
-//! let info = Info::new("my-runner", "1.0.0").with_platform("linux", "amd64");
-//! let config = RunnerConfig::new(Server::parse("https://gitlab.example.com")?, info);
-//! let verify = Verify::new(RunnerToken::new("glrt-0123456789")?, config.info());
+//! /// Asks GitLab whether it knows a runner token, and prints the number of the runner.
+//! ///
+//! /// `send` is your HTTP client. It sends the request as it is, and returns whatever comes back.
+//! fn verify(
+//!     url: &str,
+//!     token: &str,
+//!     send: impl Fn(http::Request<Body>) -> Result<http::Response<Vec<u8>>, Failure>,
+//! ) -> Result<(), Box<dyn std::error::Error>> {
+//!     let info = Info::new("my-runner", "1.0.0").with_platform("linux", "amd64");
+//!     let config = RunnerConfig::new(Server::parse(url)?, info);
+//!     let verify = Verify::new(RunnerToken::new(token)?, config.info());
 //!
-//! let now = || Timestamp::from(std::time::SystemTime::now()); // your clock
-//! let mut machine = Exchange::new(&config, verify, now());
-//! loop {
-//!     match machine.poll(now()) {
-//!         Output::Send(call) => {
-//!             let (request, ticket) = call.split();
-//!             machine.handle_response(ticket, send(request), now())?; // your HTTP client
+//!     let now = || Timestamp::from(std::time::SystemTime::now()); // your clock
+//!     let mut machine = Exchange::new(&config, verify, now());
+//!     loop {
+//!         match machine.poll(now()) {
+//!             Output::Send(call) => {
+//!                 let (request, ticket) = call.split();
+//!                 match send(request) {
+//!                     Ok(response) => machine.handle_response(ticket, response, now())?,
+//!                     Err(failure) => machine.handle_failure(ticket, failure, now())?,
+//!                 }
+//!             }
+//!             Output::Event(result) => println!("this is runner {:?}", result?.id),
+//!             Output::Wait(Some(until)) => std::thread::sleep(until.saturating_since(now())),
+//!             // It waits for an input that has no time, and this loop has no other input to give.
+//!             Output::Wait(None) => return Err("nothing can happen any more".into()),
+//!             Output::Done => return Ok(()),
 //!         }
-//!         Output::Event(result) => println!("this is runner {:?}", result?.id),
-//!         Output::Wait(until) => std::thread::sleep(until.unwrap_or_default().saturating_since(now())),
-//!         Output::Done => break,
 //!     }
 //! }
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # let answer = |_| Ok(http::Response::builder().status(200).body(br#"{"id":12}"#.to_vec()).unwrap());
+//! # verify("https://gitlab.example.com", "glrt-0123456789", answer).unwrap();
 //! ```
 //!
 //! # Where to read on
@@ -120,3 +132,8 @@ pub use snapshot::ResumeError;
 pub use status::{FailureReason, JobState, JobStatus, UnknownWord};
 pub use throttle::Throttle;
 pub use time::Timestamp;
+
+/// The samples of the README, as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -19,33 +19,36 @@
 //!
 //! # One job at a time, blocking
 //!
-//! This is all there is to a runner that runs its jobs one after the other. `Http`, `Exec` and `clock` are yours.
+//! This is a whole runner that runs its jobs one after the other. You implement the two traits.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
 //! use gitlab_runner_api::*;
 //!
-//! # struct Http; struct Exec { code: Option<i32> }
-//! # impl Http {
-//! #     fn execute(&self, request: http::Request<Body>, hints: &Hints) -> Result<http::Response<Vec<u8>>, Failure> {
-//! #         let status = match hints.kind {
-//! #             CallKind::RequestJob => 201,
-//! #             CallKind::PatchTrace => 202,
-//! #             _ => 200,
-//! #         };
-//! #         Ok(http::Response::builder().status(status).body(br#"{"id":1,"token":"t"}"#.to_vec()).unwrap())
-//! #     }
-//! # }
-//! # impl Exec {
-//! #     fn start(&mut self, _: &JobSpec) { self.code = Some(0); }
-//! #     fn output(&mut self) -> Vec<Vec<u8>> { vec![b"hello\n".to_vec()] }
-//! #     fn exit_code(&self) -> Option<i32> { self.code }
-//! #     fn interrupt(&mut self) {} fn kill(&mut self) {}
-//! #     fn wait_until(&self, _: Option<Timestamp>) {}
-//! # }
-//! # fn clock() -> Timestamp { std::time::SystemTime::now().into() }
-//! fn exchange<M: Machine>(http: &Http, machine: &mut M, call: Call) -> Result<(), Misuse> {
+//! /// Your HTTP client: sends a request as it is, and returns whatever comes back.
+//! trait Http {
+//!     fn execute(&self, request: http::Request<Body>, hints: &Hints) -> Result<http::Response<Vec<u8>>, Failure>;
+//! }
+//!
+//! /// Your way of running a script.
+//! trait Exec {
+//!     fn start(&mut self, job: &JobSpec);
+//!     /// What the script has printed since the last call.
+//!     fn output(&mut self) -> Vec<Vec<u8>>;
+//!     /// The exit code, once the script has ended.
+//!     fn exit_code(&self) -> Option<i32>;
+//!     fn interrupt(&mut self);
+//!     fn kill(&mut self);
+//!     /// Blocks until the script prints or ends, but no longer than until this time. `None` sets no time.
+//!     fn wait_until(&self, time: Option<Timestamp>);
+//! }
+//!
+//! fn clock() -> Timestamp {
+//!     std::time::SystemTime::now().into()
+//! }
+//!
+//! fn exchange<M: Machine>(http: &impl Http, machine: &mut M, call: Call) -> Result<(), Misuse> {
 //!     let (request, ticket) = call.split();
 //!     match http.execute(request, ticket.hints()) {
 //!         Ok(response) => machine.handle_response(ticket, response, clock()),
@@ -53,7 +56,7 @@
 //!     }
 //! }
 //!
-//! fn serve(config: Arc<RunnerConfig>, http: &Http, mut poller: Poller, exec: &mut Exec) -> Result<(), Misuse> {
+//! fn serve(config: Arc<RunnerConfig>, http: &impl Http, mut poller: Poller, exec: &mut impl Exec) -> Result<(), Misuse> {
 //!     let mut current: Option<Job> = None;
 //!     loop {
 //!         let Some(job) = &mut current else {
@@ -66,7 +69,10 @@
 //!                 }
 //!                 Output::Event(PollerEvent::Unreadable(job)) => current = Some(job),
 //!                 Output::Event(event) => eprintln!("{event:?}"), // it goes on by itself
-//!                 Output::Wait(until) => exec.wait_until(until),
+//!                 // No script runs that could end this wait: the poller must say when it goes on.
+//!                 Output::Wait(Some(until)) => std::thread::sleep(until.saturating_since(clock())),
+//!                 // It never does with a capacity of one. If it did, nothing here could ever wake it.
+//!                 Output::Wait(None) => return Ok(()),
 //!                 Output::Done => return Ok(()),
 //!             }
 //!             continue;
@@ -90,10 +96,30 @@
 //!         }
 //!     }
 //! }
+//! # struct Answers;
+//! # impl Http for Answers {
+//! #     fn execute(&self, request: http::Request<Body>, hints: &Hints) -> Result<http::Response<Vec<u8>>, Failure> {
+//! #         let status = match hints.kind {
+//! #             CallKind::RequestJob => 201,
+//! #             CallKind::PatchTrace => 202,
+//! #             _ => 200,
+//! #         };
+//! #         Ok(http::Response::builder().status(status).body(br#"{"id":1,"token":"t"}"#.to_vec()).unwrap())
+//! #     }
+//! # }
+//! # struct Script { code: Option<i32> }
+//! # impl Exec for Script {
+//! #     fn start(&mut self, _: &JobSpec) { self.code = Some(0); }
+//! #     fn output(&mut self) -> Vec<Vec<u8>> { vec![b"hello\n".to_vec()] }
+//! #     fn exit_code(&self) -> Option<i32> { self.code }
+//! #     fn interrupt(&mut self) {}
+//! #     fn kill(&mut self) {}
+//! #     fn wait_until(&self, _: Option<Timestamp>) {}
+//! # }
 //! # let config = RunnerConfig::new(Server::parse("https://h").unwrap(), api::info::Info::new("r", "1"));
 //! # let config = Arc::new(config);
 //! # let poller = Poller::new(config.clone(), RunnerToken::new("t").unwrap(), clock());
-//! # serve(config, &Http, poller, &mut Exec { code: None }).unwrap();
+//! # serve(config, &Answers, poller, &mut Script { code: None }).unwrap();
 //! ```
 //!
 //! # Many jobs
@@ -112,13 +138,15 @@
 //! [`Throttle`](crate::Throttle) between all machines, so that the others hear of it too. It is two lines:
 //!
 //! ```
-//! # use gitlab_runner_api::*;
-//! # fn before_each_poll(throttle: &Throttle, machine: &mut impl Machine) {
-//! machine.hold_until(throttle.closed_until(machine.scope())); // before each poll
-//! # }
-//! # fn after_each_answer(throttle: &mut Throttle, ticket: &Ticket, response: &http::Response<Vec<u8>>, now: Timestamp) {
-//! throttle.observe(ticket.scope(), response.status(), response.headers(), response.body(), now); // after each answer
-//! # }
+//! use gitlab_runner_api::{Machine, Throttle, Ticket, Timestamp};
+//!
+//! fn before_each_poll(throttle: &Throttle, machine: &mut impl Machine) {
+//!     machine.hold_until(throttle.closed_until(machine.scope()));
+//! }
+//!
+//! fn after_each_answer(throttle: &mut Throttle, ticket: &Ticket, response: &http::Response<Vec<u8>>, now: Timestamp) {
+//!     throttle.observe(ticket.scope(), response.status(), response.headers(), response.body(), now);
+//! }
 //! ```
 //!
 //! # Stopping

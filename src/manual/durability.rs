@@ -36,13 +36,17 @@
 //! 3. say [`saved(revision, log_size)`](crate::Job::saved) with the snapshot's numbers.
 //!
 //! ```
-//! # use gitlab_runner_api::*;
-//! # struct Disk;
-//! # impl Disk {
-//! #     fn append(&mut self, _: u64, _: &[bytes::Bytes]) -> std::io::Result<()> { Ok(()) }
-//! #     fn replace(&mut self, _: &str) -> std::io::Result<()> { Ok(()) }
-//! # }
-//! fn save(disk: &mut Disk, job: &mut Job) -> std::io::Result<()> {
+//! use gitlab_runner_api::Job;
+//!
+//! /// Your storage of one job.
+//! trait Disk {
+//!     /// Writes these pieces at this offset of the log file, and makes them durable.
+//!     fn append(&mut self, offset: u64, chunks: &[bytes::Bytes]) -> std::io::Result<()>;
+//!     /// Replaces the stored snapshot atomically.
+//!     fn replace(&mut self, snapshot: &str) -> std::io::Result<()>;
+//! }
+//!
+//! fn save(disk: &mut impl Disk, job: &mut Job) -> std::io::Result<()> {
 //!     let (offset, chunks) = job.unsaved();
 //!     disk.append(offset, &chunks)?;
 //!     let snapshot = job.snapshot();

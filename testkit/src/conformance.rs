@@ -4,9 +4,14 @@
 //! breaks off, says nothing, says too much. It needs nothing of the transport but a function that performs a [`Call`].
 //!
 //! ```no_run
-//! # fn exchange(_: gitlab_runner_api::Call) -> gitlab_runner_api_testkit::conformance::Exchanged { unimplemented!() }
-//! let report = gitlab_runner_api_testkit::conformance::check(exchange);
-//! assert!(report.is_good(), "{report}");
+//! use gitlab_runner_api::Call;
+//! use gitlab_runner_api_testkit::conformance::{Exchanged, check};
+//!
+//! /// For a test of yours. `exchange` performs one call with your transport.
+//! fn assert_contract(exchange: impl FnMut(Call) -> Exchanged) {
+//!     let report = check(exchange);
+//!     assert!(report.is_good(), "{report}");
+//! }
 //! ```
 
 mod calls;

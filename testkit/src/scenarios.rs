@@ -5,11 +5,13 @@
 //! GitLab holds.
 //!
 //! ```no_run
-//! use gitlab_runner_api_testkit::scenarios;
+//! use gitlab_runner_api_testkit::scenarios::{Run, check};
 //!
-//! # fn serve(_: &scenarios::Run) {}
-//! let report = scenarios::check(|run| serve(run));
-//! assert!(report.is_good(), "{report}");
+//! /// For a test of yours. `serve` serves one run with your adapter.
+//! fn assert_scenarios(serve: impl FnMut(&Run)) {
+//!     let report = check(serve);
+//!     assert!(report.is_good(), "{report}");
+//! }
 //! ```
 
 use std::collections::BTreeMap;

@@ -36,8 +36,8 @@ fn drive<M: Machine>(machine: &mut M, mut hear: impl FnMut(&mut M, M::Event)) ->
         match machine.poll(now()) {
             Output::Send(call) => exchange(machine, call)?,
             Output::Event(event) => hear(machine, event),
-            Output::Wait(until) => std::thread::sleep(until.unwrap_or_default().saturating_since(now())),
-            Output::Done => return Ok(()),
+            Output::Wait(Some(until)) => std::thread::sleep(until.saturating_since(now())),
+            Output::Wait(None) | Output::Done => return Ok(()), // `Wait(None)`: only an input helps, and none can come
         }
     }
 }
@@ -66,12 +66,54 @@ fn listing() -> &'static str {
 #[test]
 fn the_readme_shows_this_very_listing() {
     let listing = listing();
-    assert!(
-        include_str!("../../README.md").contains(&format!("```rust,ignore\n{listing}\n```")),
-        "copy it:\n{listing}"
-    );
+    // The `main` that follows it there is compiled as a documentation test of the README.
+    let shown = format!("```rust,no_run\n{listing}\n\nfn main() ");
+    assert!(include_str!("../../README.md").contains(&shown), "copy it:\n{listing}");
     let lines = listing.lines().filter(|line| !line.trim().is_empty()).count();
     assert!(lines <= 40, "{lines} lines");
+}
+
+/// The READMEs of all packages, as their registry pages show them.
+const READMES: [(&str, &str); 5] = [
+    ("README.md", include_str!("../../README.md")),
+    ("adapters/common/README.md", include_str!("../../adapters/common/README.md")),
+    ("adapters/hyper/README.md", include_str!("../../adapters/hyper/README.md")),
+    ("adapters/ureq/README.md", include_str!("../../adapters/ureq/README.md")),
+    ("testkit/README.md", include_str!("../../testkit/README.md")),
+];
+
+/// The page of a package knows no repository, so that a relative link or picture would lead nowhere.
+#[test]
+fn no_readme_links_into_the_repository() {
+    for (name, text) in READMES {
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            assert!(target.starts_with("https://") || target.starts_with('#'), "{name}: {target}");
+        }
+        for target in ["src=\"", "href=\"", "]: "].into_iter().flat_map(|mark| text.split(mark).skip(1)) {
+            assert!(target.starts_with("https://"), "{name}: {}", target.lines().next().unwrap_or_default());
+        }
+    }
+}
+
+/// Rustdoc hides lines that begin with `# `, but the page of a package shows them. A sample that is not compiled may be
+/// wrong for long.
+#[test]
+fn every_rust_sample_of_a_readme_is_compiled_as_it_is_shown() {
+    for (name, text) in READMES {
+        let mut fence = None;
+        for line in text.lines() {
+            match (line.strip_prefix("```"), fence) {
+                (Some(_), Some(_)) => fence = None,
+                (Some(language), None) => {
+                    assert!(["rust,no_run", "sh", "text"].contains(&language), "{name}: {language}");
+                    fence = Some(language);
+                }
+                (None, Some("rust,no_run")) => assert!(!line.starts_with("# "), "{name}: {line}"),
+                (None, _) => {}
+            }
+        }
+        assert_eq!(fence, None, "{name}: a sample does not end");
+    }
 }
 
 #[test]

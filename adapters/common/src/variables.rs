@@ -7,7 +7,7 @@ use std::path::Path;
 use gitlab_runner_api::variables::Variables;
 
 /// Writes the files that a job's file variables name, readable by this user alone, into the folder of
-/// [`Variables::with_temp_project_dir`], which is made if need be. Remove the folder when the job has ended: it holds secrets.
+/// [`Variables::temp_project_dir`], which is made if need be. Remove the folder when the job has ended: it holds secrets.
 ///
 /// # Errors
 ///

@@ -2,33 +2,34 @@
 //! [tokio](https://docs.rs/tokio).
 //!
 //! ```
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings};
-//! # let mut gitlab = Coordinator::new(Settings::default());
-//! # gitlab.set_registration_token("token");
-//! # gitlab.queue(gitlab_runner_api::Timestamp::EPOCH, NewJob::new("test"));
-//! # let (server, token, folder) = (Server::start(gitlab)?, "token", tempfile::tempdir()?);
-//! # std::env::set_current_dir(folder.path())?;
 //! use std::io::Write;
 //!
 //! use gitlab_runner_api_hyper::{Registration, Runner};
 //!
-//! # let url = server.url();
-//! # let gitlab = |_: &str| url.clone();
-//! let url = gitlab("https://gitlab.example.com");
-//! let runner = Runner::register(&url, token, Registration::new().with_locked(true)).await?;
-//! runner.save("my-runner.json")?;                          // atomic, readable by its owner alone
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! #   use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings};
+//! #   let mut gitlab = Coordinator::new(Settings::default());
+//! #   gitlab.add_runner("glrt-0123456789");
+//! #   gitlab.queue(gitlab_runner_api::Timestamp::EPOCH, NewJob::new("test"));
+//! #   let (server, folder) = (Server::start(gitlab)?, tempfile::tempdir()?);
+//! #   std::env::set_current_dir(folder.path())?;
+//!     let (url, token) = ("https://gitlab.example.com", "glrt-...");
+//! #   let (url, token) = (&server.url(), "glrt-0123456789");
+//!     let runner = Runner::register(url, token, Registration::new()).await?;
+//!     runner.save("my-runner.json")?;                      // atomic, readable by its owner alone
 //!
-//! let runner = Runner::load("my-runner.json")?;            // no network
-//! runner.check_auth().await?;
-//! let mut job = runner.next_job().await?;                  // request_job() asks once and does not wait
-//! writeln!(job.log(), "Starting job {} for {}", job.id(), job.git_ref())?;
-//! job.success().await?;                                    // or job.failed(FailureReason::ScriptFailure).await?
-//! # server.with(|gitlab, _| assert!(gitlab.jobs().all(|job| job.status().as_str() == "success")));
-//! # Ok(())
-//! # }
+//!     let runner = Runner::load("my-runner.json")?;        // no network
+//!     runner.check_auth().await?;
+//!     let mut job = runner.next_job().await?;              // request_job() asks once and does not wait
+//!     writeln!(job.log(), "Starting job {} for {}", job.id(), job.git_ref())?;
+//!     job.success().await?;                                // or job.failed(FailureReason::ScriptFailure).await?
+//! #   server.with(|gitlab, _| assert!(gitlab.jobs().all(|job| job.status().as_str() == "success")));
+//!     Ok(())
+//! }
 //! ```
+//!
+//! It needs the crate `tokio` with the features `macros` and `rt-multi-thread`.
 //!
 //! [`Runner::run`] is the loop for those who want one: capacity is held before a job is asked for, and a future of yours
 //! drains it.
@@ -82,3 +83,8 @@ pub use transport::Transport;
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// The samples of the README, as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

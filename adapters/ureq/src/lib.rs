@@ -1,34 +1,34 @@
 //! A GitLab runner that blocks: [`gitlab_runner_api`] driven by [ureq](https://docs.rs/ureq).
 //!
 //! ```
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings};
-//! # let mut gitlab = Coordinator::new(Settings::default());
-//! # gitlab.set_registration_token("token");
-//! # gitlab.queue(gitlab_runner_api::Timestamp::EPOCH, NewJob::new("test"));
-//! # let (server, token, folder) = (Server::start(gitlab)?, "token", tempfile::tempdir()?);
-//! # std::env::set_current_dir(folder.path())?;
 //! use std::io::Write;
 //!
 //! use gitlab_runner_api_ureq::{Registration, Runner};
 //!
-//! # let url = server.url();
-//! # let gitlab = |_: &str| url.clone();
-//! let runner = Runner::register(&gitlab("https://gitlab.example.com"), token, Registration::new().with_locked(true))?;
-//! runner.save("my-runner.json")?;                          // atomic, readable by its owner alone
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! #   use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings};
+//! #   let mut gitlab = Coordinator::new(Settings::default());
+//! #   gitlab.add_runner("glrt-0123456789");
+//! #   gitlab.queue(gitlab_runner_api::Timestamp::EPOCH, NewJob::new("test"));
+//! #   let (server, folder) = (Server::start(gitlab)?, tempfile::tempdir()?);
+//! #   std::env::set_current_dir(folder.path())?;
+//!     let (url, token) = ("https://gitlab.example.com", "glrt-...");
+//! #   let (url, token) = (&server.url(), "glrt-0123456789");
+//!     let runner = Runner::register(url, token, Registration::new())?;
+//!     runner.save("my-runner.json")?;                      // atomic, readable by its owner alone
 //!
-//! let mut runner = Runner::load("my-runner.json")?;        // no network
-//! runner.check_auth()?;
-//! if let Some(mut job) = runner.request_job()? {           // one request; next_job() waits
-//!     writeln!(job.log(), "Starting job {} for {}", job.id(), job.git_ref())?;
-//!     job.success()?;                                      // or job.failed(FailureReason::ScriptFailure)?
-//! } else {
-//!     println!("No jobs are currently available");
-//! #   panic!("there is one");
+//!     let mut runner = Runner::load("my-runner.json")?;    // no network
+//!     runner.check_auth()?;
+//!     if let Some(mut job) = runner.request_job()? {       // one request; next_job() waits
+//!         writeln!(job.log(), "Starting job {} for {}", job.id(), job.git_ref())?;
+//!         job.success()?;                                  // or job.failed(FailureReason::ScriptFailure)?
+//!     } else {
+//!         println!("No jobs are currently available");
+//! #       panic!("there is one");
+//!     }
+//! #   server.with(|gitlab, _| assert!(gitlab.jobs().all(|job| job.status().as_str() == "success")));
+//!     Ok(())
 //! }
-//! # server.with(|gitlab, _| assert!(gitlab.jobs().all(|job| job.status().as_str() == "success")));
-//! # Ok(())
-//! # }
 //! ```
 //!
 //! [`Runner::run`] is the loop for those who want one: capacity is held before a job is asked for, and a [`Stop`] drains
@@ -70,3 +70,8 @@ pub use job::{Artifact, Job, Log, State};
 pub use run::{RunEvent, Stop};
 pub use runner::{Recovered, Runner};
 pub use transport::Transport;
+
+/// The samples of the README, as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
