@@ -10,12 +10,14 @@
 //!
 //! Nothing here shares parsing code with the crate under test.
 
+pub mod adversary;
 pub mod conformance;
 mod coordinator;
 mod dice;
 pub mod exhaustive;
 mod front;
 pub mod fuzz;
+pub mod monitor;
 mod net;
 mod proxy;
 pub mod scenarios;
