@@ -1,5 +1,6 @@
 //! The core against the simulated GitLab: one binary, a module per theme.
 
+mod archives;
 mod budget;
 mod cancel;
 mod common;
