@@ -1,35 +1,53 @@
 //! The GitLab Runner API as state machines without I/O.
 //!
-//! This crate builds [`http::Request`]s and consumes [`http::Response`]s. In between it does what makes a runner a good
-//! one: it polls for jobs without losing any, keeps a job's log complete whatever the network does, notices a
-//! cancellation, delivers the result through any outage, and survives being restarted at any moment. It holds no socket,
-//! clock, thread, file or runtime, so that it works with every HTTP client, and its every behaviour can be tested without
-//! a GitLab.
+//! This crate builds [`http::Request`]s and consumes [`http::Response`]s. Your HTTP client sends them. Between the two, the
+//! crate does the work of a runner that talks to GitLab:
 //!
-//! It does not run jobs: what a job's script *does* is yours.
+//! - It asks for jobs, and tells you if the answer to such a request was lost.
+//! - It keeps the log of a job complete, whatever the network does.
+//! - It notices when a user cancels a job.
+//! - It delivers the result of a job, even after an outage of hours.
+//! - It goes on with a job after the process was restarted.
 //!
-//! If you want a runner and not a protocol, start with the adapter `gitlab-runner-api-ureq`.
+//! The crate has no socket, clock, thread, file or async runtime. It works with every HTTP client, and a test can check all
+//! of its behaviour without a GitLab.
 //!
-//! # Three layers
+//! It does not run the scripts of jobs. Your application decides how and where they run.
 //!
-//! - [`api`]: the endpoints. Encode a request, decode an answer. Usable alone.
-//! - Machines: [`Poller`] asks for jobs, a [`Job`] takes one through its life, an [`Exchange`] carries any other call
-//!   through retries. All are driven by the same four verbs, see [`Machine`].
-//! - [`Throttle`]: what one machine was told about rates, for the others to hear.
+//! If you want a complete runner and have no HTTP client to bring, use an adapter: `gitlab-runner-api-ureq` for blocking
+//! code, or `gitlab-runner-api-hyper` for tokio. The ureq adapter can do more today: only it stores jobs on disk, transfers
+//! artifacts and manages runner tokens.
 //!
-//! # The four verbs
+//! # The parts
 //!
-//! [`poll`](Machine::poll) says what to do next; [`handle_response`](Machine::handle_response) and
-//! [`handle_failure`](Machine::handle_failure) bring a call's outcome back; [`hold_until`](Machine::hold_until) makes it
-//! wait. Time is an argument.
+#![doc = include_str!("manual/parts.svg")]
+//!
+//! This crate has three layers. The endpoints can be used alone.
+//!
+//! - [`api`]: the endpoints. They encode a request and decode its answer.
+//! - The state machines. A [`Poller`] asks for jobs. A [`Job`] takes one job from its acceptance to its result. An
+//!   [`Exchange`] makes any other call and repeats it until there is an answer. All of them implement [`Machine`].
+//! - [`Throttle`]: shares rate-limit responses between state machines. When one of them receives a 429, the others wait too.
+//!
+//! # Four methods
+//!
+//! A driver is the code that connects a state machine with an HTTP client. It calls four methods of [`Machine`]:
+//!
+//! - [`poll`](Machine::poll) returns what to do next: send a request, hand an event to the application, wait, or stop.
+//! - [`handle_response`](Machine::handle_response) takes the response to a request.
+//! - [`handle_failure`](Machine::handle_failure) takes the failure of a request that has no response.
+//! - [`hold_until`](Machine::hold_until) delays the next request, for example because a [`Throttle`] asks for it.
+//!
+//! The current time is an argument of the first three.
 //!
 //! ```
 //! use gitlab_runner_api::api::{info::Info, verify::Verify};
-//! use gitlab_runner_api::{Body, Exchange, Failure, Machine, Output, RunnerConfig, RunnerToken, Server, Timestamp};
+//! use gitlab_runner_api::{Body, Exchange, Failure, Machine, Output};
+//! use gitlab_runner_api::{RunnerConfig, RunnerToken, Server, Timestamp};
 //!
-//! /// Asks GitLab whether it knows a runner token, and prints the number of the runner.
+//! /// Asks GitLab whether it knows a runner token, and prints the id of the runner.
 //! ///
-//! /// `send` is your HTTP client. It sends the request as it is, and returns whatever comes back.
+//! /// `send` is your HTTP client. It sends a request unchanged and returns the response.
 //! fn verify(
 //!     url: &str,
 //!     token: &str,
@@ -52,7 +70,7 @@
 //!             }
 //!             Output::Event(result) => println!("this is runner {:?}", result?.id),
 //!             Output::Wait(Some(until)) => std::thread::sleep(until.saturating_since(now())),
-//!             // It waits for an input that has no time, and this loop has no other input to give.
+//!             // Only an input can help now, and this loop has none to give.
 //!             Output::Wait(None) => return Err("nothing can happen any more".into()),
 //!             Output::Done => return Ok(()),
 //!         }
@@ -62,30 +80,41 @@
 //! # verify("https://gitlab.example.com", "glrt-0123456789", answer).unwrap();
 //! ```
 //!
+//! # The life of a job
+//!
+#![doc = include_str!("manual/job.svg")]
+//!
+//! A [`Job`] is *running* until the application calls [`Job::finish`] with the result. It is *finishing* until GitLab has
+//! the whole log and has confirmed the result, and *closed* from then on. A cancellation by a user does not close the job.
+//! GitLab expects the runner to stop the script, run `after_script` and then finish the job. Only if GitLab ends the job by
+//! itself, the job closes with [`JobEvent::Aborted`]. The application can take a [`snapshot`](Job::snapshot) at any time,
+//! and [`resume`](Job::resume) the job from it later.
+//!
 //! # Where to read on
 //!
-//! - [`manual::driving`]: the loop of a runner, complete; many jobs; stopping.
-//! - [`log`]: what is done with a job's log before it is sent.
-//! - [`manual::durability`]: what to save and when, so that a job survives anything.
-//! - [`manual::protocol`]: what each answer of GitLab is taken to mean.
-//! - [`manual::adapters`]: what an HTTP client owes the machines.
-//! - [`manual::coming_from_python`]: where everything is that the Python package `gitlab_runner_api` had.
+//! - [`manual::driving`]: the complete loop of a runner, many jobs at once, and how to stop.
+//! - [`log`]: what happens to the log of a job before it is sent.
+//! - [`manual::durability`]: what to save and when, so that a job survives a crash.
+//! - [`manual::protocol`]: what each answer of GitLab means to the state machines.
+//! - [`manual::adapters`]: what an HTTP client has to do for the state machines.
+//! - [`manual::coming_from_python`]: where to find what the Python package `gitlab_runner_api` offered.
 //!
 //! # What you can rely on
 //!
-//! - GitLab's log is always a prefix of what was written: nothing is lost, doubled or reordered.
-//! - The result is sent when all of the log is acknowledged, and again until GitLab has it or says that it will not.
-//! - A running job is ended early by an answer that looks like GitLab's refusal, never by a number of failed calls. A proxy
-//!   that answers 403 can imitate such a refusal: [`manual::protocol`] lists what ends a job.
-//! - At most one call of a machine is on the wire. A call that must not be repeated is not.
-//! - The value of a masked variable is replaced with `[MASKED]` wherever a job prints it as it is, however the output is
+//! - GitLab's log is always a prefix of what the application wrote. Nothing in it is lost, doubled or reordered.
+//! - The result is sent after GitLab has acknowledged the whole log. It is sent again until GitLab has confirmed it, or has
+//!   refused it for good.
+//! - No number of failed calls ends a running job early. Only an answer that looks like GitLab's refusal does. A proxy that
+//!   answers 403 can imitate such a refusal: [`manual::protocol`] lists what ends a job.
+//! - Each state machine has at most one call in flight. It never repeats a call that is not safe to repeat.
+//! - The value of a masked variable is replaced with `[MASKED]` wherever a job prints it unchanged, however the output is
 //!   cut into writes. Some other forms of a value are not recognised: see [`log`].
-//! - No token or variable shows in any `Debug`, `Display`, event, error or snapshot.
-//! - Nothing panics on what a server, a file or a caller hands in.
+//! - No token and no variable appears in any `Debug` or `Display` output, event, error or snapshot.
+//! - No input from a server, a file or a caller makes this crate panic.
 //!
 //! # Features
 //!
-//! - `zeroize`: overwrite secrets in memory when they are dropped.
+//! - `zeroize`: overwrites secrets in memory when they are dropped. It is off by default.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 

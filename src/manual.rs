@@ -1,5 +1,12 @@
-//! The long form: how to drive the machines, what to save and when, what a transport owes them, and what GitLab's
-//! answers are taken to mean. Documentation only.
+//! The chapters that explain this crate as a whole. They contain no code to call.
+//!
+//! | Chapter | Read it if you want to know |
+//! |---|---|
+//! | [`driving`] | how to connect a state machine with an HTTP client, serve many jobs, and stop |
+//! | [`durability`] | what to save and when, so that a job survives a crash, and what is lost otherwise |
+//! | [`adapters`] | what the state machines require of an HTTP client |
+//! | [`protocol`] | what each answer of GitLab means, and what ends a job |
+//! | [`coming_from_python`] | where to find what the Python package `gitlab_runner_api` offered |
 
 pub mod adapters;
 #[doc = include_str!("manual/coming_from_python.md")]
