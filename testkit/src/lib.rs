@@ -1,14 +1,30 @@
-//! Tests for GitLab runners without a GitLab.
+//! A simulated GitLab, for tests of GitLab runners.
 //!
-//! - [`Coordinator`]: a simulated GitLab, a pure machine on virtual time.
-//! - [`World`]: a whole runner, a faulty network and a GitLab on virtual time, with the laws of a correct runner checked.
-//! - [`conformance`]: what a transport must do and must not, over a loopback server that misbehaves.
-//! - [`scenarios`]: what an adapter must get right, whatever the network does.
-//! - [`exhaustive`]: every small life of a job, with a fault at every place.
-//! - [`Front`]: a door to the server with faults.
-//! - [`Server`]: the same GitLab behind a loopback HTTP server, for tests of real clients.
+//! To test your own runner, use one of these:
 //!
-//! Nothing here shares parsing code with the crate under test.
+//! - [`Server`] is the simulated GitLab behind a loopback socket, for tests with a real HTTP client.
+//! - [`Coordinator`] is the simulated GitLab as a pure function of requests and virtual time, for tests without a network.
+//! - [`sim`] is what the program `simulated-gitlab` runs: a server for runners in any language, with requests to steer it.
+//!
+//! To test your own adapter of `gitlab-runner-api`, use these:
+//!
+//! - [`conformance`] checks what a transport must and must not do, against a loopback server that misbehaves.
+//! - [`scenarios`] runs jobs through an adapter while the network misbehaves.
+//! - [`Front`] stands between a client and a [`Server`]. It loses or delays requests and answers, or answers by itself.
+//! - [`Proxy`] is an HTTP proxy that understands `CONNECT`. With the feature `tls`, `TlsFront` adds TLS to a [`Server`].
+//!
+//! The tests of `gitlab-runner-api` itself use the rest:
+//!
+//! - [`World`] runs a complete runner, an unreliable network and a GitLab on virtual time. It checks the rules for a correct
+//!   runner after every step.
+//! - [`exhaustive`] tries all short lives of a job, with each kind of fault at each step.
+//! - [`adversary`] looks for answers of a server that make a state machine break these rules, and [`monitor`] checks them.
+//! - [`fuzz`] contains the bodies of the fuzz targets.
+//!
+//! With virtual time, a test decides what time it is. Hours of an outage pass in a moment, and every run is the same.
+//!
+//! The test kit shares no parsing code with `gitlab-runner-api`. If it did, a mistake in that code could go unnoticed,
+//! because both sides would make it.
 
 pub mod adversary;
 pub mod conformance;

@@ -4,6 +4,7 @@ mod archives;
 mod budget;
 mod cancel;
 mod common;
+mod documents;
 mod endpoints;
 mod exhaustive;
 mod finish;

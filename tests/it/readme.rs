@@ -14,7 +14,7 @@ use gitlab_runner_api::*;
 
 fn now() -> Timestamp { std::time::SystemTime::now().into() }
 
-/// The transport: send the request as it is, hand in whatever comes back.
+/// The transport: sends the request unchanged and hands in the response, or the failure.
 fn exchange<M: Machine>(machine: &mut M, call: Call) -> Result<(), Misuse> {
     let (request, ticket) = call.split();
     let (head, body) = request.into_parts();
@@ -30,14 +30,14 @@ fn exchange<M: Machine>(machine: &mut M, call: Call) -> Result<(), Misuse> {
     }
 }
 
-/// The loop, the same for every machine: it wants one of four things.
-fn drive<M: Machine>(machine: &mut M, mut hear: impl FnMut(&mut M, M::Event)) -> Result<(), Misuse> {
+/// The loop: `poll` says what to do next. It is the same for every state machine.
+fn drive<M: Machine>(machine: &mut M, mut on_event: impl FnMut(&mut M, M::Event)) -> Result<(), Misuse> {
     loop {
         match machine.poll(now()) {
             Output::Send(call) => exchange(machine, call)?,
-            Output::Event(event) => hear(machine, event),
+            Output::Event(event) => on_event(machine, event),
             Output::Wait(Some(until)) => std::thread::sleep(until.saturating_since(now())),
-            Output::Wait(None) | Output::Done => return Ok(()), // `Wait(None)`: only an input helps, and none can come
+            Output::Wait(None) | Output::Done => return Ok(()), // `Wait(None)`: only an input could help, and this loop has none
         }
     }
 }

@@ -1,8 +1,15 @@
-//! What the adapters of [`gitlab_runner_api`] share: the runner file, the system id, the files of
-//! file variables, and what a new runner is to be like.
+//! The code that the adapters of [`gitlab_runner_api`] share.
 //!
-//! Applications use an adapter, which passes on what they need of this. It does no networking, and the file is the same
-//! for all adapters.
+//! Applications do not need this crate directly. Each adapter re-exports the parts that its users need.
+//!
+//! - [`Record`], [`load`] and [`save`]: the runner file, which holds the token and the attributes of a runner. Its format
+//!   is the same for all adapters. [`load_python`] reads the runner file of the Python package `gitlab_runner_api`.
+//! - [`form`]: how all stored files are written, so that a crash leaves either the old or the new content.
+//! - [`write_files`]: the files of file variables.
+//! - [`make_system_id`]: the system ID, by which GitLab tells the hosts apart that share a runner token.
+//! - [`Registration`]: the attributes of a new runner.
+//!
+//! The crate does no networking. Files that hold secrets can be read by their owner only.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 

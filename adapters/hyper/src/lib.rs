@@ -1,4 +1,4 @@
-//! An async GitLab runner: [`gitlab_runner_api`] driven by [hyper](https://docs.rs/hyper) and
+//! An async GitLab runner. It connects [`gitlab_runner_api`] with [hyper](https://docs.rs/hyper) and
 //! [tokio](https://docs.rs/tokio).
 //!
 //! ```
@@ -29,21 +29,35 @@
 //! }
 //! ```
 //!
-//! It needs the crate `tokio` with the features `macros` and `rt-multi-thread`.
+//! The sample needs the crate `tokio` with the features `macros` and `rt-multi-thread`.
 //!
-//! [`Runner::run`] is the loop for those who want one: capacity is held before a job is asked for, and a future of yours
-//! drains it.
+//! # Many jobs
+//!
+//! [`Runner::run`] serves many jobs. It asks for a job only while fewer jobs run than you allow. When a future that you give
+//! it completes, it takes no new jobs and returns after the current ones have ended.
 //!
 //! # Dropping futures
 //!
-//! One task of the runtime drives all jobs of a runner; futures of this crate only wait for it. Any of them can be dropped:
-//! a job that comes to a caller who has gone is kept for the next one, and failed when the runner goes; a result that was
-//! given is delivered. The runtime itself must live until then: [`Runner::delivered`] waits for that.
+//! One task of the runtime drives all jobs of a runner. The futures of this crate only wait for that task, so that you can
+//! drop any of them:
 //!
-//! # Other clients
+//! - If a job arrives after its caller has gone, the next caller gets it. If there is none when the runner is dropped, the
+//!   job is reported to GitLab as failed.
+//! - If you drop the future of [`Job::success`] or [`Job::failed`] after it was polled, the result is delivered all the same.
 //!
-//! [`Transport::from_service`] carries the calls through any `tower` service, [`Transport::with_options`] sets certificates
-//! and proxies.
+//! The runtime must live until the results are delivered. [`Runner::delivered`] waits for that.
+//!
+//! # TLS, proxies and other clients
+//!
+//! [`Transport::with_options`] sets certificates and proxies. [`Transport::from_service`] sends the requests through any
+//! `tower` service.
+//!
+//! # What is missing
+//!
+//! This adapter registers runners, takes jobs, writes logs and reports results. The crate `gitlab-runner-api-ureq` can do
+//! more: it stores jobs on disk and resumes them in another process, transfers artifacts, creates and unregisters runners,
+//! resets tokens, and reads the files of the Python package `gitlab_runner_api`. For other calls, use the endpoints in
+//! [`gitlab_runner_api::api`] with [`gitlab_runner_api::Exchange`] and [`Transport::exchange`].
 //!
 //! The log of a job is kept in memory until the job has ended.
 
@@ -79,7 +93,7 @@ pub use log::Log;
 pub use runner::Runner;
 pub use transport::Transport;
 
-/// A panic elsewhere leaves nothing half-done under any of our locks, so that poison means nothing.
+/// We never leave shared state half-updated across a panic, so a poisoned lock is safe to use.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! A GitLab runner that blocks: [`gitlab_runner_api`] driven by [ureq](https://docs.rs/ureq).
+//! A blocking GitLab runner. It connects [`gitlab_runner_api`] with [ureq](https://docs.rs/ureq).
 //!
 //! ```
 //! use std::io::Write;
@@ -31,16 +31,30 @@
 //! }
 //! ```
 //!
-//! [`Runner::run`] is the loop for those who want one: capacity is held before a job is asked for, and a [`Stop`] drains
-//! it. For another HTTP client, or an async one, see the core.
+//! # Many jobs
 //!
-//! The log of a job is kept in memory until the job has ended, or in its record if it has one.
+//! [`Runner::run`] serves many jobs. It asks for a job only while fewer jobs run than you allow. After [`Stop::drain`] it
+//! takes no new jobs and returns when the current ones have ended.
+//!
+//! Each job has a thread that drives it. The thread sends the log, keeps the job alive, notices a cancellation, and repeats
+//! the result until GitLab has it. The log of a job is kept in memory until the job has ended, or on disk if the job has a
+//! record.
 //!
 //! # Jobs that outlive their process
 //!
-//! [`Job::save`] and [`Job::load`] keep a job in a folder of its own, and [`Runner::with_state_dir`] does so for every job;
-//! [`Runner::recover`] takes up what a process left that died. A record is for one process at a time: a second one is told who
-//! holds it ([`Error::Held`]). [`JobRecord`] is the same as one text.
+//! A record is a folder that holds the log, the state and the payload of a job. [`Job::save`] creates it, and [`Job::load`]
+//! resumes the job from it. With [`Runner::with_state_dir`] every job gets a record, and [`Runner::recover`] resumes the jobs
+//! of a process that died.
+//!
+//! Only one process can have a record open. A second one gets [`Error::Held`], which names the first. If you store jobs in a
+//! database, use [`JobRecord`]: it holds a whole job as one text.
+//!
+//! # What is missing
+//!
+//! Everything here blocks the calling thread. For async code use the crate `gitlab-runner-api-hyper`, which can do less so
+//! far. For another HTTP client use the core, [`gitlab_runner_api`], directly. Artifacts are sent and received as they are,
+//! and held in memory meanwhile: packing and unpacking archives is up to the application. A token that is about to expire is
+//! not replaced by itself, see [`Runner::rotation_due`].
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
