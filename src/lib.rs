@@ -1,7 +1,7 @@
 //! The GitLab Runner API as state machines without I/O.
 //!
-//! This crate builds [`http::Request`]s and consumes [`http::Response`]s. Your HTTP client sends them. Between the two, the
-//! crate does the work of a runner that talks to GitLab:
+//! This crate builds [`http::Request`]s and consumes [`http::Response`]s. Your HTTP client sends them. Between the two,
+//! the crate does the work of a runner that talks to GitLab:
 //!
 //! - It asks for jobs, and tells you if the answer to such a request was lost.
 //! - It keeps the log of a job complete, whatever the network does.
@@ -9,14 +9,14 @@
 //! - It delivers the result of a job, even after an outage of hours.
 //! - It goes on with a job after the process was restarted.
 //!
-//! The crate has no socket, clock, thread, file or async runtime. It works with every HTTP client, and a test can check all
-//! of its behaviour without a GitLab.
+//! The crate has no socket, clock, thread, file or async runtime. It works with every HTTP client, and a test can check
+//! all of its behaviour without a GitLab.
 //!
 //! It does not run the scripts of jobs. Your application decides how and where they run.
 //!
-//! If you want a complete runner and have no HTTP client to bring, use an adapter: `gitlab-runner-api-ureq` for blocking
-//! code, or `gitlab-runner-api-hyper` for tokio. The ureq adapter can do more today: only it stores jobs on disk, transfers
-//! artifacts and manages runner tokens.
+//! If you want a complete runner and have no HTTP client to bring, use an adapter: `gitlab-runner-api-ureq` for
+//! blocking code, or `gitlab-runner-api-hyper` for tokio. The ureq adapter can do more today: only it stores jobs on
+//! disk, transfers artifacts and manages runner tokens.
 //!
 //! # The parts
 //!
@@ -27,7 +27,8 @@
 //! - [`api`]: the endpoints. They encode a request and decode its answer.
 //! - The state machines. A [`Poller`] asks for jobs. A [`Job`] takes one job from its acceptance to its result. An
 //!   [`Exchange`] makes any other call and repeats it until there is an answer. All of them implement [`Machine`].
-//! - [`Throttle`]: shares rate-limit responses between state machines. When one of them receives a 429, the others wait too.
+//! - [`Throttle`]: shares rate-limit responses between state machines. When one of them receives a 429, the others wait
+//!   too.
 //!
 //! # Four methods
 //!
@@ -84,11 +85,11 @@
 //!
 #![doc = include_str!("manual/job.svg")]
 //!
-//! A [`Job`] is *running* until the application calls [`Job::finish`] with the result. It is *finishing* until GitLab has
-//! the whole log and has confirmed the result, and *closed* from then on. A cancellation by a user does not close the job.
-//! GitLab expects the runner to stop the script, run `after_script` and then finish the job. Only if GitLab ends the job by
-//! itself, the job closes with [`JobEvent::Aborted`]. The application can take a [`snapshot`](Job::snapshot) at any time,
-//! and [`resume`](Job::resume) the job from it later.
+//! A [`Job`] is *running* until the application calls [`Job::finish`] with the result. It is *finishing* until GitLab
+//! has the whole log and has confirmed the result, and *closed* from then on. A cancellation by a user does not close
+//! the job. GitLab expects the runner to stop the script, run `after_script` and then finish the job. Only if GitLab
+//! ends the job by itself, the job closes with [`JobEvent::Aborted`]. The application can take a
+//! [`snapshot`](Job::snapshot) at any time, and [`resume`](Job::resume) the job from it later.
 //!
 //! # Where to read on
 //!
@@ -102,13 +103,13 @@
 //! # What you can rely on
 //!
 //! - GitLab's log is always a prefix of what the application wrote. Nothing in it is lost, doubled or reordered.
-//! - The result is sent after GitLab has acknowledged the whole log. It is sent again until GitLab has confirmed it, or has
-//!   refused it for good.
-//! - No number of failed calls ends a running job early. Only an answer that looks like GitLab's refusal does. A proxy that
-//!   answers 403 can imitate such a refusal: [`manual::protocol`] lists what ends a job.
+//! - The result is sent after GitLab has acknowledged the whole log. It is sent again until GitLab has confirmed it, or
+//!   has refused it for good.
+//! - No number of failed calls ends a running job early. Only an answer that looks like GitLab's refusal does. A proxy
+//!   that answers 403 can imitate such a refusal: [`manual::protocol`] lists what ends a job.
 //! - Each state machine has at most one call in flight. It never repeats a call that is not safe to repeat.
-//! - The value of a masked variable is replaced with `[MASKED]` wherever a job prints it unchanged, however the output is
-//!   cut into writes. Some other forms of a value are not recognised: see [`log`].
+//! - The value of a masked variable is replaced with `[MASKED]` wherever a job prints it unchanged, however the output
+//!   is cut into writes. Some other forms of a value are not recognised: see [`log`].
 //! - No token and no variable appears in any `Debug` or `Display` output, event, error or snapshot.
 //! - No input from a server, a file or a caller makes this crate panic.
 //!

@@ -3,22 +3,26 @@
 //! To test your own runner, use one of these:
 //!
 //! - [`Server`] is the simulated GitLab behind a loopback socket, for tests with a real HTTP client.
-//! - [`Coordinator`] is the simulated GitLab as a pure function of requests and virtual time, for tests without a network.
-//! - [`sim`] is what the program `simulated-gitlab` runs: a server for runners in any language, with requests to steer it.
+//! - [`Coordinator`] is the simulated GitLab as a pure function of requests and virtual time, for tests without a
+//!   network.
+//! - [`sim`] is what the program `simulated-gitlab` runs: a server for runners in any language, with requests to steer
+//!   it.
 //!
 //! To test your own adapter of `gitlab-runner-api`, use these:
 //!
 //! - [`conformance`] checks what a transport must and must not do, against a loopback server that misbehaves.
 //! - [`scenarios`] runs jobs through an adapter while the network misbehaves.
 //! - [`Front`] stands between a client and a [`Server`]. It loses or delays requests and answers, or answers by itself.
-//! - [`Proxy`] is an HTTP proxy that understands `CONNECT`. With the feature `tls`, `TlsFront` adds TLS to a [`Server`].
+//! - [`Proxy`] is an HTTP proxy that understands `CONNECT`. With the feature `tls`, `TlsFront` adds TLS to a
+//!   [`Server`].
 //!
 //! The tests of `gitlab-runner-api` itself use the rest:
 //!
-//! - [`World`] runs a complete runner, an unreliable network and a GitLab on virtual time. It checks the rules for a correct
-//!   runner after every step.
+//! - [`World`] runs a complete runner, an unreliable network and a GitLab on virtual time. It checks the rules for a
+//!   correct runner after every step.
 //! - [`exhaustive`] tries all short lives of a job, with each kind of fault at each step.
-//! - [`adversary`] looks for answers of a server that make a state machine break these rules, and [`monitor`] checks them.
+//! - [`adversary`] looks for answers of a server that make a state machine break these rules, and [`monitor`] checks
+//!   them.
 //! - [`fuzz`] contains the bodies of the fuzz targets.
 //!
 //! With virtual time, a test decides what time it is. Hours of an outage pass in a moment, and every run is the same.

@@ -2,8 +2,9 @@
 //!
 //! Applications do not need this crate directly. Each adapter re-exports the parts that its users need.
 //!
-//! - [`Record`], [`load`] and [`save`]: the runner file, which holds the token and the attributes of a runner. Its format
-//!   is the same for all adapters. [`load_python`] reads the runner file of the Python package `gitlab_runner_api`.
+//! - [`Record`], [`load`] and [`save`]: the runner file, which holds the token and the attributes of a runner. Its
+//!   format is the same for all adapters. [`load_python`] reads the runner file of the Python package
+//!   `gitlab_runner_api`.
 //! - [`form`]: how all stored files are written, so that a crash leaves either the old or the new content.
 //! - [`write_files`]: the files of file variables.
 //! - [`make_system_id`]: the system ID, by which GitLab tells the hosts apart that share a runner token.

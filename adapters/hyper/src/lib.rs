@@ -17,13 +17,17 @@
 //!     let (url, token) = ("https://gitlab.example.com", "glrt-...");
 //! #   let (url, token) = (&server.url(), "glrt-0123456789");
 //!     let runner = Runner::register(url, token, Registration::new()).await?;
-//!     runner.save("my-runner.json")?;                      // atomic, readable by its owner alone
+//!     // Replaces the file atomically. Only its owner can read it.
+//!     runner.save("my-runner.json")?;
 //!
-//!     let runner = Runner::load("my-runner.json")?;        // no network
+//!     // Does not use the network.
+//!     let runner = Runner::load("my-runner.json")?;
 //!     runner.check_auth().await?;
-//!     let mut job = runner.next_job().await?;              // request_job() asks once and does not wait
+//!     // Waits until there is a job. `request_job` asks once.
+//!     let mut job = runner.next_job().await?;
 //!     writeln!(job.log(), "Starting job {} for {}", job.id(), job.git_ref())?;
-//!     job.success().await?;                                // or job.failed(FailureReason::ScriptFailure).await?
+//!     // Or `job.failed(FailureReason::ScriptFailure).await?`.
+//!     job.success().await?;
 //! #   server.with(|gitlab, _| assert!(gitlab.jobs().all(|job| job.status().as_str() == "success")));
 //!     Ok(())
 //! }
@@ -33,31 +37,32 @@
 //!
 //! # Many jobs
 //!
-//! [`Runner::run`] serves many jobs. It asks for a job only while fewer jobs run than you allow. When a future that you give
-//! it completes, it takes no new jobs and returns after the current ones have ended.
+//! [`Runner::run`] serves many jobs. It asks for a job only while fewer jobs run than you allow. When a future that you
+//! give it completes, it takes no new jobs and returns after the current ones have ended.
 //!
 //! # Dropping futures
 //!
-//! One task of the runtime drives all jobs of a runner. The futures of this crate only wait for that task, so that you can
-//! drop any of them:
+//! One task of the runtime drives all jobs of a runner. The futures of this crate only wait for that task, so that you
+//! can drop any of them:
 //!
-//! - If a job arrives after its caller has gone, the next caller gets it. If there is none when the runner is dropped, the
-//!   job is reported to GitLab as failed.
-//! - If you drop the future of [`Job::success`] or [`Job::failed`] after it was polled, the result is delivered all the same.
+//! - If a job arrives after its caller has gone, the next caller gets it. If there is none when the runner is dropped,
+//!   the job is reported to GitLab as failed.
+//! - If you drop the future of [`Job::success`] or [`Job::failed`] after it was polled, the result is delivered all the
+//!   same.
 //!
 //! The runtime must live until the results are delivered. [`Runner::delivered`] waits for that.
 //!
 //! # TLS, proxies and other clients
 //!
-//! [`Transport::with_options`] sets certificates and proxies. [`Transport::from_service`] sends the requests through any
-//! `tower` service.
+//! [`Transport::with_options`] sets certificates and proxies. [`Transport::from_service`] sends the requests through
+//! any `tower` service.
 //!
 //! # What is missing
 //!
-//! This adapter registers runners, takes jobs, writes logs and reports results. The crate `gitlab-runner-api-ureq` can do
-//! more: it stores jobs on disk and resumes them in another process, transfers artifacts, creates and unregisters runners,
-//! resets tokens, and reads the files of the Python package `gitlab_runner_api`. For other calls, use the endpoints in
-//! [`gitlab_runner_api::api`] with [`gitlab_runner_api::Exchange`] and [`Transport::exchange`].
+//! This adapter registers runners, takes jobs, writes logs and reports results. The crate `gitlab-runner-api-ureq` can
+//! do more: it stores jobs on disk and resumes them in another process, transfers artifacts, creates and unregisters
+//! runners, resets tokens, and reads the files of the Python package `gitlab_runner_api`. For other calls, use the
+//! endpoints in [`gitlab_runner_api::api`] with [`gitlab_runner_api::Exchange`] and [`Transport::exchange`].
 //!
 //! The log of a job is kept in memory until the job has ended.
 

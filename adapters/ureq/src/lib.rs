@@ -15,13 +15,17 @@
 //!     let (url, token) = ("https://gitlab.example.com", "glrt-...");
 //! #   let (url, token) = (&server.url(), "glrt-0123456789");
 //!     let runner = Runner::register(url, token, Registration::new())?;
-//!     runner.save("my-runner.json")?;                      // atomic, readable by its owner alone
+//!     // Replaces the file atomically. Only its owner can read it.
+//!     runner.save("my-runner.json")?;
 //!
-//!     let mut runner = Runner::load("my-runner.json")?;    // no network
+//!     // Does not use the network.
+//!     let mut runner = Runner::load("my-runner.json")?;
 //!     runner.check_auth()?;
-//!     if let Some(mut job) = runner.request_job()? {       // one request; next_job() waits
+//!     // Asks once. `next_job` waits until there is a job.
+//!     if let Some(mut job) = runner.request_job()? {
 //!         writeln!(job.log(), "Starting job {} for {}", job.id(), job.git_ref())?;
-//!         job.success()?;                                  // or job.failed(FailureReason::ScriptFailure)?
+//!         // Or `job.failed(FailureReason::ScriptFailure)?`.
+//!         job.success()?;
 //!     } else {
 //!         println!("No jobs are currently available");
 //! #       panic!("there is one");
@@ -33,28 +37,28 @@
 //!
 //! # Many jobs
 //!
-//! [`Runner::run`] serves many jobs. It asks for a job only while fewer jobs run than you allow. After [`Stop::drain`] it
-//! takes no new jobs and returns when the current ones have ended.
+//! [`Runner::run`] serves many jobs. It asks for a job only while fewer jobs run than you allow. After [`Stop::drain`]
+//! it takes no new jobs and returns when the current ones have ended.
 //!
-//! Each job has a thread that drives it. The thread sends the log, keeps the job alive, notices a cancellation, and repeats
-//! the result until GitLab has it. The log of a job is kept in memory until the job has ended, or on disk if the job has a
-//! record.
+//! Each job has a thread that drives it. The thread sends the log, keeps the job alive, notices a cancellation, and
+//! repeats the result until GitLab has it. The log of a job is kept in memory until the job has ended, or on disk if
+//! the job has a record.
 //!
 //! # Jobs that outlive their process
 //!
-//! A record is a folder that holds the log, the state and the payload of a job. [`Job::save`] creates it, and [`Job::load`]
-//! resumes the job from it. With [`Runner::with_state_dir`] every job gets a record, and [`Runner::recover`] resumes the jobs
-//! of a process that died.
+//! A record is a folder that holds the log, the state and the payload of a job. [`Job::save`] creates it, and
+//! [`Job::load`] resumes the job from it. With [`Runner::with_state_dir`] every job gets a record, and
+//! [`Runner::recover`] resumes the jobs of a process that died.
 //!
-//! Only one process can have a record open. A second one gets [`Error::Held`], which names the first. If you store jobs in a
-//! database, use [`JobRecord`]: it holds a whole job as one text.
+//! Only one process can have a record open. A second one gets [`Error::Held`], which names the first. If you store jobs
+//! in a database, use [`JobRecord`]: it holds a whole job as one text.
 //!
 //! # What is missing
 //!
-//! Everything here blocks the calling thread. For async code use the crate `gitlab-runner-api-hyper`, which can do less so
-//! far. For another HTTP client use the core, [`gitlab_runner_api`], directly. Artifacts are sent and received as they are,
-//! and held in memory meanwhile: packing and unpacking archives is up to the application. A token that is about to expire is
-//! not replaced by itself, see [`Runner::rotation_due`].
+//! Everything here blocks the calling thread. For async code use the crate `gitlab-runner-api-hyper`, which can do less
+//! so far. For another HTTP client use the core, [`gitlab_runner_api`], directly. Artifacts are sent and received as
+//! they are, and held in memory meanwhile: packing and unpacking archives is up to the application. A token that is
+//! about to expire is not replaced by itself, see [`Runner::rotation_due`].
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
