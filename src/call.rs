@@ -1,9 +1,15 @@
 //! A call: one request, and the ticket that brings its answer home.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use crate::body::Body;
+use crate::config::Server;
+use crate::error::Misuse;
+use crate::identity::MachineId;
+use crate::secret::Secret;
+use crate::time::Timestamp;
 
 /// Which API call a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +88,13 @@ pub enum ResponseBody {
         /// The largest body, in bytes.
         limit: u64,
     },
+    /// Collect at most `limit` bytes. A longer body is cut there, and one that breaks off is handed in as far as it came: neither is a
+    /// failure.
+    #[non_exhaustive]
+    Truncate {
+        /// How many bytes to hand in at most.
+        limit: u64,
+    },
     /// The body of a 2xx answer says nothing: read it away, or hand it in, as is easier.
     Discard,
 }
@@ -91,6 +104,12 @@ impl ResponseBody {
     #[must_use]
     pub const fn collect(limit: u64) -> Self {
         Self::Collect { limit }
+    }
+
+    /// Collect at most `limit` bytes, and cut what is longer.
+    #[must_use]
+    pub const fn truncate(limit: u64) -> Self {
+        Self::Truncate { limit }
     }
 }
 
@@ -136,12 +155,72 @@ pub struct Scope {
     pub(crate) kind: CallKind,
 }
 
-/// The machine a ticket belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The [`Scope`]s of one state machine, see [`crate::Machine::scopes`].
+#[derive(Clone, Debug)]
+pub struct Scopes {
+    owner: Owner,
+    /// No state machine makes calls of more than two kinds.
+    kinds: [Option<CallKind>; 2],
+}
+
+impl Scopes {
+    pub(crate) const fn new(owner: Owner, first: CallKind, second: Option<CallKind>) -> Self {
+        Self { owner, kinds: [Some(first), second] }
+    }
+}
+
+impl Iterator for Scopes {
+    type Item = Scope;
+
+    fn next(&mut self) -> Option<Scope> {
+        let kind = self.kinds.iter_mut().find_map(Option::take)?;
+        Some(Scope { owner: self.owner, kind })
+    }
+}
+
+/// Whose rate limits a call counts against: a token of an instance, by a hash of both.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Owner {
-    Job(u64),
-    Runner(u64),
-    Exchange(u64),
+    Job { id: u64, token: u64 },
+    Runner { token: u64 },
+    Exchange { number: u64 },
+}
+
+impl Owner {
+    /// The owner of the calls about a job.
+    pub(crate) fn job(server: &Server, id: u64, token: &Secret) -> Self {
+        Self::Job { id, token: hash_of(server, token) }
+    }
+
+    /// The owner of a runner's calls.
+    pub(crate) fn runner(server: &Server, token: &Secret) -> Self {
+        Self::Runner { token: hash_of(server, token) }
+    }
+
+    /// A number that is the same for the same owner, for the choice of a random stream.
+    pub(crate) const fn number(self) -> u64 {
+        match self {
+            Self::Job { token, .. } | Self::Runner { token } => token,
+            Self::Exchange { number } => number,
+        }
+    }
+}
+
+fn hash_of(server: &Server, token: &Secret) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (server.as_str(), token.expose()).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Without the hash of the token, by which somebody could find out whether a guess of it is right.
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Job { id, .. } => write!(f, "Job({id})"),
+            Self::Runner { .. } => f.write_str("Runner"),
+            Self::Exchange { number } => write!(f, "Exchange({number})"),
+        }
+    }
 }
 
 /// One HTTP exchange that a machine wants done.
@@ -191,9 +270,10 @@ impl fmt::Debug for Call {
     }
 }
 
-/// The right to answer one call, once. Move-only; it goes back to the machine that made the call.
-#[must_use = "hand the ticket back with the answer or the failure, or the machine waits until its deadline has passed"]
+/// The right to answer one call, once. It cannot be cloned, and goes back to the state machine that made the call.
+#[must_use = "hand the ticket back with the answer or the failure, or nothing happens until its deadline has passed"]
 pub struct Ticket {
+    machine: MachineId,
     pub(crate) owner: Owner,
     pub(crate) sequence: u64,
     pub(crate) hints: Hints,
@@ -228,10 +308,12 @@ impl fmt::Debug for Ticket {
     }
 }
 
-/// The calls of one machine: numbers them, remembers the one on the wire, and gives it up when it is overdue.
+/// The call of one state machine that is in flight: remembers what it is for, and gives it up when it is overdue.
 #[derive(Debug)]
 pub(crate) struct Wire<I> {
+    machine: MachineId,
     owner: Owner,
+    /// The number of the last call.
     sequence: u64,
     open: Option<Open<I>>,
 }
@@ -240,22 +322,22 @@ pub(crate) struct Wire<I> {
 struct Open<I> {
     sequence: u64,
     intent: I,
-    overdue_at: crate::Timestamp,
+    overdue_at: Timestamp,
 }
 
-/// How long past its deadline a call is still waited for. Only a broken driver lets it come to that.
+/// How long past its deadline a call is still waited for. Only a driver that is broken or suspended lets it come to that.
 const GRACE: Duration = Duration::from_secs(30);
 
 impl<I> Wire<I> {
-    /// `sequence` is the number of the last call ever made, so that tickets of an earlier life are stale in this one.
-    pub(crate) const fn new(owner: Owner, sequence: u64) -> Self {
-        Self { owner, sequence, open: None }
+    pub(crate) fn new(owner: Owner) -> Self {
+        Self { machine: MachineId::next(), owner, sequence: 0, open: None }
     }
 
     pub(crate) const fn owner(&self) -> Owner {
         self.owner
     }
 
+    /// The number of the last call that was sent.
     pub(crate) const fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -264,37 +346,35 @@ impl<I> Wire<I> {
         self.open.as_ref().map(|open| &open.intent)
     }
 
-    pub(crate) fn overdue_at(&self) -> Option<crate::Timestamp> {
+    pub(crate) fn overdue_at(&self) -> Option<Timestamp> {
         self.open.as_ref().map(|open| open.overdue_at)
     }
 
-    pub(crate) fn send(
-        &mut self,
-        intent: I,
-        request: http::Request<Body>,
-        hints: Hints,
-        now: crate::Timestamp,
-    ) -> Call {
-        debug_assert!(self.open.is_none(), "one call on the wire per machine");
+    pub(crate) fn send(&mut self, intent: I, request: http::Request<Body>, hints: Hints, now: Timestamp) -> Call {
+        debug_assert!(self.open.is_none(), "one call of a state machine is in flight at a time");
         self.sequence += 1;
         let overdue_at = now.saturating_add(hints.deadline.saturating_add(GRACE));
         self.open = Some(Open { sequence: self.sequence, intent, overdue_at });
-        Call { request, ticket: Ticket { owner: self.owner, sequence: self.sequence, hints } }
+        let ticket = Ticket { machine: self.machine, owner: self.owner, sequence: self.sequence, hints };
+        Call { request, ticket }
     }
 
-    /// Takes the call that `ticket` answers.
-    pub(crate) fn take(&mut self, ticket: &Ticket) -> Result<I, crate::Misuse> {
-        if ticket.owner != self.owner {
-            return Err(crate::Misuse::WrongMachine);
+    /// Takes the call that `ticket` answers. `None` if the answer comes late: the call was given up, or was made by the same job
+    /// before it was resumed.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse::WrongMachine`] if another state machine made the call.
+    pub(crate) fn take(&mut self, ticket: &Ticket) -> Result<Option<I>, Misuse> {
+        if ticket.machine != self.machine {
+            let same_job = matches!(self.owner, Owner::Job { .. }) && ticket.owner == self.owner;
+            return if same_job { Ok(None) } else { Err(Misuse::WrongMachine) };
         }
-        match self.open.take_if(|open| open.sequence == ticket.sequence) {
-            Some(open) => Ok(open.intent),
-            None => Err(crate::Misuse::Stale),
-        }
+        Ok(self.open.take_if(|open| open.sequence == ticket.sequence).map(|open| open.intent))
     }
 
     /// Takes the call that should have been answered by `now`.
-    pub(crate) fn take_overdue(&mut self, now: crate::Timestamp) -> Option<I> {
+    pub(crate) fn take_overdue(&mut self, now: Timestamp) -> Option<I> {
         self.open.take_if(|open| open.overdue_at <= now).map(|open| open.intent)
     }
 }

@@ -9,11 +9,25 @@ use url::Url;
 
 use crate::api::info::Info;
 use crate::error::ConfigError;
+use crate::headers::TOLD_DELAY_CAP;
+use crate::identity::StreamCounter;
 use crate::log::LogOptions;
 use crate::time::Timestamp;
 
 /// How often logs are sent before GitLab says how often it wants them.
 pub(crate) const DEFAULT_UPDATE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The pause after an answer without a job, as in the official runner.
+const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The silence after which GitLab is told that a job lives, as in the official runner.
+const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// The longest such silence. GitLab may call a job stuck after 15 minutes, and two keep-alives may fail before that.
+const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(300);
+
+/// Timestamps have whole milliseconds: shorter intervals would be none.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The address of a GitLab instance, checked and brought into one form.
 ///
@@ -140,11 +154,17 @@ pub struct RunnerConfig {
     pub(crate) keep_alive: Duration,
     pub(crate) patch_limit: u64,
     pub(crate) default_timeout: Duration,
+    pub(crate) retry_cap: Duration,
     pub(crate) not_found_patience: Duration,
+    pub(crate) forbidden_patience: Duration,
+    pub(crate) log_patience: Duration,
+    pub(crate) report_patience: Duration,
     pub(crate) retain: Retain,
     pub(crate) durable: bool,
     pub(crate) log: LogOptions,
     pub(crate) rotation_due: Option<Timestamp>,
+    /// How many state machines were made with this configuration and its clones.
+    pub(crate) streams: StreamCounter,
 }
 
 impl RunnerConfig {
@@ -157,18 +177,23 @@ impl RunnerConfig {
             system_id: None,
             info,
             jitter_seed: 0,
-            check_interval: Duration::from_secs(3),
+            check_interval: DEFAULT_CHECK_INTERVAL,
             job_request_deadline: Duration::from_secs(600),
             payload_limit: 64 << 20,
             update_interval: DEFAULT_UPDATE_INTERVAL,
-            keep_alive: Duration::from_secs(30),
+            keep_alive: DEFAULT_KEEP_ALIVE,
             patch_limit: 1 << 20,
             default_timeout: Duration::from_secs(7200),
+            retry_cap: Duration::from_secs(60),
             not_found_patience: Duration::from_secs(3600),
+            forbidden_patience: Duration::from_secs(3600),
+            log_patience: Duration::from_secs(600),
+            report_patience: Duration::from_secs(600),
             retain: Retain::All,
             durable: false,
             log: LogOptions::default(),
             rotation_due: None,
+            streams: StreamCounter::default(),
         }
     }
 
@@ -199,8 +224,11 @@ impl RunnerConfig {
         self
     }
 
-    /// Seeds jitter and correlation ids. Draw it from the operating system; in tests, from the case number: the same
-    /// seed and the same inputs give the same requests, byte for byte. Default 0.
+    /// Seeds jitter and correlation ids. Draw it from the operating system; in tests, from the case number. Default 0.
+    ///
+    /// Each state machine has a random stream of its own, which also depends on how many were made before it from this configuration
+    /// and its clones. The same seed, the same order of creation and the same inputs give the same requests, byte for byte; a replay
+    /// takes a new configuration.
     #[must_use]
     pub fn with_jitter_seed(mut self, seed: u64) -> Self {
         self.jitter_seed = seed;
@@ -215,10 +243,13 @@ impl RunnerConfig {
         self
     }
 
-    /// The pause after an answer that had no job. Default 3 s; on servers with long polling the wait is in the answer.
+    /// The pause after an answer without a job. Default 3 s, as in the official runner; on servers with long polling the wait is
+    /// in the answer.
+    ///
+    /// Zero means the default, as in the official runner's configuration. [`Duration::MAX`] asks once and never again.
     #[must_use]
     pub fn with_check_interval(mut self, interval: Duration) -> Self {
-        self.check_interval = interval.max(Duration::from_millis(1));
+        self.check_interval = if interval.is_zero() { DEFAULT_CHECK_INTERVAL } else { interval.max(SHORTEST) };
         self
     }
 
@@ -232,18 +263,23 @@ impl RunnerConfig {
         self
     }
 
-    /// The shortest time between two pieces of log while GitLab has not said otherwise. Default 3 s.
+    /// The shortest time between two pieces of log while GitLab has not said otherwise. Default 3 s, which zero means as well. With
+    /// [`Duration::MAX`], pieces go out when they are full and when the job ends, until GitLab says otherwise.
     #[must_use]
     pub fn with_update_interval(mut self, interval: Duration) -> Self {
-        self.update_interval = interval.max(Duration::from_millis(1));
+        self.update_interval = if interval.is_zero() { DEFAULT_UPDATE_INTERVAL } else { interval.max(SHORTEST) };
         self
     }
 
-    /// After how long a silence GitLab is told that the job lives, and asked whether it is cancelled. Default 30 s, at
-    /// most 10 minutes: GitLab may call a job stuck that was silent for 15.
+    /// After how long a silence GitLab is told that a job lives, and asked whether it is cancelled. Default 30 s, as in the official
+    /// runner.
+    ///
+    /// At most five minutes, which is also what [`Duration::MAX`] means: GitLab may call a job stuck that was silent for 15. Zero
+    /// means the default.
     #[must_use]
     pub fn with_keep_alive(mut self, silence: Duration) -> Self {
-        self.keep_alive = silence.clamp(Duration::from_millis(1), Duration::from_secs(600));
+        self.keep_alive =
+            if silence.is_zero() { DEFAULT_KEEP_ALIVE } else { silence.clamp(SHORTEST, LONGEST_KEEP_ALIVE) };
         self
     }
 
@@ -261,12 +297,55 @@ impl RunnerConfig {
         self
     }
 
+    /// The longest pause before a call that failed is tried again. Default 60 s, as in the official runner.
+    ///
+    /// Between one second (which is what zero means) and ten minutes (which is what [`Duration::MAX`] means). A delay that the
+    /// server asks for may be longer than this cap, but not longer than ten minutes.
+    #[must_use]
+    pub fn with_retry_cap(mut self, cap: Duration) -> Self {
+        self.retry_cap = cap.clamp(Duration::from_secs(1), TOLD_DELAY_CAP);
+        self
+    }
+
     /// For how long a job is held on to while all that comes back is 404. Default one hour.
     ///
-    /// GitLab itself never answers a job call with 404, but a box on the way may.
+    /// GitLab itself never answers a job call with 404, but a box on the way may. Zero ends the job at the first 404,
+    /// [`Duration::MAX`] never.
     #[must_use]
     pub fn with_not_found_patience(mut self, patience: Duration) -> Self {
         self.not_found_patience = patience;
+        self
+    }
+
+    /// For how long a job is held on to while all that comes back is a 403 that GitLab has not written. Default one hour.
+    ///
+    /// Gateways, firewalls and login services answer 403 as well. GitLab's own 403 ends a job at once. Zero ends the job at the first
+    /// foreign one, [`Duration::MAX`] never.
+    #[must_use]
+    pub fn with_forbidden_patience(mut self, patience: Duration) -> Self {
+        self.forbidden_patience = patience;
+        self
+    }
+
+    /// For how long a log that is refused holds back the result of a job that has ended, while other calls work. Default ten minutes.
+    ///
+    /// A front end that forbids `PATCH`, for instance, refuses each piece of a log. After this time
+    /// [`JobEvent::TraceRefused`](crate::JobEvent::TraceRefused) says what is missing at GitLab, and the result is reported without a
+    /// checksum. Where no answer comes, or one that asks to try again later, log and result wait as long as it takes. Zero gives the log
+    /// up at the first refusal after the end, [`Duration::MAX`] never.
+    #[must_use]
+    pub fn with_log_patience(mut self, patience: Duration) -> Self {
+        self.log_patience = patience;
+        self
+    }
+
+    /// For how long a result is reported again while GitLab answers that it does not understand the report (400). Default ten minutes.
+    ///
+    /// After that the job ends as [`Outcome::Refused`](crate::Outcome::Refused). Zero means at the first such answer,
+    /// [`Duration::MAX`] never.
+    #[must_use]
+    pub fn with_report_patience(mut self, patience: Duration) -> Self {
+        self.report_patience = patience;
         self
     }
 

@@ -41,14 +41,9 @@ pub enum ConfigError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
-    /// The ticket belongs to another machine.
-    #[error("this ticket belongs to another machine; hand each answer to the machine whose `poll` gave the call")]
+    /// The ticket belongs to another state machine.
+    #[error("this ticket belongs to another state machine; hand each answer to the one whose `poll` gave the call")]
     WrongMachine,
-    /// The machine no longer waits for this call: it gave the call up when its deadline had passed, or ended.
-    ///
-    /// Not a bug of the driver. Drop the answer and go on.
-    #[error("this call was given up before its answer came; drop the answer and go on")]
-    Stale,
     /// The trace bytes handed in are not the ones asked for.
     #[error("trace bytes were offered at offset {offered}, but those from {wanted} on are needed next")]
     #[non_exhaustive]
@@ -173,12 +168,27 @@ impl CallError {
     }
 }
 
-/// Whether a body is an error as GitLab's own application writes it, and not a page of something on the way.
+/// Whether the JSON body says `403 Forbidden`, as GitLab's own does. What gateways write is shorter or longer.
+pub(crate) fn says_forbidden(body: &[u8]) -> bool {
+    let Ok(Value::Object(map)) = serde_json::from_slice(body) else { return false };
+    ["message", "error"]
+        .iter()
+        .any(|name| map.get(*name).and_then(Value::as_str).is_some_and(|text| text.starts_with("403 Forbidden")))
+}
+
+/// Whether an answer is a page for people, by its media type or by what its body begins with.
+pub(crate) fn is_html(headers: &HeaderMap, body: &[u8]) -> bool {
+    let typed = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    typed.is_some_and(|value| value.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("text/html")))
+        || body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<')
+}
+
+/// Whether the body is a JSON object with a `message` or an `error`, as all refusals of GitLab are.
 pub(crate) fn is_gitlab_body(body: &[u8]) -> bool {
     matches!(serde_json::from_slice(body), Ok(Value::Object(map)) if map.contains_key("message") || map.contains_key("error"))
 }
 
-/// The text of an error body: `message` or `error`, each a string, an object of lists, or an object holding a string;
+/// The text of an error body: `message`, `error` or `detail`, each a string, an object of lists, or an object holding a string;
 /// a bare short text; or nothing.
 fn message(body: &[u8]) -> Option<String> {
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
@@ -186,7 +196,8 @@ fn message(body: &[u8]) -> Option<String> {
         return (!text.starts_with('<')).then(|| text.to_owned());
     };
     match &value {
-        Value::Object(map) => map.get("message").or_else(|| map.get("error")).map(flatten),
+        // `detail` is what other servers of this protocol write.
+        Value::Object(map) => ["message", "error", "detail"].iter().find_map(|name| map.get(*name)).map(flatten),
         Value::String(text) => Some(text.clone()),
         _ => None,
     }
@@ -256,11 +267,30 @@ mod tests {
                 "the server answered 403 Forbidden: Forbidden by  administrative rules",
             ),
             (500, "", "the server answered 500 Internal Server Error"),
+            (
+                422,
+                r#"{"detail":[{"loc":["body","token"],"msg":"field required"}]}"#,
+                "the server answered 422 Unprocessable Entity: loc: body; token, msg: field required",
+            ),
             (500, r#"[1]"#, "the server answered 500 Internal Server Error"),
             (500, r#"{"message":null}"#, "the server answered 500 Internal Server Error"),
         ];
         for (status, body, text) in rows {
             assert_eq!(rejection(status, body), text, "{body}");
+        }
+    }
+
+    #[test]
+    fn pages_and_foreign_refusals_are_told_from_gitlab_s() {
+        let typed = |value: &str| HeaderMap::from_iter([(CONTENT_TYPE, value.parse().unwrap())]);
+        assert!(is_html(&typed("Text/HTML; charset=utf-8"), b"") && is_html(&HeaderMap::new(), b" \n<!doctype html>"));
+        assert!(!is_html(&typed("application/json"), b"{}") && !is_html(&HeaderMap::new(), b""));
+        for own in [r#"{"message":"403 Forbidden"}"#, r#"{"error":"403 Forbidden - Your user is blocked"}"#] {
+            assert!(says_forbidden(own.as_bytes()), "{own}");
+        }
+        for foreign in ["", "403 Forbidden", r#"{"message":"Forbidden"}"#, r#"{"message":403}"#, r#"["403 Forbidden"]"#]
+        {
+            assert!(!says_forbidden(foreign.as_bytes()), "{foreign}");
         }
     }
 

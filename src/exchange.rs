@@ -1,32 +1,36 @@
 //! One call, repeated until there is an answer or no use in trying.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::Response;
+use http::header::USER_AGENT;
+use http::{HeaderValue, Response, StatusCode};
 
 use crate::api::{CorrelationId, Endpoint};
 use crate::backoff::{Backoff, Policy};
-use crate::call::{Owner, Replay, Scope, Ticket, Wire};
+use crate::call::{Owner, Replay, Scope, Scopes, Ticket, Wire};
 use crate::config::{RunnerConfig, Server};
 use crate::error::{CallError, Misuse};
 use crate::headers::{self, TOLD_DELAY_CAP};
 use crate::output::{Machine, Output, sealed::Sealed};
-use crate::reply::{Failure, Received};
+use crate::reply::{Cause, Failure, Received};
 use crate::rng::Rng;
 use crate::time::{Steady, Timestamp};
 
-/// How often a call is tried before the last trouble is reported.
+/// How often a call is tried before the last trouble is reported. A person waits at a terminal.
 const ATTEMPTS: u32 = 5;
 
 /// Carries one endpoint's call through retries, for calls that a person waits for: register, verify.
 ///
-/// It gives one event, the result, and is then [`Output::Done`]. Retried are 408, 429, 5xx, and calls that failed in
-/// transport, five times in all, with growing pauses or those the server asks for. A call that must not be repeated
-/// ([`Replay::Never`]) is retried only if it certainly never left, or was refused before it was looked at (429, 503).
+/// It gives one event, the result, and is then [`Output::Done`]. Answers that ask to try again (408, 429, and 5xx but for 501) and
+/// calls that failed in transport are retried, five times in all, with growing pauses or those the server asks for. A call that must
+/// not be repeated ([`Replay::Never`]) is retried only if it certainly never left, or was refused before it was looked at (429, 503).
 #[derive(Debug)]
 pub struct Exchange<E: Endpoint> {
     endpoint: E,
     server: Server,
-    user_agent: http::HeaderValue,
+    user_agent: HeaderValue,
+    retry_cap: Duration,
     wire: Wire<()>,
     clock: Steady,
     rng: Rng,
@@ -46,12 +50,16 @@ pub enum ExchangeError {
     /// There was an answer, and it is no.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// There was an answer, and its body is larger than [`crate::Hints::response`] allows. It would be as large a second time.
+    #[error("the answer is larger than allowed")]
+    TooLarge,
     /// No answer came, in all attempts. Nothing was changed on the server, or repeating the call is harmless.
     #[error("GitLab cannot be reached: {0}")]
     Unreachable(Failure),
-    /// No answer came to a call that must not be repeated. The server may have carried it out.
+    /// No answer came to a call that must not be repeated, or one that leaves open whether GitLab has carried it out: 408, 500, 502
+    /// or 504.
     #[error("it is not known whether GitLab carried this out: {0}; look before you repeat it")]
-    Uncertain(Failure),
+    Uncertain(Cause),
 }
 
 impl<E: Endpoint> Exchange<E> {
@@ -59,12 +67,14 @@ impl<E: Endpoint> Exchange<E> {
     #[must_use]
     pub fn new(config: &RunnerConfig, endpoint: E, now: Timestamp) -> Self {
         let mut rng = Rng::new(config.jitter_seed, endpoint.hints().kind as u64);
-        let owner = Owner::Exchange(rng.next_u64());
+        rng.mix(config.streams.next());
+        let owner = Owner::Exchange { number: rng.next_u64() };
         Self {
             endpoint,
             server: config.server.clone(),
             user_agent: config.user_agent.clone(),
-            wire: Wire::new(owner, 0),
+            retry_cap: config.retry_cap,
+            wire: Wire::new(owner),
             clock: Steady::starting(now),
             rng,
             backoff: Backoff::default(),
@@ -80,26 +90,39 @@ impl<E: Endpoint> Exchange<E> {
         self.repeated |= failure.may_have_arrived();
         let repeatable = self.endpoint.hints().replay == Replay::Safe || !failure.may_have_arrived();
         if !repeatable {
-            self.result = Some(Err(ExchangeError::Uncertain(failure)));
+            self.result = Some(Err(ExchangeError::Uncertain(Cause::Failure(failure))));
+        } else if failure == Failure::TooLarge {
+            self.result = Some(Err(ExchangeError::TooLarge));
         } else if !self.again(None, now) {
             self.result = Some(Err(ExchangeError::Unreachable(failure)));
         }
     }
 
     /// Arms the next attempt, if there is one left.
-    fn again(&mut self, told: Option<std::time::Duration>, now: Timestamp) -> bool {
-        let wait = self.backoff.failed(Policy::CALL, told, &mut self.rng);
+    fn again(&mut self, told: Option<Duration>, now: Timestamp) -> bool {
+        let wait = self.backoff.failed(Policy { cap: self.retry_cap, ..Policy::CALL }, told, &mut self.rng);
         self.not_before = now.saturating_add(wait);
         self.backoff.failures() < ATTEMPTS
     }
 
     fn answered(&mut self, response: &Response<Bytes>, now: Timestamp) {
-        let status = response.status().as_u16();
-        let not_looked_at = matches!(status, 429 | 503);
-        let passing = not_looked_at || status == 408 || (status >= 500 && self.endpoint.hints().replay == Replay::Safe);
-        if passing && self.again(headers::told_delay(response.headers(), now), now) {
+        let status = response.status();
+        let carried_out = headers::may_have_been_carried_out(status);
+        if carried_out && self.endpoint.hints().replay == Replay::Never {
+            self.result = Some(Err(ExchangeError::Uncertain(Cause::Status(status))));
+            return;
+        }
+        // 501 is no trouble that passes: the server does not have what was asked for.
+        let passes = carried_out || status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+        let refused_unseen = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let repeatable = refused_unseen || self.endpoint.hints().replay == Replay::Safe;
+        if passes
+            && repeatable
+            && status != StatusCode::NOT_IMPLEMENTED
+            && self.again(headers::told_delay(response.headers(), now), now)
+        {
             // A gateway that gave up has passed the call on before.
-            self.repeated |= !not_looked_at;
+            self.repeated |= !refused_unseen;
             return;
         }
         let decoded =
@@ -133,7 +156,7 @@ impl<E: Endpoint> Machine for Exchange<E> {
             return Output::Wait(Some(not_before));
         }
         let mut request = self.endpoint.request(&self.server, CorrelationId::draw(&mut self.rng));
-        request.headers_mut().insert(http::header::USER_AGENT, self.user_agent.clone());
+        request.headers_mut().insert(USER_AGENT, self.user_agent.clone());
         Output::Send(self.wire.send((), request, self.endpoint.hints(), now))
     }
 
@@ -143,24 +166,26 @@ impl<E: Endpoint> Machine for Exchange<E> {
         response: Response<impl Into<Received>>,
         now: Timestamp,
     ) -> Result<(), Misuse> {
-        self.wire.take(&ticket)?;
-        let now = self.clock.advance(now);
-        self.answered(&response.map(|body| body.into().into_bytes()), now);
+        if self.wire.take(&ticket)?.is_some() {
+            let now = self.clock.advance(now);
+            self.answered(&response.map(|body| body.into().into_bytes()), now);
+        }
         Ok(())
     }
 
     fn handle_failure(&mut self, ticket: Ticket, failure: Failure, now: Timestamp) -> Result<(), Misuse> {
-        self.wire.take(&ticket)?;
-        let now = self.clock.advance(now);
-        self.failed(failure, now);
+        if self.wire.take(&ticket)?.is_some() {
+            let now = self.clock.advance(now);
+            self.failed(failure, now);
+        }
         Ok(())
     }
 
-    fn hold_until(&mut self, until: Timestamp) {
+    fn hold_until(&mut self, _scope: Scope, until: Timestamp) {
         self.hold = self.clock.at_most(until, TOLD_DELAY_CAP);
     }
 
-    fn scope(&self) -> Scope {
-        Scope { owner: self.wire.owner(), kind: self.endpoint.hints().kind }
+    fn scopes(&self) -> Scopes {
+        Scopes::new(self.wire.owner(), self.endpoint.hints().kind, None)
     }
 }

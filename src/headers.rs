@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::{DATE, HeaderMap, HeaderName, RANGE, RETRY_AFTER};
 
 use crate::status::JobStatus;
@@ -85,6 +86,12 @@ pub(crate) fn told_delay(headers: &HeaderMap, now: Timestamp) -> Option<Duration
         .or_else(retry)
         .filter(|delay| !delay.is_zero())
         .map(|d| d.min(TOLD_DELAY_CAP))
+}
+
+/// Whether a call that was answered with this status may have been carried out all the same: the answer says that somebody on the
+/// way did not wait for the end, or that something failed at some point.
+pub(crate) fn may_have_been_carried_out(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 500 | 502 | 504)
 }
 
 /// Whether a throttle of the whole instance answered, and not one of a single token.

@@ -1,8 +1,11 @@
 //! One job: accepts it, delivers its log, notices its cancellation, and reports its result.
 
+mod answers;
 mod drive;
 mod log;
+mod pacing;
 mod phase;
+mod requests;
 mod rules;
 mod snapshot;
 mod trace;
@@ -13,42 +16,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 
 use crate::api::job_spec::{Assignment, JobSpec};
-use crate::api::patch_trace::PatchTrace;
-use crate::api::update_job::{LogDigest, UpdateJob};
-use crate::api::{CorrelationId, Endpoint};
 use crate::backoff::{Backoff, Policy};
-use crate::call::{Call, CallKind, Owner, Scope, Ticket, Wire};
+use crate::call::{Owner, Wire};
 use crate::config::RunnerConfig;
-use crate::error::{Misuse, ProtocolError, Rejection};
-use crate::headers::{self, TOLD_DELAY_CAP};
+use crate::error::{Misuse, ProtocolError};
 use crate::log::{Pipeline, ansi};
-use crate::output::{Machine, Output, sealed::Sealed};
-use crate::reply::{Cause, Failure, Received};
+use crate::reply::Cause;
 use crate::rng::Rng;
 use crate::snapshot::ResumeError;
-use crate::status::{FailureReason, JobState, JobStatus};
+use crate::status::FailureReason;
 use crate::time::{Steady, Timestamp};
-use phase::{Closed, Finishing, Phase};
-use rules::{Context, Intent, Verdict};
-use trace::{Location, Trace};
+use drive::Step;
+use pacing::{Detours, Pacing, PatchSize, Progress, Reachability};
+use phase::{Finishing, Phase};
+use rules::Intent;
+use trace::Trace;
 
 pub use phase::{AbortReason, Cancellation, JobResult, Outcome};
 pub use snapshot::JobSnapshot;
-
-/// GitLab ends a job five minutes after its report, archived or not. Twice that, and we no longer ask for archiving.
-const ARCHIVE_PATIENCE: Duration = Duration::from_secs(600);
-
-/// A report that is not understood for so long never will be.
-const REFUSAL_PATIENCE: Duration = Duration::from_secs(600);
-
-/// The longest pause before a report that was taken is repeated.
-const ASK_AGAIN_CAP: Duration = Duration::from_secs(64);
-
-/// After so many useless answers a probe is given up.
-const PROBE_ATTEMPTS: u8 = 3;
 
 /// What a [`Job`] has to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +68,18 @@ pub enum JobEvent {
         /// Where our next byte goes.
         server_offset: u64,
     },
-    /// Calls about this job fail. Once until one works again; nothing is lost, and they are repeated as long as it takes.
+    /// The log was refused for as long as [`RunnerConfig::with_log_patience`] says after the job had ended, while other calls worked.
+    /// The result is reported without this part of the log, and without a checksum.
+    #[non_exhaustive]
+    TraceRefused {
+        /// What GitLab does not have, in offsets of this job's log.
+        missing: Range<u64>,
+        /// How it was refused first.
+        cause: Cause,
+    },
+    /// Calls about this job fail. Nothing is lost, and they are repeated as long as it takes.
+    ///
+    /// This is told once until all kinds of call work again, and no sooner than 30 s after it was told before.
     #[non_exhaustive]
     Unreachable {
         /// What happened first.
@@ -89,7 +87,7 @@ pub enum JobEvent {
         /// When.
         since: Timestamp,
     },
-    /// Calls work again, after `Unreachable`.
+    /// All kinds of call work again, after `Unreachable`.
     Recovered,
     /// The result is delivered.
     Finished(Outcome),
@@ -138,68 +136,137 @@ pub enum WaitReason {
 pub struct Job {
     config: Arc<RunnerConfig>,
     assignment: Assignment,
-    wire: Wire<Intent>,
+    wire: Wire<Sent>,
     clock: Steady,
     rng: Rng,
-    backoff: Backoff,
     phase: Phase,
     trace: Trace,
     pipeline: Pipeline,
     /// The names of the sections that are open, the innermost last.
     sections: Vec<String>,
+    /// The latest time that a line was written at. The lines that close the log are not earlier.
+    stamped_at: Timestamp,
     events: VecDeque<JobEvent>,
     cancellation: Cancellation,
+    /// When calls may be sent.
+    pacing: Pacing,
+    reach: Reachability,
+    detours: Detours,
+    progress: Progress,
+    patch_size: PatchSize,
+    /// The number of the state, and that of the last change which must be saved before anything else is sent.
     revision: u64,
-    /// The revision of the last change that must be saved before anything else is sent.
     critical: u64,
     saved: u64,
-    patch_limit: u64,
+    saved_at: Timestamp,
+    save_request: Request,
+    trace_request: Request,
     interval: Duration,
     deadline: Timestamp,
+    /// When an answer of GitLab last came, and when one to a `PUT` did.
     last_contact: Timestamp,
+    put_contact: Timestamp,
     flush_at: Timestamp,
-    retry_at: Timestamp,
-    hold: Timestamp,
-    not_found_since: Option<Timestamp>,
-    save_asked: Option<Timestamp>,
-    saved_at: Timestamp,
-    /// The end of a piece whose fate is unknown. It is repeated as it was.
+    /// What alone was answered since when, if that may mean the end of the job.
+    nothing_but: Option<(NothingBut, Timestamp)>,
+    /// Since when the log is refused, and how it was refused first. Boxed, because it is rare and jobs are many.
+    log_refused: Option<Box<(Timestamp, Cause)>>,
+    /// The end of a piece that may have arrived. It is repeated as it was, so that the repetition is harmless.
     frozen: Option<u64>,
-    /// How often GitLab's log turned out elsewhere since a piece was last taken.
-    detours: Backoff,
     /// A piece may have arrived although its answer did not.
     fate_unknown: bool,
     probe: Option<Probe>,
+    /// GitLab's offset at which the last piece began, if a 416 named just that.
+    stalled_at: Option<u64>,
     accepted: bool,
-    /// A bare 403 came: a keep-alive asks whether it was meant.
-    doubted: bool,
-    /// The application wants to know whether the job is still ours.
-    check_wanted: bool,
+    check: Option<Check>,
     timed_out: bool,
-    trace_asked: bool,
-    unreachable: bool,
     abandoned: bool,
+    /// `Done` was returned, and nothing else ever is from then on.
+    done: bool,
 }
 
-/// An empty patch, at the end of what we sent, is to find out where GitLab's log ends.
+/// Answers that end a job when nothing else comes back for very long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum NothingBut {
+    NotFound,
+    ForeignForbidden,
+}
+
+/// A call in flight.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    intent: Intent,
+    /// It was paid for from the budget of calls that achieve nothing, and the price is given back if it achieves something.
+    paid: bool,
+}
+
+/// An empty patch that finds out where GitLab's log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probe {
+    /// How many answers told nothing.
     useless: u8,
-    /// Where to go on if GitLab's log ends where ours does: at its end, or, after 412, at its start.
-    then_rewind: bool,
+    purpose: Purpose,
+}
+
+/// What a [`Probe`] is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To go on at the end of what we sent.
+    GoOn,
+    /// To send everything again, after GitLab said that checksum or size do not match (412).
+    Rewind,
+    /// To see whether GitLab's log ends at this offset of ours, one byte after where its last two answers said.
+    NextByte(u64),
 }
 
 impl Probe {
-    const fn new() -> Self {
-        Self { useless: 0, then_rewind: false }
+    const fn new(purpose: Purpose) -> Self {
+        Self { useless: 0, purpose }
     }
 }
 
-/// What the state calls for.
-enum Step {
-    Send(Intent),
-    Tell(JobEvent),
-    Wait(Option<Timestamp>, WaitReason),
+/// The question of the application whether the job is still ours, see [`Job::check_in`].
+#[derive(Clone, Copy, Debug)]
+struct Check {
+    /// The number of the last call that was sent before the question: what GitLab says to that one is no answer.
+    asked_after: u64,
+    /// A call was sent for it.
+    sent: bool,
+}
+
+/// Something that only the application can do, and is asked for. It is asked again, with growing pauses, until it is done.
+#[derive(Clone, Copy, Debug, Default)]
+struct Request {
+    again_at: Option<Timestamp>,
+    backoff: Backoff,
+}
+
+/// When a job that was not saved asks for it again. The first pause is about the interval of the log.
+const ASK_TO_SAVE: Policy = Policy { base: Duration::from_secs(6), cap: Duration::from_secs(60) };
+
+/// When a part of the log that was not brought is asked for again. Reading it from where it is kept may take a while, and two
+/// answers to one question would confuse the application.
+const ASK_FOR_TRACE: Policy = Policy { base: Duration::from_secs(120), cap: Duration::from_secs(600) };
+
+/// The same after an answer without any bytes.
+const ASK_AFTER_NOTHING: Policy = Policy { base: Duration::from_secs(6), cap: Duration::from_secs(60) };
+
+impl Request {
+    /// When to ask, if that is not now.
+    fn not_before(&self, now: Timestamp) -> Option<Timestamp> {
+        self.again_at.filter(|at| now < *at)
+    }
+
+    /// It was asked for, or not done: it is asked for again after a pause.
+    fn ask_again(&mut self, policy: Policy, now: Timestamp, rng: &mut Rng) {
+        self.again_at = Some(now.saturating_add(self.backoff.failed(policy, None, rng)));
+    }
+
+    fn done(&mut self) {
+        *self = Self::default();
+    }
 }
 
 impl Job {
@@ -207,46 +274,51 @@ impl Job {
     #[must_use]
     pub fn new(config: Arc<RunnerConfig>, assignment: &Assignment, now: Timestamp) -> Self {
         let trace = Trace::new(config.retain, config.durable);
-        let rng = Rng::new(config.jitter_seed, assignment.id());
-        let timeout = assignment.spec().timeout().unwrap_or(config.default_timeout);
+        let owner = Owner::job(&config.server, assignment.id(), assignment.spec().token.secret());
+        let mut rng = Rng::new(config.jitter_seed, assignment.id());
+        rng.mix(config.streams.next());
         let mut job = Self {
-            wire: Wire::new(Owner::Job(assignment.id()), 0),
+            wire: Wire::new(owner),
             clock: Steady::starting(now),
             rng,
-            backoff: Backoff::default(),
             phase: Phase::Running,
             trace,
             pipeline: Pipeline::new(&config.log, assignment.spec()),
             sections: Vec::new(),
+            stamped_at: Timestamp::EPOCH,
             events: VecDeque::new(),
             cancellation: Cancellation::None,
+            pacing: Pacing::default(),
+            reach: Reachability::default(),
+            detours: Detours::default(),
+            progress: Progress::default(),
+            patch_size: PatchSize::new(config.patch_limit),
             revision: 0,
             critical: 0,
             saved: 0,
-            patch_limit: config.patch_limit,
-            interval: config.update_interval,
-            deadline: now.saturating_add(timeout),
-            last_contact: now,
-            flush_at: Timestamp::EPOCH,
-            retry_at: Timestamp::EPOCH,
-            hold: Timestamp::EPOCH,
-            not_found_since: None,
-            save_asked: None,
             saved_at: now,
+            save_request: Request::default(),
+            trace_request: Request::default(),
+            interval: config.update_interval,
+            deadline: now,
+            last_contact: now,
+            put_contact: now,
+            flush_at: Timestamp::EPOCH,
+            nothing_but: None,
+            log_refused: None,
             frozen: None,
-            detours: Backoff::default(),
             fate_unknown: false,
             probe: None,
+            stalled_at: None,
             accepted: false,
-            doubted: false,
-            check_wanted: false,
+            check: None,
             timed_out: false,
-            trace_asked: false,
-            unreachable: false,
             abandoned: false,
+            done: false,
             assignment: assignment.clone(),
             config,
         };
+        job.deadline = now.saturating_add(job.timeout());
         job.report_short_secrets(0);
         job
     }
@@ -319,24 +391,48 @@ impl Job {
         self.complete_log();
         let reason = result.reason.map(|reason| reason.supported_by(&self.spec().features.failure_reasons));
         self.phase = Phase::Finishing(Finishing::new(JobResult { reason, ..result }));
-        // GitLab may have lost an end that nobody sends any more; what is still to be sent finds that out by itself.
+        // GitLab may have lost the end of the log since it was acknowledged. If there is more to send, the answer to that tells;
+        // if there is not, nobody else would ask.
         if self.trace.unsent() == 0 && self.trace.written() > 0 && self.probe.is_none() {
-            self.probe = Some(Probe::new());
+            self.probe = Some(Probe::new(Purpose::GoOn));
         }
         self.change_critically();
     }
 
-    /// Asks GitLab at the next opportunity whether the job is still ours, without waiting for the keep-alive to fall due.
-    /// What it says comes as events, as always. Of no effect once the job has a result or is over.
+    /// Asks GitLab as soon as no other call is in flight whether the job is still ours, without waiting for the next keep-alive.
+    ///
+    /// The answer comes as events, as always. An answer to a call that was sent before the question does not count. This has no
+    /// effect once the job has a result or is over.
     pub fn check_in(&mut self) {
-        self.check_wanted = !self.abandoned && self.phase == Phase::Running;
+        if !self.abandoned && self.phase == Phase::Running {
+            self.check = Some(Check { asked_after: self.wire.sequence(), sent: false });
+        }
     }
 
-    /// Whether [`Job::check_in`] still waits for an answer. If not, GitLab has taken a call of this job since, or the job
-    /// has ended.
+    /// Whether [`Job::check_in`] still waits for an answer. If not, GitLab has answered a call that was sent after the question, or
+    /// the job has ended.
     #[must_use]
     pub fn is_checking_in(&self) -> bool {
-        self.check_wanted && self.phase == Phase::Running
+        self.check.is_some() && self.phase == Phase::Running
+    }
+
+    /// Starts the job's own timeout again, from `now` on. For executors whose jobs wait in a queue of their own before they run.
+    ///
+    /// [`JobEvent::TimedOut`] comes when the job's timeout has passed from here, also if it was told before. GitLab's own timeout is
+    /// not changed by this: it counts from the moment at which the job was handed out, and GitLab fails a job that exceeds it.
+    /// Raise the timeout of such jobs in GitLab by the time that they may wait.
+    pub fn restart_timeout(&mut self, now: Timestamp) {
+        let now = self.clock.advance(now);
+        if self.phase == Phase::Running {
+            self.deadline = now.saturating_add(self.timeout());
+            self.timed_out = false;
+            self.change_critically();
+        }
+    }
+
+    /// How long the job may run.
+    fn timeout(&self) -> Duration {
+        self.spec().timeout().unwrap_or(self.config.default_timeout)
     }
 
     /// Stops talking about this job, without a verdict: somebody else takes it up from a snapshot.
@@ -389,20 +485,25 @@ impl Job {
 
     /// Declares durable: the snapshot of this revision, and the log up to this offset.
     pub fn saved(&mut self, revision: u64, up_to: u64) {
+        let before = (self.saved, self.trace.saved());
         self.saved = self.saved.max(revision.min(self.revision));
         self.trace.mark_saved(up_to);
-        (self.save_asked, self.saved_at) = (None, self.clock.now());
+        // Saving the same state again is not what was asked for.
+        if (self.saved, self.trace.saved()) > before {
+            self.save_request.done();
+            self.saved_at = self.clock.now();
+        }
     }
 
     /// Which part of the log is needed from the application, see [`JobEvent::TraceNeeded`].
     #[must_use]
     pub fn trace_needed(&self) -> Option<Range<u64>> {
-        let wanted = self.probe.is_none() && self.trace.unsent() > 0 && !matches!(self.phase, Phase::Closed(_));
-        wanted.then(|| self.trace.missing(self.patch_limit)).flatten()
+        let wanted = self.probe.is_none() && self.owes_log() && !matches!(self.phase, Phase::Closed(_));
+        wanted.then(|| self.trace.missing(self.patch_size.limit())).flatten()
     }
 
     /// Brings back bytes of the log that were asked for: those at the start of [`Job::trace_needed`], or the first of
-    /// them. More than asked for is cut off.
+    /// them. More than asked for is cut off. No bytes are no answer: they are asked for again, after a pause.
     ///
     /// # Errors
     ///
@@ -412,8 +513,12 @@ impl Job {
         if offset != wanted.start {
             return Err(Misuse::TraceMismatch { offered: offset, wanted: wanted.start });
         }
-        self.trace.refill(bytes);
-        self.trace_asked = false;
+        if bytes.is_empty() {
+            self.trace_request.ask_again(ASK_AFTER_NOTHING, self.clock.now(), &mut self.rng);
+        } else {
+            self.trace.refill(bytes);
+            self.trace_request.done();
+        }
         Ok(())
     }
 
@@ -426,11 +531,17 @@ impl Job {
     pub fn forfeit_trace(&mut self) -> Result<(), Misuse> {
         self.trace_needed().ok_or(Misuse::TraceNotNeeded)?;
         self.trace.forfeit();
-        self.trace_asked = false;
+        self.trace_request.done();
         self.frozen = None;
         self.drop_digest();
         self.change_critically();
         Ok(())
+    }
+
+    /// Whether there is log that GitLab has not acknowledged and is still to get.
+    fn owes_log(&self) -> bool {
+        let given_up = matches!(&self.phase, Phase::Finishing(finishing) if finishing.log_given_up);
+        self.trace.unsent() > 0 && !given_up
     }
 
     /// The number of the state; it grows when [`Job::snapshot`] would differ.

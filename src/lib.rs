@@ -129,6 +129,7 @@ mod exchange;
 #[doc(hidden)]
 pub mod headers;
 mod http_options;
+mod identity;
 mod job;
 pub mod log;
 pub mod manual;
@@ -146,7 +147,7 @@ pub mod variables;
 
 pub use api::job_spec::{Assignment, JobSpec};
 pub use body::{Body, BodyReader};
-pub use call::{Call, CallKind, ERROR_BODY_LIMIT, Hints, Priority, Replay, ResponseBody, Scope, Ticket};
+pub use call::{Call, CallKind, ERROR_BODY_LIMIT, Hints, Priority, Replay, ResponseBody, Scope, Scopes, Ticket};
 pub use config::{Retain, RunnerConfig, Server, SystemId};
 pub use error::{CallError, ConfigError, Misuse, ProtocolError, Rejection};
 pub use exchange::{Exchange, ExchangeError};

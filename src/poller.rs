@@ -3,18 +3,18 @@
 mod rules;
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::header::USER_AGENT;
+use http::{Response, StatusCode};
 
 use crate::api::job_spec::Assignment;
 use crate::api::request_job::RequestJob;
 use crate::api::{CorrelationId, Endpoint};
-use crate::backoff::{Backoff, Policy};
-use crate::call::{CallKind, Owner, Scope, Ticket, Wire};
+use crate::backoff::{Backoff, Budget, Policy};
+use crate::call::{CallKind, Owner, Scope, Scopes, Ticket, Wire};
 use crate::config::RunnerConfig;
 use crate::error::{Misuse, ProtocolError};
 use crate::headers::{self, TOLD_DELAY_CAP};
@@ -28,17 +28,21 @@ use rules::Verdict;
 
 pub use rules::Refusal;
 
-/// After so many refusals in a row the token is taken for bad, and asked with less and less often.
+/// After so many refusals in a row the token is taken for bad, as in the official runner.
 const UNHEALTHY_AFTER: u32 = 3;
 
-/// Pauses while the server is not there: not below a check interval for long, and never more than a minute.
-const UNAVAILABLE: Policy = Policy { base: Duration::from_millis(500), cap: Duration::from_secs(60) };
+/// The first pause while the server is not there: well below a check interval, since most such trouble passes at once.
+const UNAVAILABLE_BASE: Duration = Duration::from_millis(500);
 
-/// Pauses while the token is refused or nothing behaves like GitLab: never an hour of silence.
+/// Pauses while the token is refused, or while nothing behaves like GitLab: from a check interval to five minutes. Somebody has to
+/// mend it, and should not have to wait an hour to see that it worked.
 const REFUSED: Policy = Policy { base: Duration::from_secs(3), cap: Duration::from_secs(300) };
 
-/// Pauses after losing a race for a job.
-const CONFLICT: Duration = Duration::from_millis(500);
+/// The first pause after losing a race for a job. It grows to the check interval.
+const CONFLICT_BASE: Duration = Duration::from_millis(500);
+
+/// After a recovery, new trouble is told no sooner than this after the last.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 
 /// What a [`Poller`] has to tell.
 #[derive(Debug)]
@@ -52,8 +56,9 @@ pub enum PollerEvent {
     /// A job whose payload cannot be read. This machine tells GitLab so, and its user in the log: drive it like any
     /// other, to its end. There is nothing to run. It takes one from the [capacity](Poller::set_capacity).
     Unreadable(Job),
-    /// A job request was sent and its answer did not come home: a job may have been handed out that nobody runs. Once
-    /// per such request. There is nothing to do about it; GitLab's timeouts find the job.
+    /// A job request was sent, and nobody knows what became of it: a job may have been handed out that nobody runs. This is told
+    /// once per such request. There is nothing to do about it; GitLab's timeouts find the job. If the answer comes late after all and
+    /// is a job, `Assigned` follows.
     #[non_exhaustive]
     AssignmentUncertain {
         /// What became of the answer.
@@ -69,9 +74,12 @@ pub enum PollerEvent {
         /// Whether it is the third in a row.
         unhealthy: bool,
     },
-    /// Something answers, but not as GitLab does. Once until it answers properly again. Polling goes on, slowly.
+    /// Something answers, but not as GitLab does. Polling goes on, slowly.
+    ///
+    /// Trouble of one kind is told once until GitLab answers properly again, and after that no sooner than 30 s after it was told
+    /// before.
     Misconfigured(Refusal),
-    /// The server is not there, or wants to be left alone for a while. Once until it answers again.
+    /// The server is not there, or wants to be left alone for a while. Told as often as `Misconfigured`.
     #[non_exhaustive]
     Unavailable {
         /// What happened first.
@@ -90,9 +98,12 @@ pub enum PollerEvent {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Uncertainty {
-    /// No answer came home.
+    /// No answer came.
     #[error(transparent)]
     Failure(#[from] Failure),
+    /// The answer says that something went wrong on the way, or at GitLab, at some point: 408, 500, 502 or 504.
+    #[error("the server answered {0}")]
+    Status(StatusCode),
     /// The answer is a job, but not even its id and token can be read.
     #[error(transparent)]
     Unreadable(#[from] ProtocolError),
@@ -113,11 +124,18 @@ pub struct Poller {
     draining: bool,
     not_before: Timestamp,
     hold: Timestamp,
-    trouble: Option<Trouble>,
+    budget: Budget,
+    /// Failures in a row, of any kind: two kinds that take turns are no reason to ask more often.
     backoff: Backoff,
+    refusals: u32,
+    /// The trouble that the application was told of, and when.
+    told: Option<Trouble>,
+    told_at: Option<Timestamp>,
     events: VecDeque<PollerEvent>,
     /// Not told yet.
     rotation_due: Option<Timestamp>,
+    /// `Done` was returned, and nothing else ever is from then on.
+    done: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,23 +149,27 @@ impl Poller {
     /// A poller for the runner with this token. It may ask at once, when it has capacity.
     #[must_use]
     pub fn new(config: Arc<RunnerConfig>, token: RunnerToken, now: Timestamp) -> Self {
-        let mut hasher = DefaultHasher::new();
-        token.expose().hash(&mut hasher);
-        let owner = hasher.finish();
+        let owner = Owner::runner(&config.server, token.secret());
+        let mut rng = Rng::new(config.jitter_seed, owner.number());
+        rng.mix(config.streams.next());
         Self {
             request: RequestJob::new(token, &config),
-            rng: Rng::new(config.jitter_seed, owner),
+            rng,
             rotation_due: config.rotation_due,
             config,
-            wire: Wire::new(Owner::Runner(owner), 0),
+            wire: Wire::new(owner),
             clock: Steady::starting(now),
             capacity: 0,
             draining: false,
             not_before: Timestamp::EPOCH,
             hold: Timestamp::EPOCH,
-            trouble: None,
+            budget: Budget::default(),
             backoff: Backoff::default(),
+            refusals: 0,
+            told: None,
+            told_at: None,
             events: VecDeque::new(),
+            done: false,
         }
     }
 
@@ -171,7 +193,7 @@ impl Poller {
         self.wire.intent().is_some() || !self.events.is_empty()
     }
 
-    /// Asks no more. [`Output::Done`] follows when a request on the wire came home, with what it may bring.
+    /// Asks no more. [`Output::Done`] follows when the answer to a request in flight has come, with what it may bring.
     pub fn drain(&mut self) {
         self.draining = true;
     }
@@ -181,50 +203,46 @@ impl Poller {
     }
 
     fn answered(&mut self, response: &Response<Bytes>, now: Timestamp) {
-        let verdict = rules::verdict(&self.request, response);
         let told = headers::told_delay(response.headers(), now);
-        match verdict {
+        match rules::verdict(&self.request, response) {
             Verdict::Job(assignment) => {
-                self.healthy();
                 self.take_one(PollerEvent::Assigned(assignment));
             }
             Verdict::Unreadable(assignment, error) => {
-                self.healthy();
                 let job = Job::unreadable(self.config.clone(), &assignment, &error, now);
                 self.take_one(PollerEvent::Unreadable(job));
             }
             Verdict::Lost(error) => {
                 self.events.push_back(PollerEvent::AssignmentUncertain { cause: error.into() });
-                self.pause(UNAVAILABLE, told, now);
+                self.pause(self.unavailable(), told, now);
             }
             Verdict::None => {
                 self.healthy();
+                // The check interval has passed since the last such answer, so that this request was due.
+                self.budget.give_back();
                 if let Some(value) = headers::last_update(response.headers()) {
                     self.request.set_last_update(value);
                 }
-                let delay = self.config.check_interval + self.rng.upper_half(self.config.check_interval / 10);
-                self.wait(delay, now);
+                let jitter = self.rng.upper_half(self.config.check_interval / 10);
+                self.wait(self.config.check_interval.saturating_add(jitter), now);
             }
             Verdict::Conflict => {
-                self.healthy();
-                let delay = self.rng.upper_half(CONFLICT);
-                self.wait(delay, now);
+                self.recovered();
+                let cap = self.config.check_interval;
+                self.pause(Policy { base: CONFLICT_BASE.min(cap), cap }, told, now);
             }
-            Verdict::Refused(refusal) => {
-                let first = self.enter(Trouble::Refused);
-                self.pause(REFUSED, told, now);
-                let unhealthy = self.backoff.failures() == UNHEALTHY_AFTER;
-                if first || unhealthy {
-                    self.events.push_back(PollerEvent::Refused { refusal, unhealthy });
-                }
-            }
+            Verdict::Refused(refusal) => self.refused(refusal, told, now),
             Verdict::Misconfigured(refusal) => {
-                if self.enter(Trouble::Misconfigured) {
-                    self.events.push_back(PollerEvent::Misconfigured(refusal));
-                }
+                self.refusals = 0;
+                self.tell(Trouble::Misconfigured, now, || PollerEvent::Misconfigured(refusal));
                 self.pause(REFUSED, told, now);
             }
-            Verdict::Unavailable => self.unavailable(Cause::Status(response.status()), told, now),
+            Verdict::Unavailable => self.unreachable(Cause::Status(response.status()), told, now),
+            Verdict::Uncertain => {
+                let status = response.status();
+                self.events.push_back(PollerEvent::AssignmentUncertain { cause: Uncertainty::Status(status) });
+                self.unreachable(Cause::Status(status), told, now);
+            }
         }
     }
 
@@ -232,42 +250,72 @@ impl Poller {
         if failure.may_have_arrived() {
             self.events.push_back(PollerEvent::AssignmentUncertain { cause: failure.into() });
         }
-        self.unavailable(Cause::Failure(failure), None, now);
+        self.unreachable(Cause::Failure(failure), None, now);
     }
 
-    fn unavailable(&mut self, cause: Cause, told: Option<Duration>, now: Timestamp) {
-        if self.enter(Trouble::Unavailable) {
-            self.events.push_back(PollerEvent::Unavailable { cause });
+    fn refused(&mut self, refusal: Refusal, told: Option<Duration>, now: Timestamp) {
+        self.refusals = self.refusals.saturating_add(1);
+        let unhealthy = self.refusals == UNHEALTHY_AFTER;
+        if unhealthy {
+            // It is told once in a row of refusals, whenever the last trouble was told.
+            (self.told, self.told_at) = (None, None);
         }
-        self.pause(UNAVAILABLE, told, now);
+        self.tell(Trouble::Refused, now, || PollerEvent::Refused { refusal, unhealthy });
+        self.pause(REFUSED, told, now);
+    }
+
+    fn unreachable(&mut self, cause: Cause, told: Option<Duration>, now: Timestamp) {
+        self.refusals = 0;
+        self.tell(Trouble::Unavailable, now, || PollerEvent::Unavailable { cause });
+        self.pause(self.unavailable(), told, now);
+    }
+
+    /// Pauses while the server is not there.
+    fn unavailable(&self) -> Policy {
+        Policy { base: UNAVAILABLE_BASE, cap: self.config.retry_cap }
     }
 
     fn take_one(&mut self, event: PollerEvent) {
+        self.healthy();
+        self.budget.give_back();
         self.capacity = self.capacity.saturating_sub(1);
         self.not_before = Timestamp::EPOCH;
         self.events.push_back(event);
     }
 
+    /// GitLab has answered as it should.
     fn healthy(&mut self) {
         self.backoff.succeeded();
-        if self.trouble.take().is_some() {
+        self.recovered();
+    }
+
+    fn recovered(&mut self) {
+        self.refusals = 0;
+        if self.told.take().is_some() {
             self.events.push_back(PollerEvent::Recovered);
         }
     }
 
-    /// Notes what kind of trouble there is; true if it is new.
-    fn enter(&mut self, trouble: Trouble) -> bool {
-        let new = self.trouble != Some(trouble);
-        if new {
-            self.trouble = Some(trouble);
-            self.backoff.succeeded();
+    /// Tells of trouble, unless the application knows of it, or was told of the last trouble a moment ago.
+    fn tell(&mut self, trouble: Trouble, now: Timestamp, event: impl FnOnce() -> PollerEvent) {
+        let recent = self.told_at.is_some_and(|told_at| now < told_at.saturating_add(TELL_AGAIN));
+        if self.told == Some(trouble) || recent {
+            return;
         }
-        new
+        (self.told, self.told_at) = (Some(trouble), Some(now));
+        // An event about trouble costs as much as a call, so that both together stay within the budget.
+        self.budget.spend(now);
+        self.events.push_back(event());
     }
 
     fn pause(&mut self, policy: Policy, told: Option<Duration>, now: Timestamp) {
         let delay = self.backoff.failed(policy, told, &mut self.rng);
         self.wait(delay, now);
+    }
+
+    /// When the next request may be sent.
+    fn open_at(&self) -> Timestamp {
+        self.not_before.max(self.hold).max(self.budget.open_at())
     }
 }
 
@@ -278,6 +326,9 @@ impl Machine for Poller {
 
     fn poll(&mut self, now: Timestamp) -> Output<PollerEvent> {
         let now = self.clock.advance(now);
+        if self.done {
+            return Output::Done;
+        }
         if self.wire.take_overdue(now).is_some() {
             self.failed(Failure::TimedOut, now);
         }
@@ -292,17 +343,18 @@ impl Machine for Poller {
             return until(Some(overdue_at));
         }
         if self.draining {
+            self.done = true;
             return Output::Done;
         }
         if self.capacity == 0 {
             return until(None);
         }
-        let not_before = self.not_before.max(self.hold);
-        if now < not_before {
-            return until(Some(not_before));
+        if now < self.open_at() {
+            return until(Some(self.open_at()));
         }
+        self.budget.spend(now);
         let mut request = self.request.request(&self.config.server, CorrelationId::draw(&mut self.rng));
-        request.headers_mut().insert(http::header::USER_AGENT, self.config.user_agent.clone());
+        request.headers_mut().insert(USER_AGENT, self.config.user_agent.clone());
         Output::Send(self.wire.send((), request, self.request.hints(), now))
     }
 
@@ -312,24 +364,29 @@ impl Machine for Poller {
         response: Response<impl Into<Received>>,
         now: Timestamp,
     ) -> Result<(), Misuse> {
-        self.wire.take(&ticket)?;
+        let in_time = self.wire.take(&ticket)?.is_some();
         let now = self.clock.advance(now);
-        self.answered(&response.map(|body| body.into().into_bytes()), now);
+        let response = response.map(|body| body.into().into_bytes());
+        // The request was given up, and that a job may be lost was told. But if it is a job it is ours, and it is not lost.
+        if in_time || (response.status() == StatusCode::CREATED && !self.done) {
+            self.answered(&response, now);
+        }
         Ok(())
     }
 
     fn handle_failure(&mut self, ticket: Ticket, failure: Failure, now: Timestamp) -> Result<(), Misuse> {
-        self.wire.take(&ticket)?;
-        let now = self.clock.advance(now);
-        self.failed(failure, now);
+        if self.wire.take(&ticket)?.is_some() {
+            let now = self.clock.advance(now);
+            self.failed(failure, now);
+        }
         Ok(())
     }
 
-    fn hold_until(&mut self, until: Timestamp) {
+    fn hold_until(&mut self, _scope: Scope, until: Timestamp) {
         self.hold = self.clock.at_most(until, TOLD_DELAY_CAP);
     }
 
-    fn scope(&self) -> Scope {
-        Scope { owner: self.wire.owner(), kind: CallKind::RequestJob }
+    fn scopes(&self) -> Scopes {
+        Scopes::new(self.wire.owner(), CallKind::RequestJob, None)
     }
 }

@@ -10,11 +10,18 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Rng(u64);
 
 impl Rng {
-    /// A generator for one machine: the same seed gives different streams to different `stream` numbers.
+    /// A generator for one state machine: the same seed gives different streams to different `stream` numbers.
     pub(crate) fn new(seed: u64, stream: u64) -> Self {
-        let mut mixed = Self(seed ^ stream.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        mixed.next_u64();
+        let mut mixed = Self(seed);
+        mixed.mix(stream);
         mixed
+    }
+
+    /// Goes on in another stream, which this number chooses.
+    pub(crate) fn mix(&mut self, stream: u64) {
+        self.0 ^= stream.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        // The next state depends on all bits of both, so that neighbouring numbers give streams that have nothing in common.
+        self.0 = self.next_u64();
     }
 
     pub(crate) fn next_u64(&mut self) -> u64 {

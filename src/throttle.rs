@@ -1,4 +1,4 @@
-//! What one machine was told about rates, for all others to hear.
+//! Shares rate-limit answers between state machines: when one receives a 429, the others back off too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,15 +7,14 @@ use http::{HeaderMap, StatusCode};
 
 use crate::call::Scope;
 use crate::headers;
+use crate::output::Machine;
 use crate::time::Timestamp;
 
 /// Remembers which calls GitLab wants none of, and until when.
 ///
-/// A machine waits by itself when *its* call is refused. What it cannot know is that another one was told about the
-/// whole host, or about a token both use. Two lines in a driver make up for that: hand every answer to
-/// [`Throttle::observe`], and before each [`crate::Machine::poll`] tell the machine
-/// [`hold_until`](crate::Machine::hold_until) the time that [`Throttle::closed_until`] gives for its
-/// [`scope`](crate::Machine::scope).
+/// A state machine waits by itself when *its* call is refused. It cannot know that another one was told about the whole host, or
+/// about a token that both use. A driver closes that gap with two lines: it hands every answer to [`Throttle::observe`], and calls
+/// [`Throttle::hold`] before each [`poll`](Machine::poll). Use one `Throttle` for all state machines of a GitLab instance.
 ///
 /// GitLab's own limits count per token and kind of call, so a 429 closes just that. A 429 that names its limit
 /// (`RateLimit-Name`), the notice that migrations are running, and a 503 speak for the whole host. No pause is longer
@@ -26,7 +25,7 @@ pub struct Throttle {
     scopes: BTreeMap<Scope, Timestamp>,
 }
 
-/// What GitLab asks for when it does not say for how long.
+/// The pause after a refusal that does not say how long. The state machine that was refused adds its own back-off.
 const UNTOLD: Duration = Duration::from_secs(1);
 
 impl Throttle {
@@ -53,7 +52,14 @@ impl Throttle {
         }
     }
 
-    /// Until when calls of this scope should wait; a time that is over if they need not.
+    /// Tells a state machine which of its calls have to wait, and until when.
+    pub fn hold(&self, machine: &mut impl Machine) {
+        for scope in machine.scopes() {
+            machine.hold_until(scope, self.closed_until(scope));
+        }
+    }
+
+    /// Returns until when calls of this scope should wait. A time in the past means that they need not.
     #[must_use]
     pub fn closed_until(&self, scope: Scope) -> Timestamp {
         self.scopes.get(&scope).map_or(self.host, |until| self.host.max(*until))
@@ -72,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_limit_closes_its_token_and_kind_or_the_whole_host() {
-        let scope = |job, kind| Scope { owner: Owner::Job(job), kind };
+        let scope = |job, kind| Scope { owner: Owner::Job { id: job, token: 0 }, kind };
         let (mine, put, other) =
             (scope(1, CallKind::PatchTrace), scope(1, CallKind::UpdateJob), scope(2, CallKind::PatchTrace));
         let now = Timestamp::from_millis(1000);

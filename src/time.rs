@@ -39,6 +39,12 @@ impl Timestamp {
         Self(self.0.saturating_add(millis))
     }
 
+    /// This time less `span`, cut to whole milliseconds, at least the epoch.
+    pub(crate) fn saturating_sub(self, span: Duration) -> Self {
+        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// The span from `earlier` to this time, or zero if `earlier` is later.
     #[must_use]
     pub const fn saturating_since(self, earlier: Self) -> Duration {

@@ -83,12 +83,24 @@ fn no_path_leads_out_of_the_core() {
         let text = fs::read_to_string(&file).unwrap();
         for (number, line) in code(&text) {
             lines += 1;
-            for word in FORBIDDEN {
+            for word in FORBIDDEN.iter().filter(|word| !is_allowed(&file, word)) {
                 assert!(!line.contains(word), "{}:{number}: `{word}` has no place in the core: {line}", file.display());
             }
         }
     }
     assert!(lines > 2000, "{lines}");
+}
+
+/// The one exception. Tickets of two state machines of one process must never be taken for each other, and two state machines must
+/// not share a random stream. Two counters see to that: neither can be observed from outside, and neither makes a call.
+fn is_allowed(file: &Path, word: &str) -> bool {
+    word == "Atomic" && file.ends_with("src/identity.rs")
+}
+
+#[test]
+fn the_exception_is_used() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/identity.rs")).unwrap();
+    assert!(code(&text).any(|(_, line)| line.contains("AtomicU64")));
 }
 
 #[test]

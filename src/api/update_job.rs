@@ -160,7 +160,8 @@ impl Endpoint for UpdateJob {
             kind: CallKind::UpdateJob,
             deadline: Duration::from_secs(60),
             replay: Replay::Safe,
-            response: ResponseBody::Discard,
+            // GitLab's body says nothing, but that of a login page tells it from GitLab's answer.
+            response: ResponseBody::Truncate { limit: 4096 },
             priority,
         }
     }

@@ -1,12 +1,20 @@
-//! The four verbs: what the state calls for next, and how answers move it.
+//! What a job does next: the four verbs of a state machine, and the order in which things are due.
 
-use super::{
-    ARCHIVE_PATIENCE, ASK_AGAIN_CAP, AbortReason, Bytes, Call, CallKind, Cancellation, Cause, Closed, Context,
-    CorrelationId, Duration, Endpoint, Failure, FailureReason, Intent, Job, JobEvent, JobResult, JobState, JobStatus,
-    Location, LogDigest, Machine, Misuse, Outcome, Output, PROBE_ATTEMPTS, PatchTrace, Phase, Policy, Probe,
-    REFUSAL_PATIENCE, Range, Received, Rejection, Response, Scope, Sealed, Step, TOLD_DELAY_CAP, Ticket, Timestamp,
-    UpdateJob, Verdict, WaitReason, headers, rules,
-};
+use std::ops::Range;
+
+use http::Response;
+
+use super::pacing::{Lane, News};
+use super::phase::{Closed, Phase};
+use super::rules::Intent;
+use super::{ASK_FOR_TRACE, ASK_TO_SAVE, Job, JobEvent, Purpose, WaitReason};
+use crate::call::{CallKind, Scope, Scopes, Ticket};
+use crate::error::Misuse;
+use crate::headers::TOLD_DELAY_CAP;
+use crate::output::sealed::Sealed;
+use crate::output::{Machine, Output};
+use crate::reply::{Cause, Failure, Received};
+use crate::time::Timestamp;
 
 impl Sealed for Job {}
 
@@ -15,16 +23,21 @@ impl Machine for Job {
 
     fn poll(&mut self, now: Timestamp) -> Output<JobEvent> {
         let now = self.clock.advance(now);
-        if self.abandoned {
+        if self.abandoned || self.done {
             return Output::Done;
         }
-        if let Some(intent) = self.wire.take_overdue(now) {
-            self.failed(intent, Cause::Failure(Failure::TimedOut), None, now);
+        if let Phase::Finishing(finishing) = &mut self.phase {
+            // `finish` is not told the time.
+            finishing.since.get_or_insert(now);
+        }
+        if let Some(sent) = self.wire.take_overdue(now) {
+            self.failed(sent, Cause::Failure(Failure::TimedOut), None, now);
         }
         if let Some(event) = self.events.pop_front() {
             return Output::Event(event);
         }
         if matches!(self.phase, Phase::Closed(_)) {
+            self.done = true;
             return Output::Done;
         }
         match self.step(now) {
@@ -40,38 +53,61 @@ impl Machine for Job {
         response: Response<impl Into<Received>>,
         now: Timestamp,
     ) -> Result<(), Misuse> {
-        let intent = self.wire.take(&ticket)?;
-        let now = self.clock.advance(now);
-        self.answered(intent, &response.map(|body| body.into().into_bytes()), now);
+        if let Some(sent) = self.wire.take(&ticket)? {
+            let now = self.clock.advance(now);
+            self.answered(sent, &response.map(|body| body.into().into_bytes()), now);
+        }
         Ok(())
     }
 
     fn handle_failure(&mut self, ticket: Ticket, failure: Failure, now: Timestamp) -> Result<(), Misuse> {
-        let intent = self.wire.take(&ticket)?;
-        let now = self.clock.advance(now);
-        self.failed(intent, Cause::Failure(failure), None, now);
+        if let Some(sent) = self.wire.take(&ticket)? {
+            let now = self.clock.advance(now);
+            self.failed(sent, Cause::Failure(failure), None, now);
+        }
         Ok(())
     }
 
-    fn hold_until(&mut self, until: Timestamp) {
-        self.hold = self.clock.at_most(until, TOLD_DELAY_CAP);
+    fn hold_until(&mut self, scope: Scope, until: Timestamp) {
+        let until = self.clock.at_most(until, TOLD_DELAY_CAP);
+        match scope.kind {
+            CallKind::PatchTrace => self.pacing.trace.hold_until(until),
+            CallKind::UpdateJob => {
+                self.pacing.keep_alive.hold_until(until);
+                self.pacing.report.hold_until(until);
+            }
+            _ => {}
+        }
     }
 
-    fn scope(&self) -> Scope {
-        let patches = self.accepted && self.trace.unsent() > 0;
-        let kind = if patches { CallKind::PatchTrace } else { CallKind::UpdateJob };
-        Scope { owner: self.wire.owner(), kind }
+    fn scopes(&self) -> Scopes {
+        Scopes::new(self.wire.owner(), CallKind::PatchTrace, Some(CallKind::UpdateJob))
     }
 }
 
+/// What the state calls for.
+pub(super) enum Step {
+    Send(Intent),
+    Tell(JobEvent),
+    Wait(Option<Timestamp>, WaitReason),
+}
+
 /// The nearest deadline, and what it is for.
-struct Soonest(Option<Timestamp>, WaitReason);
+pub(super) struct Soonest(Option<Timestamp>, WaitReason);
 
 impl Soonest {
     fn at(&mut self, time: Timestamp, reason: WaitReason) {
         if self.0.is_none_or(|soonest| time < soonest) {
             *self = Self(Some(time), reason);
         }
+    }
+
+    /// Whether this time has come. If not, it is waited for.
+    fn has_come(&mut self, time: Timestamp, now: Timestamp, reason: WaitReason) -> bool {
+        if now < time {
+            self.at(time, reason);
+        }
+        now >= time
     }
 }
 
@@ -83,91 +119,138 @@ impl From<Soonest> for Step {
 
 impl Job {
     /// What the state calls for. Changes nothing, so that asking too early or too often is harmless.
+    ///
+    /// The order: what needs no call; then the acceptance, before which nothing else is sent; then the report, once the log is
+    /// delivered; then the log, and a keep-alive or a check that is due. If the log cannot be sent, the keep-alive comes first, so
+    /// that the job becomes neither silent nor deaf to a cancellation.
     pub(super) fn step(&self, now: Timestamp) -> Step {
         let mut soonest = Soonest(None, WaitReason::Application);
-        if self.phase == Phase::Running && !self.timed_out {
-            if now >= self.deadline {
-                return Step::Tell(JobEvent::TimedOut);
-            }
-            soonest.at(self.deadline, WaitReason::Timeout);
-        }
-        // Whether or not anything can be sent.
-        match self.save_due() {
-            Some(due_at) if now < due_at => soonest.at(due_at, WaitReason::Save),
-            Some(_) => {
-                if let Some(step) = self.save_step(now, &mut soonest) {
-                    return step;
-                }
-            }
-            None => {}
+        if let Some(step) = self.event_step(now, &mut soonest) {
+            return step;
         }
         if let Some(overdue_at) = self.wire.overdue_at() {
             soonest.at(overdue_at, WaitReason::Answer);
             return soonest.into();
         }
-        let open_at = self.retry_at.max(self.hold);
-        if now < open_at {
-            soonest.at(open_at, WaitReason::Backoff);
-            return soonest.into();
-        }
-        if self.doubted {
-            return Step::Send(Intent::Heartbeat);
-        }
         if !self.accepted {
-            return Step::Send(Intent::Accept);
+            return self.send_step(Intent::Accept, now, &mut soonest).unwrap_or_else(|| soonest.into());
         }
-        if let Some(step) = self.report_step(now, &mut soonest).or_else(|| self.trace_step(now, &mut soonest)) {
-            return step;
+        let step = if self.is_log_delivered() && !matches!(self.phase, Phase::Running) {
+            self.report_step(now, &mut soonest)
+        } else {
+            // A piece of log that goes out is heard of by GitLab as well, unless pieces are just what fails.
+            match self.pacing.trace.is_failing() {
+                false => self.trace_step(now, &mut soonest).or_else(|| self.keep_alive_step(now, &mut soonest)),
+                true => self.keep_alive_step(now, &mut soonest).or_else(|| self.trace_step(now, &mut soonest)),
+            }
+        };
+        step.unwrap_or_else(|| soonest.into())
+    }
+
+    /// What is to be told, whether or not anything can be sent.
+    fn event_step(&self, now: Timestamp, soonest: &mut Soonest) -> Option<Step> {
+        if self.phase == Phase::Running && !self.timed_out && soonest.has_come(self.deadline, now, WaitReason::Timeout)
+        {
+            return Some(Step::Tell(JobEvent::TimedOut));
         }
-        let silent_at = self.last_contact.saturating_add(self.config.keep_alive);
-        if now >= silent_at || (self.check_wanted && self.phase == Phase::Running) {
-            return Step::Send(Intent::Heartbeat);
+        match self.reach.news(now) {
+            News::Unreachable(cause, since) => return Some(Step::Tell(JobEvent::Unreachable { cause, since })),
+            News::Recovered => return Some(Step::Tell(JobEvent::Recovered)),
+            News::NotBefore(at) => soonest.at(at, WaitReason::Backoff),
+            News::None => {}
         }
-        soonest.at(silent_at, WaitReason::KeepAlive);
-        soonest.into()
+        if let Some(due_at) = self.save_due()
+            && soonest.has_come(due_at, now, WaitReason::Save)
+            && let Some(step) = self.save_step(now, soonest)
+        {
+            return Some(step);
+        }
+        self.give_up_step(now, soonest)
+    }
+
+    /// Whether this call achieves something whatever its answer is, so that it costs nothing of the budget.
+    pub(super) fn is_free(&self, intent: Intent, now: Timestamp) -> bool {
+        match intent {
+            Intent::Accept => self.pacing.keep_alive_is_free(self.config.keep_alive, now),
+            Intent::Heartbeat => {
+                self.pacing.keep_alive_is_free(self.config.keep_alive, now)
+                    || self.check.is_some_and(|check| !check.sent)
+            }
+            // GitLab asked for the report to be repeated, and said when.
+            Intent::Final => matches!(&self.phase, Phase::Finishing(finishing) if finishing.asked_again),
+            Intent::Probe { .. } | Intent::Patch { .. } => false,
+        }
+    }
+
+    /// Sends this, unless calls of its kind have to wait, or nothing is left of the budget.
+    fn send_step(&self, intent: Intent, now: Timestamp, soonest: &mut Soonest) -> Option<Step> {
+        let mut pacing = self.pacing;
+        let open_at = pacing.of(Lane::from(intent)).open_at();
+        let paid_at = if self.is_free(intent, now) { Timestamp::EPOCH } else { pacing.budget.open_at() };
+        soonest.has_come(open_at.max(paid_at), now, WaitReason::Backoff).then_some(Step::Send(intent))
+    }
+
+    /// Whether nothing is to be sent any more of the log that there is.
+    fn is_log_delivered(&self) -> bool {
+        self.probe.is_none() && !self.owes_log()
     }
 
     /// The report, if it is its turn.
     fn report_step(&self, now: Timestamp, soonest: &mut Soonest) -> Option<Step> {
         let Phase::Finishing(finishing) = &self.phase else { return None };
-        if self.probe.is_some() || self.trace.unsent() > 0 {
-            return None;
-        }
         if self.config.durable && self.saved < self.critical {
             return self.save_step(now, soonest);
         }
-        if now >= finishing.not_before {
-            return Some(Step::Send(Intent::Final));
+        if !soonest.has_come(finishing.not_before, now, WaitReason::Archive) {
+            return None;
         }
-        soonest.at(finishing.not_before, WaitReason::Archive);
-        Some(Step::Wait(soonest.0, soonest.1))
+        self.send_step(Intent::Final, now, soonest)
+    }
+
+    /// A keep-alive after a silence, or a check that the application asked for.
+    ///
+    /// The silence counts from the last answer that was GitLab's. Failed calls do not count, and neither do those of other kinds
+    /// that are refused: a log that is refused each second would make the job deaf to its cancellation.
+    fn keep_alive_step(&self, now: Timestamp, soonest: &mut Soonest) -> Option<Step> {
+        let silent_at = self.last_contact.saturating_add(self.config.keep_alive);
+        if self.is_checking_in() || soonest.has_come(silent_at, now, WaitReason::KeepAlive) {
+            return self.send_step(Intent::Heartbeat, now, soonest);
+        }
+        None
     }
 
     /// The next piece of log, or what stands in its way.
     fn trace_step(&self, now: Timestamp, soonest: &mut Soonest) -> Option<Step> {
-        if self.probe.is_some() {
-            return Some(Step::Send(Intent::Probe { base: self.trace.sent() }));
+        if let Some(probe) = self.probe {
+            let base = match probe.purpose {
+                Purpose::GoOn | Purpose::Rewind => self.trace.sent(),
+                Purpose::NextByte(offset) => offset,
+            };
+            return self.send_step(Intent::Probe { base }, now, soonest);
         }
-        if self.trace.unsent() == 0 {
+        if !self.owes_log() {
             return None;
         }
-        if let Some(range) = self.trace.missing(self.patch_limit) {
-            soonest.1 = if soonest.0.is_none() { WaitReason::Trace } else { soonest.1 };
-            return (!self.trace_asked).then_some(Step::Tell(JobEvent::TraceNeeded(range)));
+        if let Some(range) = self.trace.missing(self.patch_size.limit()) {
+            if let Some(at) = self.trace_request.not_before(now) {
+                soonest.at(at, WaitReason::Trace);
+                return None;
+            }
+            return Some(Step::Tell(JobEvent::TraceNeeded(range)));
         }
-        let full = self.trace.unsent() >= self.patch_limit;
-        if !full && self.phase == Phase::Running && now < self.flush_at {
-            soonest.at(self.flush_at, WaitReason::Interval);
+        let full = self.trace.unsent() >= self.patch_size.now(now);
+        let waits = !full && self.phase == Phase::Running;
+        if waits && !soonest.has_come(self.flush_at, now, WaitReason::Interval) {
             return None;
         }
-        let range = self.next_piece();
+        let range = self.next_piece(now);
         if range.is_empty() || (self.config.durable && self.saved < self.critical) {
             return self.save_step(now, soonest);
         }
-        Some(Step::Send(Intent::Patch { start: range.start, end: range.end }))
+        self.send_step(Intent::Patch { start: range.start, end: range.end }, now, soonest)
     }
 
-    /// When it is to be saved though nothing may be sent: a result at once, what was written after a while.
+    /// When the job is to be saved although nothing may be sent: a result at once, and what was written after a while.
     fn save_due(&self) -> Option<Timestamp> {
         if !self.config.durable {
             return None;
@@ -179,332 +262,51 @@ impl Job {
 
     /// Asks to be saved; again after a while, since the application may have failed to.
     fn save_step(&self, now: Timestamp, soonest: &mut Soonest) -> Option<Step> {
-        let again_at = self.save_asked.map(|asked| asked.saturating_add(self.config.update_interval));
-        match again_at {
-            Some(again_at) if now < again_at => {
+        match self.save_request.not_before(now) {
+            Some(again_at) => {
                 soonest.at(again_at, WaitReason::Save);
                 None
             }
-            _ => Some(Step::Tell(JobEvent::Save)),
+            None => Some(Step::Tell(JobEvent::Save)),
         }
     }
 
-    /// The range of the next piece. One whose fate is unknown is repeated as it was.
-    fn next_piece(&self) -> Range<u64> {
-        let limit = self.frozen.map_or(self.patch_limit, |end| end.saturating_sub(self.trace.acknowledged()));
+    /// Gives the rest of the log up, once it was refused for long enough after the end while other calls work.
+    ///
+    /// Otherwise a front end that forbids `PATCH` would hold the result back for ever, although GitLab would take it.
+    fn give_up_step(&self, now: Timestamp, soonest: &mut Soonest) -> Option<Step> {
+        let (Phase::Finishing(finishing), Some(refused)) = (&self.phase, &self.log_refused) else { return None };
+        let (since, cause) = **refused;
+        let others_work = !self.pacing.keep_alive.is_failing() && self.put_contact >= since;
+        if self.is_log_delivered() || !others_work || self.wire.intent().is_some() {
+            return None;
+        }
+        let at = since.max(finishing.since.unwrap_or(now)).saturating_add(self.config.log_patience);
+        let missing = self.trace.acknowledged()..self.trace.written();
+        soonest.has_come(at, now, WaitReason::Backoff).then_some(Step::Tell(JobEvent::TraceRefused { missing, cause }))
+    }
+
+    /// The range of the next piece. One that may have arrived is repeated as it was.
+    fn next_piece(&self, now: Timestamp) -> Range<u64> {
+        let limit =
+            self.frozen.map_or_else(|| self.patch_size.now(now), |end| end.saturating_sub(self.trace.acknowledged()));
         self.trace.next(limit)
     }
 
+    /// Notes that an event of [`Job::step`] is told.
     fn tell(&mut self, event: JobEvent, now: Timestamp) -> JobEvent {
         match &event {
             JobEvent::TimedOut => {
                 self.timed_out = true;
                 self.revision += 1;
             }
-            JobEvent::TraceNeeded(_) => self.trace_asked = true,
-            JobEvent::Save => self.save_asked = Some(now),
+            JobEvent::TraceNeeded(_) => self.trace_request.ask_again(ASK_FOR_TRACE, now, &mut self.rng),
+            JobEvent::Save => self.save_request.ask_again(ASK_TO_SAVE, now, &mut self.rng),
+            JobEvent::Unreachable { .. } | JobEvent::Recovered => self.reach.told(now),
+            JobEvent::TraceRefused { .. } => self.give_log_up(),
             _ => {}
         }
         event
-    }
-
-    fn send(&mut self, intent: Intent, now: Timestamp) -> Call {
-        self.revision += 1;
-        match intent {
-            Intent::Accept | Intent::Heartbeat => self.call(intent, &UpdateJob::running(self.id(), self.token()), now),
-            Intent::Probe { base } => {
-                let probe = PatchTrace::new(self.id(), self.token(), self.trace.at_server(base), Bytes::new());
-                self.call(intent, &probe, now)
-            }
-            Intent::Patch { start, end } => {
-                self.frozen = Some(end);
-                let (content, at) = (self.trace.send(start..end), self.trace.at_server(start));
-                let patch = PatchTrace::new(self.id(), self.token(), at, content);
-                self.call(intent, &patch.with_debug_trace(self.spec().is_debug_trace()), now)
-            }
-            Intent::Final => {
-                let report = self.report();
-                self.call(intent, &report, now)
-            }
-        }
-    }
-
-    fn token(&self) -> crate::secret::JobToken {
-        self.spec().token.clone()
-    }
-
-    fn call(&mut self, intent: Intent, endpoint: &impl Endpoint, now: Timestamp) -> Call {
-        let id = CorrelationId::draw(&mut self.rng);
-        let mut request = endpoint.request(&self.config.server, id);
-        request.headers_mut().insert(http::header::USER_AGENT, self.config.user_agent.clone());
-        self.wire.send(intent, request, endpoint.hints(), now)
-    }
-
-    /// The report, the same each time but for a checksum that may be dropped.
-    fn report(&mut self) -> UpdateJob {
-        let digest = LogDigest::new(self.trace.crc(), self.trace.written());
-        let intact = self.trace.shift() == 0;
-        let (id, token) = (self.id(), self.token());
-        let Phase::Finishing(finishing) = &mut self.phase else { return UpdateJob::running(id, token) };
-        finishing.sent = true;
-        let JobResult { state, reason, exit_code } = finishing.result.clone();
-        let report = match state {
-            JobState::Success => UpdateJob::success(id, token),
-            JobState::Failed => {
-                UpdateJob::failed(id, token, reason.unwrap_or(FailureReason::UnknownFailure), exit_code)
-            }
-        };
-        if finishing.without_digest || !intact {
-            return report;
-        }
-        report.with_digest(*finishing.digest.get_or_insert(digest))
-    }
-
-    fn answered(&mut self, intent: Intent, response: &Response<Bytes>, now: Timestamp) {
-        self.revision += 1;
-        let headers = response.headers();
-        if let Some(interval) = headers::update_interval(headers) {
-            self.interval = interval;
-        }
-        let status = headers::job_status(headers);
-        let verdict = rules::verdict(intent, self.context(), response);
-        let told = headers::told_delay(headers, now);
-        if response.status() != http::StatusCode::NOT_FOUND {
-            self.not_found_since = None;
-        }
-        if response.status() != http::StatusCode::BAD_REQUEST
-            && let Phase::Finishing(finishing) = &mut self.phase
-        {
-            finishing.refused_since = None;
-        }
-        match verdict {
-            Verdict::Failed => self.failed(intent, Cause::Status(response.status()), told, now),
-            Verdict::Refused => self.refused(intent, response, told, now),
-            Verdict::Doubt => {
-                self.doubted = true;
-                self.failed(intent, Cause::Status(response.status()), told, now);
-            }
-            Verdict::TooLarge => self.halve(intent, told, now),
-            Verdict::Resync(size) => self.resynchronise(intent, size, now),
-            Verdict::AskAgain => self.ask_again(headers::update_interval(headers), now),
-            verdict => self.worked(intent, verdict, status.as_ref(), now),
-        }
-        if status == Some(JobStatus::Canceling) {
-            self.request_cancel();
-        }
-    }
-
-    fn context(&self) -> Context {
-        let reported = match &self.phase {
-            Phase::Finishing(finishing) if finishing.sent => Some(finishing.result.state),
-            _ => None,
-        };
-        Context { reported, doubted: self.doubted }
-    }
-
-    /// The call did what it should, or the job is over.
-    fn worked(&mut self, intent: Intent, verdict: Verdict, status: Option<&JobStatus>, now: Timestamp) {
-        self.contact(now);
-        match verdict {
-            Verdict::Accepted => {
-                self.accepted = true;
-                self.events.push_back(JobEvent::Accepted);
-            }
-            Verdict::Acknowledged => self.acknowledged(intent, now),
-            Verdict::AcknowledgedAbort(reason) => {
-                self.acknowledged(intent, now);
-                self.abort(reason);
-            }
-            Verdict::Abort(reason) => self.abort(reason),
-            Verdict::Mismatch => self.mismatch(),
-            Verdict::Confirmed => self.confirmed(status),
-            Verdict::Canceled => self.close(Closed::Finished(Outcome::Canceled)),
-            Verdict::Overruled(status) => self.close(Closed::Finished(Outcome::Overruled(status))),
-            // A keep-alive that was taken has done its work by being a contact.
-            _ => {}
-        }
-    }
-
-    fn contact(&mut self, now: Timestamp) {
-        self.last_contact = now;
-        (self.doubted, self.check_wanted) = (false, false);
-        self.backoff.succeeded();
-        self.retry_at = Timestamp::EPOCH;
-        if std::mem::take(&mut self.unreachable) {
-            self.events.push_back(JobEvent::Recovered);
-        }
-    }
-
-    fn acknowledged(&mut self, intent: Intent, now: Timestamp) {
-        (self.frozen, self.fate_unknown) = (None, false);
-        match intent {
-            Intent::Probe { base } => {
-                let rewind = self.probe.take().is_some_and(|probe| probe.then_rewind);
-                self.trace.acknowledge(if rewind { self.trace.floor() } else { base });
-                // A record of before the probe must not be taken up after what comes now.
-                self.change_critically();
-            }
-            Intent::Patch { end, .. } => {
-                self.detours.succeeded();
-                self.trace.acknowledge(end);
-                self.flush_at = now.saturating_add(self.interval);
-            }
-            _ => {}
-        }
-        self.trace_asked = false;
-    }
-
-    /// GitLab's log ends elsewhere than the patch began.
-    fn resynchronise(&mut self, intent: Intent, size: u64, now: Timestamp) {
-        let begun = match intent {
-            Intent::Patch { start, .. } => start,
-            Intent::Probe { base } => base,
-            _ => return,
-        };
-        if size == self.trace.at_server(begun) {
-            return self.failed(intent, Cause::Status(http::StatusCode::RANGE_NOT_SATISFIABLE), None, now);
-        }
-        self.contact(now);
-        // The first is followed at once. Servers that send us to and fro are not to be hammered.
-        if !self.detours.is_first() {
-            self.retry_at = now.saturating_add(self.detours.failed(Policy::CALL, None, &mut self.rng));
-        }
-        let arrived = std::mem::take(&mut self.fate_unknown) || self.probe.is_some();
-        if self.probe.take().is_some() {
-            self.change_critically();
-        }
-        (self.frozen, self.trace_asked) = (None, false);
-        match self.trace.locate(size) {
-            Location::Within(offset) => self.trace.acknowledge(offset),
-            Location::Before => self.shift(self.trace.floor(), size),
-            // Somebody else's bytes are behind ours, or in place of a piece that certainly did not arrive.
-            Location::Beyond => self.shift(if arrived { self.trace.sent() } else { begun }, size),
-        }
-    }
-
-    fn shift(&mut self, offset: u64, server_offset: u64) {
-        self.trace.shift_to(offset, server_offset);
-        self.events.push_back(JobEvent::TraceShifted { server_offset });
-        self.change_critically();
-    }
-
-    fn halve(&mut self, intent: Intent, told: Option<Duration>, now: Timestamp) {
-        match intent {
-            Intent::Patch { start, end } if end - start > 1 => {
-                self.patch_limit = (end - start) / 2;
-                self.frozen = None;
-            }
-            intent => self.failed(intent, Cause::Status(http::StatusCode::PAYLOAD_TOO_LARGE), told, now),
-        }
-    }
-
-    fn ask_again(&mut self, told: Option<Duration>, now: Timestamp) {
-        self.contact(now);
-        let Phase::Finishing(finishing) = &mut self.phase else { return };
-        let since = *finishing.accepted_since.get_or_insert(now);
-        // GitLab names 1, 2, 4 … 64 s, and at one moment `1/2`.
-        let own = Duration::from_secs(1 << finishing.accepted.min(6));
-        finishing.not_before = now.saturating_add(told.unwrap_or(own).min(ASK_AGAIN_CAP));
-        finishing.accepted = finishing.accepted.saturating_add(1);
-        if now.saturating_since(since) >= ARCHIVE_PATIENCE {
-            self.drop_digest();
-        }
-    }
-
-    fn mismatch(&mut self) {
-        let Phase::Finishing(finishing) = &mut self.phase else { return };
-        finishing.mismatches = finishing.mismatches.saturating_add(1);
-        let first = finishing.mismatches == 1 && !finishing.without_digest;
-        if first {
-            self.probe = Some(Probe { useless: 0, then_rewind: true });
-        } else {
-            self.drop_digest();
-        }
-    }
-
-    pub(super) fn drop_digest(&mut self) {
-        if let Phase::Finishing(finishing) = &mut self.phase
-            && !finishing.without_digest
-        {
-            finishing.without_digest = true;
-            self.change_critically();
-        }
-    }
-
-    fn confirmed(&mut self, status: Option<&JobStatus>) {
-        let Phase::Finishing(finishing) = &self.phase else { return };
-        // A server that does not name the status ends a job it is cancelling as cancelled, whatever is reported.
-        let canceled = status.is_none_or(|status| !status.is_final()) && self.cancellation == Cancellation::Requested;
-        let outcome = match finishing.result.state {
-            _ if canceled => Outcome::Canceled,
-            JobState::Success => Outcome::Success,
-            JobState::Failed => Outcome::Failed,
-        };
-        self.close(Closed::Finished(outcome));
-    }
-
-    fn refused(&mut self, intent: Intent, response: &Response<Bytes>, told: Option<Duration>, now: Timestamp) {
-        let Phase::Finishing(finishing) = &mut self.phase else { return };
-        let since = *finishing.refused_since.get_or_insert(now);
-        if now.saturating_since(since) >= REFUSAL_PATIENCE {
-            let secret = self.assignment.spec().token.secret();
-            let rejection = Rejection::new(response.status(), response.headers(), response.body(), secret);
-            return self.close(Closed::Finished(Outcome::Refused(rejection)));
-        }
-        self.failed(intent, Cause::Status(response.status()), told, now);
-    }
-
-    fn request_cancel(&mut self) {
-        if self.cancellation == Cancellation::None && !matches!(self.phase, Phase::Closed(_)) {
-            self.cancellation = Cancellation::Requested;
-            self.events.push_back(JobEvent::CancelRequested);
-        }
-    }
-
-    fn abort(&mut self, reason: AbortReason) {
-        self.cancellation = Cancellation::Aborted;
-        self.close(Closed::Aborted(reason));
-    }
-
-    fn close(&mut self, closed: Closed) {
-        self.events.push_back(closed.event());
-        self.phase = Phase::Closed(closed);
-    }
-
-    /// The call came to nothing. Log and result wait.
-    fn failed(&mut self, intent: Intent, cause: Cause, told: Option<Duration>, now: Timestamp) {
-        self.revision += 1;
-        if cause == Cause::Status(http::StatusCode::NOT_FOUND) {
-            let since = *self.not_found_since.get_or_insert(now);
-            if now.saturating_since(since) >= self.config.not_found_patience {
-                return self.abort(AbortReason::NotFound);
-            }
-        }
-        let refused = match cause {
-            Cause::Failure(failure) => !failure.may_have_arrived(),
-            Cause::Status(status) => status.is_client_error() && status != http::StatusCode::REQUEST_TIMEOUT,
-        };
-        self.fate_unknown |= matches!(intent, Intent::Patch { .. }) && !refused;
-        let useless = matches!(cause, Cause::Status(status) if matches!(status.as_u16(), 400 | 405 | 411 | 413 | 416));
-        if useless
-            && matches!(intent, Intent::Probe { .. })
-            && let Some(probe) = &mut self.probe
-        {
-            probe.useless += 1;
-            if probe.useless >= PROBE_ATTEMPTS {
-                self.probe = None;
-            }
-        }
-        self.retry_at = now.saturating_add(self.backoff.failed(Policy::CALL, told, &mut self.rng));
-        if !std::mem::replace(&mut self.unreachable, true) {
-            self.events.push_back(JobEvent::Unreachable { cause, since: now });
-        }
-    }
-
-    /// Marks a change that must be saved before anything else is sent.
-    pub(super) fn change_critically(&mut self) {
-        self.revision += 1;
-        self.critical = self.revision;
     }
 }
 

@@ -19,12 +19,13 @@ impl Job {
         self.write_at(stream, chunk, self.clock.now())
     }
 
-    /// Appends to the log. The time is that of [timestamps](crate::log::Timestamps), where lines have any.
+    /// Appends to the log. The time is that of [timestamps](crate::log::Timestamps), where lines have any; the job's own clock, which
+    /// its timeout goes by, is not moved by it.
     pub fn write_at(&mut self, stream: Stream, chunk: impl Into<Bytes>, now: Timestamp) -> Written {
         if self.abandoned || self.phase != Phase::Running {
             return Written::Ended;
         }
-        let now = self.clock.advance(now);
+        self.stamped_at = self.stamped_at.max(now);
         let trace = &mut self.trace;
         self.pipeline.push(stream, chunk.into(), now, &mut |bytes| trace.write(bytes));
         self.revision += 1;
@@ -86,7 +87,7 @@ impl Job {
 
     /// Nothing more is written.
     pub(super) fn complete_log(&mut self) {
-        let now = self.clock.now();
+        let now = self.clock.now().max(self.stamped_at);
         while !self.sections.is_empty() {
             self.close_section(now);
         }

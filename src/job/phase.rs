@@ -67,8 +67,29 @@ pub enum Outcome {
     Canceled,
     /// GitLab holds another final state than was reported.
     Overruled(JobStatus),
-    /// GitLab refused the report for ten minutes on end. The job is left to its timeouts.
+    /// GitLab refused the report for as long as [`crate::RunnerConfig::with_report_patience`] says. The job is left to its
+    /// timeouts.
     Refused(Rejection),
+    /// GitLab most likely holds this state. The report may have arrived without an answer, and then GitLab refused the token of
+    /// the job, as it does soon after a job has ended. It also does so when the job was erased meanwhile.
+    Inferred(JobStatus),
+    /// Nobody knows. The report may have arrived, and since then nothing but a refusal that is not GitLab's came back, for as long
+    /// as [`crate::RunnerConfig::with_forbidden_patience`] says.
+    Unconfirmed,
+}
+
+impl Outcome {
+    /// The state that GitLab holds as far as is known, also where that is [inferred](Outcome::Inferred).
+    #[must_use]
+    pub fn status(&self) -> Option<JobStatus> {
+        match self {
+            Self::Success => Some(JobStatus::Success),
+            Self::Failed => Some(JobStatus::Failed),
+            Self::Canceled => Some(JobStatus::Canceled),
+            Self::Overruled(status) | Self::Inferred(status) => Some(status.clone()),
+            Self::Refused(_) | Self::Unconfirmed => None,
+        }
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -79,6 +100,10 @@ impl fmt::Display for Outcome {
             Self::Canceled => f.write_str("canceled"),
             Self::Overruled(status) => write!(f, "overruled: GitLab says {status}"),
             Self::Refused(rejection) => write!(f, "the report was refused: {rejection}"),
+            Self::Inferred(status) => {
+                write!(f, "{status}, as far as can be told: GitLab takes nothing more for the job")
+            }
+            Self::Unconfirmed => f.write_str("unconfirmed: the report was sent, and only others have answered since"),
         }
     }
 }
@@ -97,12 +122,18 @@ pub enum AbortReason {
     /// GitLab takes no more calls about the job (403): it has ended, was erased, or its token is no longer valid.
     #[error("GitLab accepts nothing more for this job")]
     Forbidden,
+    /// GitLab did not let this runner accept the job (400, and the job is still `pending`): the runner manager that took it is
+    /// gone. GitLab fails the job two minutes later, and may run it again as a new one.
+    #[error("GitLab did not let this runner accept the job")]
+    NotAccepted,
     /// Nothing but 404 for as long as [`crate::RunnerConfig::with_not_found_patience`] says.
     #[error("GitLab does not know the job")]
     NotFound,
 }
 
-/// How urgently a job is to stop. A level, so that a missed event cannot hurt.
+/// How urgently a job is to stop.
+///
+/// This is a level, not an edge: reading it later still tells you about a cancellation whose event you missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::exhaustive_enums, reason = "an ignored level of cancellation is a job that keeps running")]
@@ -116,7 +147,7 @@ pub enum Cancellation {
     Aborted,
 }
 
-/// Where the machine is.
+/// Where the job is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The log grows.
@@ -131,8 +162,20 @@ pub(super) enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Finishing {
     pub(super) result: JobResult,
-    /// The report was on the wire, so that GitLab may have it.
+    /// When the job was first polled with its result.
+    #[serde(default)]
+    pub(super) since: Option<Timestamp>,
+    /// The report was in flight at least once.
     pub(super) sent: bool,
+    /// A report may have arrived at GitLab although no answer said so.
+    #[serde(default)]
+    pub(super) may_have_arrived: bool,
+    /// The last answer was 202, so that the next report is one that GitLab asked for.
+    #[serde(default)]
+    pub(super) asked_again: bool,
+    /// The log was refused for too long, and what is missing of it is not sent any more.
+    #[serde(default)]
+    pub(super) log_given_up: bool,
     /// The checksum and size first reported. They never change.
     #[serde(skip)]
     pub(super) digest: Option<LogDigest>,
@@ -154,7 +197,11 @@ impl Finishing {
     pub(super) fn new(result: JobResult) -> Box<Self> {
         Box::new(Self {
             result,
+            since: None,
             sent: false,
+            may_have_arrived: false,
+            asked_again: false,
+            log_given_up: false,
             digest: None,
             without_digest: false,
             mismatches: 0,

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::answers::ASK_AGAIN_CAP;
+use super::pacing::{Lane, Pacing, PatchSize, Progress};
 use super::phase::{Cancellation, Closed, Finishing, JobResult, Phase};
 use super::rules::Intent;
 use super::trace::{Offsets, Trace};
-use super::{Job, JobEvent, Probe};
-use crate::backoff::{Backoff, Policy};
-use crate::call::Wire;
+use super::{Job, JobEvent, NothingBut, Probe, Purpose};
 use crate::config::DEFAULT_UPDATE_INTERVAL;
 use crate::headers;
 use crate::log::PipelineSnapshot;
@@ -34,9 +34,9 @@ pub struct JobSnapshot {
     pub(super) cancellation: Cancellation,
     pub(super) timed_out: bool,
     pub(super) on_the_wire: Option<Intent>,
-    pub(super) sequence: u64,
     pub(super) rng: Rng,
-    pub(super) backoff: Backoff,
+    #[serde(default)]
+    pub(super) pacing: Pacing,
     pub(super) log_written: u64,
     pub(super) log_acknowledged: u64,
     /// Where the log was to be probed, if it was: nothing behind that was sent.
@@ -49,8 +49,8 @@ pub struct JobSnapshot {
     pub(super) deadline: Timestamp,
     pub(super) last_contact: Timestamp,
     pub(super) flush_at: Timestamp,
-    pub(super) retry_at: Timestamp,
-    pub(super) not_found_since: Option<Timestamp>,
+    #[serde(default)]
+    pub(super) nothing_but: Option<(NothingBut, Timestamp)>,
     #[serde(default, skip_serializing_if = "PipelineSnapshot::is_idle")]
     pub(super) log_pipeline: PipelineSnapshot,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -77,9 +77,8 @@ impl JobSnapshot {
             cancellation: Cancellation::None,
             timed_out: false,
             on_the_wire: None,
-            sequence: 0,
             rng: Rng::new(0, job),
-            backoff: Backoff::default(),
+            pacing: Pacing::default(),
             log_written: size,
             log_acknowledged: size,
             probe_at: Some(size),
@@ -91,8 +90,7 @@ impl JobSnapshot {
             deadline: Timestamp::from_millis(u64::MAX),
             last_contact: Timestamp::EPOCH,
             flush_at: Timestamp::EPOCH,
-            retry_at: Timestamp::EPOCH,
-            not_found_since: None,
+            nothing_but: None,
             log_pipeline: PipelineSnapshot::default(),
             log_sections: Vec::new(),
         }
@@ -144,7 +142,7 @@ impl JobSnapshot {
         let read: Self = snapshot::open(KIND, FORMAT, text)?;
         let probed = read.probe_at.unwrap_or(read.log_written);
         // No job comes so far, and whatever is added can be counted.
-        let countable = [read.log_written, read.revision, read.sequence].iter().all(|number| *number <= u64::MAX / 2);
+        let countable = [read.log_written, read.revision].iter().all(|number| *number <= u64::MAX / 2);
         let sound = countable
             && read.log_floor <= read.log_acknowledged
             && read.log_acknowledged <= probed
@@ -173,23 +171,21 @@ impl Job {
             accepted: self.accepted,
             cancellation: self.cancellation,
             timed_out: self.timed_out,
-            on_the_wire: self.wire.intent().copied(),
-            sequence: self.wire.sequence(),
+            on_the_wire: self.wire.intent().map(|sent| sent.intent),
             rng: self.rng.clone(),
-            backoff: self.backoff,
+            pacing: self.pacing,
             log_written: written,
             log_acknowledged: acknowledged,
             probe_at: self.probe.map(|_| sent),
             log_crc32: crc,
             log_shift: shift,
             log_floor: floor,
-            patch_limit: self.patch_limit,
+            patch_limit: self.patch_size.limit(),
             interval_ms: u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX),
             deadline: self.deadline,
             last_contact: self.last_contact,
             flush_at: self.flush_at,
-            retry_at: self.retry_at,
-            not_found_since: self.not_found_since,
+            nothing_but: self.nothing_but,
             log_pipeline: self.pipeline.snapshot(),
             log_sections: self.sections.clone(),
         }
@@ -210,21 +206,24 @@ impl Job {
         self.pipeline.restore(from.log_pipeline, from.log_written, &self.config.log);
         self.sections = from.log_sections;
         self.trace = Trace::restored(self.config.retain, self.config.durable, offsets);
-        // Far above whatever the earlier life went on to send, so that its tickets are stale here.
-        self.wire = Wire::new(self.wire.owner(), from.sequence.saturating_add(1 << 32));
-        (self.rng, self.backoff) = (from.rng, from.backoff);
+        // The stream goes on elsewhere than in another life that is resumed from the same snapshot.
+        let own = self.rng.next_u64();
+        self.rng = from.rng;
+        self.rng.mix(own);
+        self.pacing = from.pacing.restored(now);
+        self.progress = Progress::starting(from.log_acknowledged);
         (self.accepted, self.cancellation) = (from.accepted, from.cancellation);
         (self.revision, self.saved, self.critical) = (from.revision, from.revision, from.revision);
-        self.patch_limit = from.patch_limit.clamp(1, self.config.patch_limit);
+        self.patch_size = PatchSize::restored(from.patch_limit, self.config.patch_limit, now);
         self.interval = Duration::from_millis(from.interval_ms).min(headers::UPDATE_INTERVAL_CAP);
         self.deadline = from.deadline.min(self.deadline);
         self.last_contact = from.last_contact.min(now);
+        self.put_contact = self.last_contact;
         self.flush_at = at_most(from.flush_at, self.interval);
-        self.retry_at = at_most(from.retry_at, headers::TOLD_DELAY_CAP);
-        self.not_found_since = from.not_found_since.map(|since| since.min(now));
-        if from.on_the_wire.is_some() {
-            let wait = self.backoff.failed(Policy::CALL, None, &mut self.rng);
-            self.retry_at = self.retry_at.max(now.saturating_add(wait));
+        self.nothing_but = from.nothing_but.map(|(kind, since)| (kind, since.min(now)));
+        if let Some(intent) = from.on_the_wire {
+            // It counts as failed, and nobody knows how.
+            self.pacing.of(Lane::from(intent)).failed(self.config.retry_cap, None, now, &mut self.rng);
         }
         let open = !matches!(from.phase, StoredPhase::Closed(_));
         if open && self.cancellation == Cancellation::Requested {
@@ -234,8 +233,9 @@ impl Job {
             StoredPhase::Running => Phase::Running,
             StoredPhase::Finishing(mut finishing) => {
                 // It was saved before it was sent, so that it may have been sent.
-                finishing.sent = true;
-                finishing.not_before = at_most(finishing.not_before, super::ASK_AGAIN_CAP);
+                (finishing.sent, finishing.may_have_arrived) = (true, true);
+                finishing.since = finishing.since.map(|since| since.min(now));
+                finishing.not_before = at_most(finishing.not_before, ASK_AGAIN_CAP);
                 finishing.accepted_since = finishing.accepted_since.map(|since| since.min(now));
                 finishing.refused_since = finishing.refused_since.map(|since| since.min(now));
                 Phase::Finishing(Box::new(finishing))
@@ -247,6 +247,6 @@ impl Job {
         };
         // A standing report is repeated; anything else first finds out where GitLab's log ends.
         let standing = matches!(self.phase, Phase::Finishing(_)) && self.trace.unsent() == 0;
-        self.probe = (!standing).then(Probe::new);
+        self.probe = (!standing).then(|| Probe::new(Purpose::GoOn));
     }
 }

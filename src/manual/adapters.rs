@@ -13,15 +13,18 @@
 //!    the server; anything after that is `Unknown`, `TimedOut` or `Interrupted`. In doubt, `Unknown`.
 //! 5. Enforce [`Hints::deadline`](crate::Hints::deadline), and report its passing as a failure, with no answer later. A
 //!    job request may be held by the server for a minute and more: cutting it short can lose a job.
-//! 6. Collect bodies as [`Hints::response`](crate::Hints::response) says, up to its limit; one that is larger is
-//!    [`Failure::TooLarge`](crate::Failure::TooLarge). The body of an answer that is not 2xx is always collected, and cut
-//!    off at [`ERROR_BODY_LIMIT`](crate::ERROR_BODY_LIMIT): it tells GitLab's refusals from those of a firewall.
+//! 6. Collect bodies as [`Hints::response`](crate::Hints::response) says, up to its limit. A larger body is
+//!    [`Failure::TooLarge`](crate::Failure::TooLarge), or is cut where the hint says
+//!    [`Truncate`](crate::ResponseBody::Truncate): it tells a login page from GitLab's answer. The body of an answer that is not
+//!    2xx is always collected, and cut off at [`ERROR_BODY_LIMIT`](crate::ERROR_BODY_LIMIT): it tells GitLab's refusals from those
+//!    of a firewall.
 //! 7. Use a clock that is anchored once on Unix time and monotonic from there. Hand in a fresh `now` with each call.
 //! 8. After any input, poll until `Wait` or `Done` before you sleep, and sleep no longer than `Wait` says.
 //! 9. Hold no lock of a machine across I/O.
 //! 10. Log a [`Call`](crate::Call) by its `Debug`, which shows nothing secret. Never log a request, a URI with a query,
 //!     or a body.
-//! 11. Ignore [`Misuse::Stale`](crate::Misuse::Stale). Any other [`Misuse`](crate::Misuse) is a bug of the driver: stop.
+//! 11. Hand a late answer in all the same, if there is still a ticket for it. It is no error, also where the job was resumed
+//!     meanwhile, and a late answer to a job request may be a job. Any [`Misuse`](crate::Misuse) is a bug of the driver: stop.
 //!
 //! The test kit's `conformance` module checks points 1 to 6 over a loopback server that misbehaves.
 //!
@@ -31,4 +34,4 @@
 //! | `POST /runners/verify` | 30 s | yes | collect |
 //! | `POST /jobs/request` | 10 min, see [`with_job_request_deadline`](crate::RunnerConfig::with_job_request_deadline) | never: it would take a second job | collect, up to 64 MiB |
 //! | `PATCH /jobs/:id/trace` | 60 s | yes, identical | discard |
-//! | `PUT /jobs/:id` | 60 s | yes, identical | discard |
+//! | `PUT /jobs/:id` | 60 s | yes, identical | 4 KiB, cut |

@@ -141,7 +141,7 @@
 //! use gitlab_runner_api::{Machine, Throttle, Ticket, Timestamp};
 //!
 //! fn before_each_poll(throttle: &Throttle, machine: &mut impl Machine) {
-//!     machine.hold_until(throttle.closed_until(machine.scope()));
+//!     throttle.hold(machine);
 //! }
 //!
 //! fn after_each_answer(throttle: &mut Throttle, ticket: &Ticket, response: &http::Response<Vec<u8>>, now: Timestamp) {

@@ -9,6 +9,7 @@ use crate::api::Endpoint;
 use crate::api::job_spec::Assignment;
 use crate::api::request_job::{JobRequestAnswer, RequestJob};
 use crate::error::{CallError, ProtocolError};
+use crate::headers;
 
 #[derive(Debug)]
 pub(super) enum Verdict {
@@ -26,8 +27,10 @@ pub(super) enum Verdict {
     Refused(Refusal),
     /// 200, 3xx, and the 4xx that GitLab does not answer with here.
     Misconfigured(Refusal),
-    /// 408, 429, 5xx.
+    /// 429, 503, and 5xx that mean neither.
     Unavailable,
+    /// 408, 500, 502, 504: the same, and a job may have been handed out.
+    Uncertain,
 }
 
 /// What was said instead of a job, and what to check. `Display` is one sentence for people.
@@ -68,7 +71,8 @@ pub(super) fn verdict(request: &RequestJob, response: &Response<Bytes>) -> Verdi
         (StatusCode::FORBIDDEN | StatusCode::UNPROCESSABLE_ENTITY, error) => {
             Verdict::Refused(Refusal { error, advice: advice(status) })
         }
-        (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS, _) => Verdict::Unavailable,
+        (status, _) if headers::may_have_been_carried_out(status) => Verdict::Uncertain,
+        (StatusCode::TOO_MANY_REQUESTS, _) => Verdict::Unavailable,
         (status, _) if status.is_server_error() => Verdict::Unavailable,
         (status, error) => Verdict::Misconfigured(Refusal { error, advice: advice(status) }),
     }
@@ -98,12 +102,13 @@ mod tests {
         match verdict {
             Verdict::Job(_) => "assigned",
             Verdict::Unreadable(..) => "fail the job",
-            Verdict::Lost(_) => "uncertain",
+            Verdict::Lost(_) => "lost",
             Verdict::None => "none",
             Verdict::Conflict => "conflict",
             Verdict::Refused(_) => "refused",
             Verdict::Misconfigured(_) => "misconfigured",
             Verdict::Unavailable => "unavailable",
+            Verdict::Uncertain => "unavailable, uncertain",
         }
     }
 

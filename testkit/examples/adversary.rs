@@ -54,7 +54,10 @@ fn main() -> ExitCode {
     for (number, reply) in all.iter().enumerate() {
         for target in Target::ALL {
             for (kind, life) in lives().into_iter().enumerate() {
-                findings.add(&format!("{reply:?} (number {number}), {target:?}, life {kind}"), adversary::single(life, target, *reply));
+                findings.add(
+                    &format!("{reply:?} (number {number}), {target:?}, life {kind}"),
+                    adversary::single(life, target, *reply),
+                );
             }
         }
     }
@@ -89,7 +92,10 @@ fn main() -> ExitCode {
     }
     let Report { answers, calls, events, .. } = findings.total;
     println!("{} lives, {answers} answers", findings.cases);
-    println!("worst minute and hour: calls {} and {}, events {} and {}", calls.minute, calls.hour, events.minute, events.hour);
+    println!(
+        "worst minute and hour: calls {} and {}, events {} and {}",
+        calls.minute, calls.hour, events.minute, events.hour
+    );
     for (law, (count, first)) in &findings.by_law {
         println!("\n{count} x {law}\n{first}");
     }

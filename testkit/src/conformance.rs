@@ -82,6 +82,7 @@ const CASES: &[Case] = &[
     ("an answer that comes too late is nobody's", late),
     ("a body over its limit is TooLarge", too_large),
     ("the body of a refusal is cut off and no failure", long_refusal),
+    ("a body that may be cut is cut at its limit and no failure", cut),
     ("one call after the other works", sequence),
 ];
 
@@ -353,6 +354,18 @@ fn long_refusal(exchange: Transport<'_>) -> Result<(), String> {
         let length = response.body().len() as u64;
         expect(response.status() == 403 && length == ERROR_BODY_LIMIT, || {
             format!("{} with {length} bytes", response.status())
+        })?;
+    }
+    Ok(())
+}
+
+fn cut(exchange: Transport<'_>) -> Result<(), String> {
+    for length in [10, 4096, 200 << 10] {
+        let server = Scripted::start(move |_| vec![answer("200 OK", &vec![b'x'; length])]);
+        let (_, outcome) = exchange(calls::accept(&server.url()));
+        let response = outcome.map_err(|failure| format!("{failure:?}"))?;
+        expect(response.status() == 200 && response.body().len() == length.min(4096), || {
+            format!("{} with {} of {length} bytes", response.status(), response.body().len())
         })?;
     }
     Ok(())

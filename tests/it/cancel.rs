@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gitlab_runner_api::{AbortReason, Cancellation, Failure, Job, JobEvent, JobResult, Outcome, Written};
-use gitlab_runner_api_testkit::{JobStatus, NewJob, Settings};
+use gitlab_runner_api::{AbortReason, Cancellation, Failure, Job, JobEvent, JobResult, JobStatus, Outcome, Written};
+use gitlab_runner_api_testkit::{JobStatus as Held, NewJob, Settings};
 
-use crate::common::{Hand, SECOND, START, config, gitlab, take_job};
+use crate::common::{Hand, SECOND, START, assignment, config, gitlab, take_job};
 
 const FORBIDDEN: &str = r#"{"message":"403 Forbidden"}"#;
 
@@ -45,8 +45,10 @@ fn final_words_abort_whatever_the_status() {
     }
 }
 
+const FOREIGN: &str = r#"{"message":"Forbidden"}"#;
+
 #[test]
-fn gitlabs_403_aborts_and_a_firewalls_is_asked_about() {
+fn gitlabs_own_403_aborts_at_once() {
     for (headers, body) in
         [(&[][..], FORBIDDEN), (&[("job-status", "success")][..], ""), (&[("job-status", "running")][..], "<html>")]
     {
@@ -57,37 +59,166 @@ fn gitlabs_403_aborts_and_a_firewalls_is_asked_about() {
         assert!(job.is_done());
         assert_eq!(job.events, [JobEvent::Aborted(AbortReason::Forbidden)], "{headers:?} {body}");
     }
-    // One page of a firewall is asked about …
+}
+
+/// Answers all that is sent, until the job ends or this much time has passed. Returns when the job ended.
+fn answer_all(job: &mut Hand<Job>, span: Duration, answer: impl Fn(&str) -> (u16, &'static str)) -> Option<Duration> {
+    let start = job.now;
+    while job.now.saturating_since(start) <= span {
+        if job.is_done() {
+            return Some(job.now.saturating_since(start));
+        }
+        let (status, body) = answer(&job.call_or_pending());
+        job.answer(status, &[], body);
+    }
+    None
+}
+
+#[test]
+fn an_hour_of_nothing_but_somebody_elses_403_is_taken_at_its_word() {
+    let hour = 3600 * SECOND;
+    for body in ["", "<html>", FOREIGN, "403 Forbidden", r#"{"error":"forbidden"}"#] {
+        let mut job = Hand::accepted(config());
+        job.machine.write("abc");
+        let ended =
+            answer_all(&mut job, 2 * hour, |_| (403, if body == FOREIGN { FOREIGN } else { "<html>" })).unwrap();
+        assert!(ended >= hour && ended < hour + 100 * SECOND, "{body}: {ended:?}");
+        assert_eq!(job.events.last(), Some(&JobEvent::Aborted(AbortReason::Forbidden)));
+    }
+    // One other answer in between, of any kind of call, and the hour begins anew.
     let mut job = Hand::accepted(config());
     job.machine.write("abc");
-    job.call();
-    job.answer(403, &[], "<html>Forbidden</html>");
-    assert_eq!(job.call().name(), "running");
-    job.answer(502, &[], "<html>");
-    assert_eq!(job.call().name(), "running", "an answer that says nothing settles nothing");
-    job.answer(200, &[("job-status", "running")], "200");
-    // … and forgotten when GitLab knows better; a second one, later, is a first one again.
-    job.sends("patch 0+3");
-    job.answer(403, &[], "<html>Forbidden</html>");
-    assert_eq!(job.call().name(), "running");
-    job.answer(403, &[], "<html>Forbidden</html>");
-    assert!(job.is_done());
+    let answer = |name: &str| if name == "running" { (502, "<html>") } else { (403, FOREIGN) };
+    assert_eq!(answer_all(&mut job, 3 * hour, answer), None);
+    // The patience can be set, and zero is none.
+    let mut job = Hand::accepted(config().with_forbidden_patience(Duration::ZERO));
+    job.machine.write("abc");
+    assert_eq!(answer_all(&mut job, hour, |_| (403, FOREIGN)), Some(Duration::ZERO));
+    let mut job = Hand::accepted(config().with_forbidden_patience(Duration::MAX));
+    job.machine.write("abc");
+    assert_eq!(answer_all(&mut job, 30 * hour, |_| (403, FOREIGN)), None);
+}
+
+#[test]
+fn a_report_that_may_have_arrived_and_then_only_others_speak_is_unconfirmed() {
+    let mut job = Hand::accepted(config());
+    job.machine.finish(JobResult::success());
+    job.sends("report success");
+    job.fail(Failure::TimedOut);
+    answer_all(&mut job, 7200 * SECOND, |_| (403, FOREIGN)).unwrap();
+    assert_eq!(job.events.last(), Some(&JobEvent::Finished(Outcome::Unconfirmed)));
+    // Of a report that certainly did not arrive nothing of the kind is said.
+    let mut job = Hand::accepted(config());
+    job.machine.finish(JobResult::success());
+    answer_all(&mut job, 7200 * SECOND, |_| (403, FOREIGN)).unwrap();
     assert_eq!(job.events.last(), Some(&JobEvent::Aborted(AbortReason::Forbidden)));
 }
 
 #[test]
+fn gitlabs_bare_403_after_a_report_that_may_have_arrived_confirms_it() {
+    let lost: [fn(&mut Hand<Job>); 5] = [
+        |job| job.fail(Failure::Unknown),
+        |job| job.fail(Failure::TimedOut),
+        |job| job.answer(502, &[], "<html>"),
+        |job| job.answer(408, &[], ""),
+        |job| job.answer(202, &[], "202"),
+    ];
+    for (number, lose) in lost.into_iter().enumerate() {
+        for (result, cancel, status) in [
+            (JobResult::success(), false, JobStatus::Success),
+            (JobResult::from_exit_code(1), false, JobStatus::Failed),
+            (JobResult::success(), true, JobStatus::Canceled),
+        ] {
+            let mut job = Hand::new(Job::new(Arc::new(config()), &assignment(), START));
+            job.sends("running");
+            job.answer(200, &[("job-status", if cancel { "canceling" } else { "running" })], "200");
+            job.machine.finish(result);
+            job.call();
+            lose(&mut job);
+            job.call();
+            job.answer(403, &[], FORBIDDEN);
+            assert!(job.is_done());
+            let outcome = Outcome::Inferred(status);
+            assert_eq!(job.events.last(), Some(&JobEvent::Finished(outcome)), "case {number}");
+        }
+    }
+    // One that was refused for sure did not arrive.
+    let refused: [fn(&mut Hand<Job>); 3] =
+        [|job| job.fail(Failure::NotSent), |job| job.answer(429, &[], ""), |job| job.answer(409, &[], "")];
+    for refuse in refused {
+        let mut job = Hand::accepted(config());
+        job.machine.finish(JobResult::success());
+        job.call();
+        refuse(&mut job);
+        job.call();
+        job.answer(403, &[], FORBIDDEN);
+        assert!(job.is_done());
+        assert_eq!(job.events.last(), Some(&JobEvent::Aborted(AbortReason::Forbidden)));
+    }
+}
+
+#[test]
+fn a_login_page_confirms_nothing() {
+    for (status, headers, body) in [
+        (200, &[("content-type", "text/html; charset=utf-8")][..], ""),
+        (200, &[][..], "\n <!doctype html>"),
+        (202, &[("content-type", "text/html")][..], ""),
+    ] {
+        // The acceptance, the log, a keep-alive, the report: each is repeated.
+        let mut job = Hand::new(Job::new(Arc::new(config()), &assignment(), START));
+        job.sends("running");
+        job.answer(status, headers, body);
+        assert_eq!(job.call().name(), "running");
+        assert!(!job.events.contains(&JobEvent::Accepted));
+        job.answer(200, &[], "200");
+        job.machine.write("abc");
+        job.call();
+        job.answer(202, &[("content-type", "text/html")], "");
+        assert_eq!(job.machine.unsent(), 3);
+        job.call();
+        job.answer(202, &[], "");
+        job.machine.finish(JobResult::success());
+        job.sends("probe 3");
+        job.answer(202, &[], "");
+        job.sends("report success");
+        job.answer(status, headers, body);
+        assert_eq!(job.call().name(), "report success");
+        job.answer(200, &[("job-status", "success")], "200");
+        assert!(job.is_done());
+        assert_eq!(job.events.last(), Some(&JobEvent::Finished(Outcome::Success)));
+    }
+}
+
+#[test]
+fn a_job_that_gitlab_lets_nobody_accept_is_not_started() {
+    let accept = |headers: &[(&str, &str)], body: &str| {
+        let mut job = Hand::new(Job::new(Arc::new(config()), &assignment(), START));
+        job.sends("running");
+        job.answer(400, headers, body);
+        job.poll();
+        job.events.remove(0)
+    };
+    assert_eq!(accept(&[("job-status", "pending")], ""), JobEvent::Aborted(AbortReason::NotAccepted));
+    for (headers, body) in [(&[][..], ""), (&[("job-status", "running")][..], ""), (&[][..], r#"{"message":"no"}"#)] {
+        assert_eq!(accept(headers, body), JobEvent::Accepted, "{headers:?} {body}");
+    }
+    assert!(matches!(accept(&[], "<html>"), JobEvent::Unreachable { .. }));
+}
+
+#[test]
 fn nothing_a_proxy_says_ends_a_job() {
-    for status in [301, 302, 401, 404, 405, 407, 408, 429, 500, 502, 503, 504, 200, 204] {
+    for status in [301, 302, 401, 403, 404, 405, 407, 408, 429, 500, 502, 503, 504, 200, 204] {
         let mut job = Hand::accepted(config());
         job.machine.write("abc");
         for _ in 0..20 {
             job.call();
             job.answer(status, &[("location", "https://login.example.test/")], "<html>");
         }
-        job.call();
-        job.answer(202, &[], "");
-        job.waits();
-        assert_eq!(job.machine.unsent(), 0, "{status}");
+        while job.machine.unsent() > 0 || job.events.len() < 2 {
+            let patch = job.call().name() != "running";
+            job.answer(if patch { 202 } else { 200 }, &[], "");
+            job.poll();
+        }
         assert!(
             matches!(job.events[..], [JobEvent::Unreachable { .. }, JobEvent::Recovered]),
             "{status}: {:?}",
@@ -98,30 +229,87 @@ fn nothing_a_proxy_says_ends_a_job() {
 
 #[test]
 fn an_hour_of_nothing_but_404_is_taken_at_its_word() {
+    let hour = 3600 * SECOND;
     let mut job = Hand::accepted(config());
     job.machine.write("abc");
-    let mut last = job.now;
-    while !job.is_done() {
-        if !job.has_ticket() {
-            job.call();
-        }
-        last = job.now;
-        job.answer(404, &[], "");
-    }
-    let span = last.saturating_since(START);
-    assert!(span >= 3600 * SECOND && span < 3800 * SECOND, "{span:?}");
+    let ended = answer_all(&mut job, 2 * hour, |_| (404, "")).unwrap();
+    assert!(ended >= hour && ended < hour + 200 * SECOND, "{ended:?}");
     assert_eq!(job.events.last(), Some(&JobEvent::Aborted(AbortReason::NotFound)));
 
     // One other answer in between starts the hour anew.
     let mut job = Hand::accepted(config());
     job.machine.write("abc");
-    for tries in 0..120 {
-        job.call();
-        job.answer(if tries == 60 { 502 } else { 404 }, &[], "");
+    assert_eq!(answer_all(&mut job, hour / 2, |_| (404, "")), None);
+    job.call_or_pending();
+    job.answer(502, &[], "");
+    let ended = answer_all(&mut job, 2 * hour, |_| (404, "")).unwrap();
+    assert!(ended >= hour && ended < hour + 200 * SECOND, "{ended:?}");
+}
+
+/// L14: whatever becomes of the log, GitLab hears of the job, and the job of its cancellation.
+#[test]
+fn a_log_that_cannot_be_sent_makes_no_job_deaf() {
+    for status in [405, 403, 401, 302, 413, 416, 429, 500, 502, 503, 200] {
+        let mut job = Hand::accepted(config());
+        job.machine.write("abc");
+        let (mut last, mut heard) = (job.now, 0);
+        while job.now.saturating_since(START) < 3600 * SECOND {
+            let patch = job.call_or_pending() != "running";
+            if patch {
+                job.answer(status, &[], "<html>");
+            } else {
+                let silence = job.now.saturating_since(last);
+                assert!(silence <= 45 * SECOND, "{status}: silent for {silence:?}");
+                last = job.now;
+                heard += 1;
+                job.answer(200, &[("job-status", "running")], "200");
+            }
+        }
+        assert!(heard > 100, "{status}: {heard}");
+        // A cancellation is heard, and a check goes out at once.
+        job.machine.check_in();
+        assert_eq!(job.call_or_pending(), "running", "{status}");
+        job.answer(200, &[("job-status", "canceling")], "200");
+        job.poll();
+        assert!(!job.machine.is_checking_in() && job.events.contains(&JobEvent::CancelRequested), "{status}");
     }
-    assert!(
-        job.now.saturating_since(START) > 4500 * SECOND && !matches!(job.events.last(), Some(JobEvent::Aborted(_)))
-    );
+}
+
+#[test]
+fn a_log_that_is_refused_does_not_hold_the_result_back_for_ever() {
+    for (status, given_up) in [
+        (405, true),
+        (403, true),
+        (302, true),
+        (204, true),
+        (413, true),
+        (501, true),
+        (429, false),
+        (416, false),
+        (500, false),
+    ] {
+        let mut job = Hand::accepted(config());
+        job.machine.write("abc");
+        job.machine.finish(JobResult::success());
+        let mut reported = None;
+        while job.now.saturating_since(START) < 3600 * SECOND {
+            match job.call_or_pending().as_str() {
+                "running" => job.answer(200, &[], "200"),
+                "report success" => {
+                    reported = Some(job.now.saturating_since(START));
+                    break;
+                }
+                _ => job.answer(status, &[], ""),
+            }
+        }
+        assert_eq!(reported.is_some(), given_up, "{status}: {reported:?}");
+        let told = job
+            .events
+            .iter()
+            .any(|event| matches!(event, JobEvent::TraceRefused { missing, .. } if *missing == (0..3)));
+        assert_eq!(told, given_up, "{status}: {:?}", job.events);
+        assert!(reported.is_none_or(|at| at >= 600 * SECOND && at < 640 * SECOND), "{status}: {reported:?}");
+    }
 }
 
 #[test]
@@ -141,7 +329,7 @@ fn a_cancelled_job_ends_as_canceled_whatever_it_reports() {
         job.run(&mut server, 61 * SECOND);
         assert_eq!(job.events.last(), Some(&JobEvent::Finished(Outcome::Canceled)));
         let record = server.job(assignment.id()).unwrap();
-        assert_eq!((record.status(), record.trace()), (JobStatus::Canceled, &b"abc\ncleaned up\n"[..]));
+        assert_eq!((record.status(), record.trace()), (Held::Canceled, &b"abc\ncleaned up\n"[..]));
     }
 }
 
@@ -190,7 +378,7 @@ fn a_silent_job_is_kept_alive_for_hours() {
         job.pass(10 * SECOND);
         while server.poll(job.now).is_some() {}
     }
-    assert_eq!(server.job(assignment.id()).unwrap().status(), JobStatus::Running);
+    assert_eq!(server.job(assignment.id()).unwrap().status(), Held::Running);
     job.machine.finish(JobResult::success());
     job.run(&mut server, SECOND);
     assert_eq!(job.events.last(), Some(&JobEvent::Finished(Outcome::Success)));

@@ -77,11 +77,13 @@ pub(crate) struct Hand<M: Machine> {
     pub(crate) now: Timestamp,
     pub(crate) events: Vec<M::Event>,
     ticket: Option<Ticket>,
+    /// The name of the last call.
+    name: String,
 }
 
 impl<M: Machine<Event: std::fmt::Debug>> Hand<M> {
     pub(crate) fn new(machine: M) -> Self {
-        Self { machine, now: START, events: Vec::new(), ticket: None }
+        Self { machine, now: START, events: Vec::new(), ticket: None, name: String::new() }
     }
 
     pub(crate) fn poll(&mut self) -> Rest {
@@ -95,7 +97,9 @@ impl<M: Machine<Event: std::fmt::Debug>> Hand<M> {
                     let hints = ticket.hints().clone();
                     assert!(self.ticket.replace(ticket).is_none(), "a second ticket is out");
                     let request = request.map(gitlab_runner_api::Body::into_bytes);
-                    return Rest::Sent(Box::new(Sent { hints, request, at: self.now }));
+                    let sent = Sent { hints, request, at: self.now };
+                    self.name = sent.name();
+                    return Rest::Sent(Box::new(sent));
                 }
             }
         }
@@ -112,6 +116,11 @@ impl<M: Machine<Event: std::fmt::Debug>> Hand<M> {
             }
         }
         panic!("no call in 100 waits");
+    }
+
+    /// The name of the call that is in flight, else of the next one, with as much time passing as it takes.
+    pub(crate) fn call_or_pending(&mut self) -> String {
+        if self.has_ticket() { self.name.clone() } else { self.call().name() }
     }
 
     /// The next call, which is to be this one, now.

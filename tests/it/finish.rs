@@ -140,9 +140,18 @@ fn a_mismatch_sends_the_log_again_and_then_goes_without_checksum() {
     job.answer(202, &[], "");
     job.sends("patch 0+3");
     job.answer(416, &[("range", "0-3")], "");
-    assert_eq!(job.sends("report success").json()["output"]["bytesize"], 3);
-    job.answer(412, &[], "");
-    assert_eq!(job.sends("report success").json()["output"], serde_json::json!({}));
+    let second = job.call();
+    assert_eq!((second.name().as_str(), &second.json()["output"]["bytesize"]), ("report success", &3.into()));
+    assert!(second.at > START, "a mismatch is followed by a pause");
+    let mut last = second.at;
+    for _ in 0..8 {
+        job.answer(412, &[], "");
+        let again = job.call();
+        assert_eq!((again.name().as_str(), &again.json()["output"]), ("report success", &serde_json::json!({})));
+        assert!(again.at > last);
+        last = again.at;
+    }
+    assert!(last.saturating_since(START) > 10 * SECOND, "and by longer ones: {last:?}");
     job.answer(200, &[], "200");
     assert_eq!(outcome(&mut job), Outcome::Success);
 }
@@ -163,13 +172,6 @@ fn a_report_that_is_not_understood_is_given_up_after_ten_minutes() {
     assert!(rejection.message.contains("valid value") && reports > 5, "{rejection} after {reports}");
     let span = job.now.saturating_since(START);
     assert!(span >= 600 * SECOND && span < 700 * SECOND, "{span:?}");
-}
-
-impl Hand<Job> {
-    /// `is_done` has polled already: the call it got is still to be answered.
-    fn call_or_pending(&mut self) -> String {
-        if self.has_ticket() { "report success".to_owned() } else { self.call().name() }
-    }
 }
 
 #[test]

@@ -140,7 +140,14 @@ fn no_canary_reaches_gitlab_or_a_snapshot() {
         }
         hand.machine.finish(JobResult::success());
         kept.extend(hand.machine.retained().1.concat());
-        hand.run(&mut server, crate::common::SECOND * 10);
+        // So many resumes within one moment have used up the budget of calls that achieve nothing.
+        for _ in 0..40 {
+            hand.run(&mut server, crate::common::SECOND * 10);
+            if let Some(range) = hand.machine.trace_needed() {
+                let bytes = Bytes::copy_from_slice(&kept[range.start as usize..range.end as usize]);
+                hand.machine.supply_trace(range.start, bytes).unwrap();
+            }
+        }
         assert_eq!(hand.events.last(), Some(&JobEvent::Finished(Outcome::Success)));
         let held = server.job(assignment.id()).unwrap().trace().to_vec();
         assert_eq!(String::from_utf8_lossy(&held), String::from_utf8_lossy(&kept), "in writes of {size}");

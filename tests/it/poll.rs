@@ -79,13 +79,16 @@ fn the_last_update_is_kept_until_there_is_a_new_one() {
 #[test]
 fn a_lost_race_is_run_again_soon() {
     let mut poller = poller();
-    for _ in 0..20 {
+    let mut pauses = Vec::new();
+    for _ in 0..12 {
         let before = poller.now;
         poller.call();
-        assert!(poller.now.saturating_since(before) <= Duration::from_millis(500));
+        pauses.push(poller.now.saturating_since(before));
         poller.answer(409, &[], r#"{"message":"409 Conflict"}"#);
     }
     poller.waits();
+    assert!(pauses[1] <= Duration::from_millis(500), "{pauses:?}");
+    assert!(pauses[6..].iter().all(|pause| (SECOND..=3 * SECOND).contains(pause)), "{pauses:?}");
     assert!(poller.events.is_empty(), "{:?}", poller.events);
 }
 
@@ -152,6 +155,9 @@ fn an_outage_is_told_of_once_and_outlived() {
         assert!(poller.now.saturating_since(START) < 120 * SECOND, "{status}: {:?}", poller.now);
         poller.answer(201, &[], JOB);
         poller.call();
+        let uncertain = poller.events.extract_if(.., |event| matches!(event, PollerEvent::AssignmentUncertain { .. }));
+        let wanted = if matches!(status, 408 | 500 | 502 | 504) { 8 } else { 0 };
+        assert_eq!(uncertain.count(), wanted, "{status}: each may have been answered with a job");
         let [PollerEvent::Unavailable { cause, .. }, PollerEvent::Recovered, PollerEvent::Assigned(_)] =
             &poller.events[..]
         else {
@@ -210,7 +216,46 @@ fn a_driver_that_forgets_a_call_is_not_waited_for_for_ever() {
     poller.pass(sent.hints.deadline + 30 * SECOND);
     poller.waits();
     assert!(matches!(poller.events[..], [PollerEvent::AssignmentUncertain { .. }, PollerEvent::Unavailable { .. }]));
-    assert!(poller.machine.handle_failure(ticket, Failure::Unknown, poller.now).is_err(), "stale by now");
+    assert_eq!(
+        poller.machine.handle_failure(ticket, Failure::Unknown, poller.now),
+        Ok(()),
+        "a late answer is no error"
+    );
+}
+
+#[test]
+fn a_job_is_taken_whenever_it_comes() {
+    let late = |poller: &mut Hand<Poller>| {
+        let sent = poller.call();
+        let ticket = poller.drop_ticket();
+        poller.pass(sent.hints.deadline + 40 * SECOND);
+        poller.waits();
+        ticket
+    };
+    let job = || http::Response::builder().status(201).body(bytes::Bytes::from(JOB)).unwrap();
+    // Another request is in flight by then, and brings a job as well.
+    let mut poller = poller();
+    let ticket = late(&mut poller);
+    poller.call();
+    poller.machine.handle_response(ticket, job(), poller.now).unwrap();
+    poller.answer(201, &[], JOB);
+    poller.poll();
+    let jobs = poller.events.iter().filter(|event| matches!(event, PollerEvent::Assigned(_))).count();
+    assert_eq!(jobs, 2, "{:?}", poller.events);
+    // Any other late answer says nothing any more.
+    let mut poller = poller_of(config());
+    let ticket = late(&mut poller);
+    let (events, refusal) = (poller.events.len(), http::Response::builder().status(403).body(()).unwrap());
+    poller.machine.handle_response(ticket, refusal, poller.now).unwrap();
+    poller.waits();
+    assert_eq!(poller.events.len(), events);
+    // After the end nothing comes, and nothing is waited for.
+    let mut poller = poller_of(config());
+    let ticket = late(&mut poller);
+    poller.machine.drain();
+    assert!(poller.is_done());
+    poller.machine.handle_response(ticket, job(), poller.now).unwrap();
+    assert!(poller.is_done());
 }
 
 #[test]
@@ -292,14 +337,15 @@ fn what_one_machine_is_told_about_the_host_others_hear_of() {
         .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
         .collect();
     throttle.observe(ticket.scope(), StatusCode::TOO_MANY_REQUESTS, &headers, b"", sent.at);
-    other.machine.hold_until(throttle.closed_until(other.machine.scope()));
+    throttle.hold(&mut other.machine);
     assert_eq!(other.call().at.saturating_since(START), 120 * SECOND);
 }
 
 #[test]
 fn no_hold_lasts_for_ever() {
     let mut poller = poller();
-    poller.machine.hold_until(gitlab_runner_api::Timestamp::from_millis(u64::MAX));
+    let scope = poller.machine.scopes().next().unwrap();
+    poller.machine.hold_until(scope, gitlab_runner_api::Timestamp::from_millis(u64::MAX));
     assert_eq!(poller.call().at.saturating_since(START), 600 * SECOND);
 }
 

@@ -306,6 +306,8 @@ fn a_durable_job_is_to_be_saved_though_nothing_can_be_sent() {
     job.waits();
     assert_eq!((saves(&mut job), job.has_ticket()), (1, true));
     job.fail(Failure::TimedOut);
+    job.sends("running"); // GitLab has heard nothing for a keep-alive
+    job.answer(200, &[], "200");
     job.waits();
     assert_eq!(saves(&mut job), 0);
     // The application failed to, and is asked again.

@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use gitlab_runner_api::log::{Section, ansi};
-use gitlab_runner_api::{Assignment, Cancellation, FailureReason, JobResult, JobSpec, Outcome, Secret, Stream};
+use gitlab_runner_api::{
+    Assignment, Cancellation, FailureReason, JobResult, JobSpec, JobStatus, Outcome, Secret, Stream,
+};
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -120,9 +122,11 @@ impl Job {
     pub fn state(&self) -> State {
         self.shared.look(|job, end| match end {
             Some(End::Aborted(_)) => State::Aborted,
-            Some(End::Finished(Outcome::Success)) => State::Success,
-            Some(End::Finished(Outcome::Canceled)) => State::Canceled,
-            Some(End::Finished(_)) => State::Failed,
+            Some(End::Finished(outcome)) => match outcome.status() {
+                Some(JobStatus::Success) => State::Success,
+                Some(JobStatus::Canceled) => State::Canceled,
+                _ => State::Failed,
+            },
             None if job.is_ended() => State::Finishing,
             None if job.cancellation() == Cancellation::Requested => State::Canceling,
             None => State::Running,
@@ -162,7 +166,7 @@ impl Job {
     /// something else; [`Error::Patience`] if GitLab could not be reached for too long. Nothing is lost then: the result
     /// is still being sent.
     pub async fn success(&mut self) -> Result<(), Error> {
-        self.report(JobResult::success(), &Outcome::Success).await
+        self.report(JobResult::success(), &JobStatus::Success).await
     }
 
     /// The job failed. Waits until GitLab has the whole log and the result.
@@ -171,13 +175,13 @@ impl Job {
     ///
     /// As [`Job::success`].
     pub async fn failed(&mut self, reason: FailureReason) -> Result<(), Error> {
-        self.report(JobResult::failed(reason), &Outcome::Failed).await
+        self.report(JobResult::failed(reason), &JobStatus::Failed).await
     }
 
-    async fn report(&mut self, result: JobResult, wanted: &Outcome) -> Result<(), Error> {
+    async fn report(&mut self, result: JobResult, wanted: &JobStatus) -> Result<(), Error> {
         match self.finish(result).await? {
-            outcome if outcome == *wanted => Ok(()),
-            Outcome::Canceled => Err(Error::Canceled),
+            outcome if outcome.status().as_ref() == Some(wanted) => Ok(()),
+            outcome if outcome.status() == Some(JobStatus::Canceled) => Err(Error::Canceled),
             other => Err(Error::NotAsReported(other)),
         }
     }

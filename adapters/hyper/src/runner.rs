@@ -321,7 +321,7 @@ async fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> Result
             }
             Output::Event(result) => return result.map_err(|error| sorted(error, link)),
             Output::Wait(until) => link.pause(until).await,
-            Output::Done => return Err(misused(Misuse::Stale)),
+            Output::Done => return Err(misused(Misuse::WrongMachine)),
         }
     }
 }

@@ -180,6 +180,7 @@ impl From<Failure> for Trouble {
 async fn collect<B: Body>(body: B, is_success: bool, wanted: ResponseBody) -> Result<Bytes, Failure> {
     let (limit, strict) = match wanted {
         ResponseBody::Collect { limit, .. } if is_success => (limit, true),
+        ResponseBody::Truncate { limit, .. } if is_success => (limit, false),
         // What it says does not matter, but reading it lets the connection be used again.
         _ => (ERROR_BODY_LIMIT, false),
     };

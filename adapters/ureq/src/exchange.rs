@@ -16,7 +16,7 @@ pub(crate) fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> R
             }
             Output::Event(result) => return result.map_err(|error| sorted(error, link)),
             Output::Wait(until) => link.pause(until),
-            Output::Done => return Err(misused(Misuse::Stale)),
+            Output::Done => return Err(misused(Misuse::WrongMachine)),
         }
     }
 }

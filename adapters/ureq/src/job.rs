@@ -17,8 +17,8 @@ use gitlab_runner_api::api::artifacts::{DownloadArtifacts, UploadArtifact};
 use gitlab_runner_api::api::runtime_environment_key::GetRuntimeEnvironmentKey;
 use gitlab_runner_api::log::{Section, ansi};
 use gitlab_runner_api::{
-    AbortReason, Assignment, Cancellation, Exchange, FailureReason, Job as Core, JobResult, JobSpec, JobToken, Outcome,
-    RunnerConfig, Secret, Stream, Written,
+    AbortReason, Assignment, Cancellation, Exchange, FailureReason, Job as Core, JobResult, JobSpec, JobStatus,
+    JobToken, Outcome, RunnerConfig, Secret, Stream, Written,
 };
 
 pub(crate) use record::{kept, unkept};
@@ -297,9 +297,11 @@ impl Job {
     pub fn state(&self) -> State {
         self.shared.look(|job, end| match end {
             Some(End::Aborted(_) | End::Elsewhere(_)) => State::Aborted,
-            Some(End::Finished(Outcome::Success)) => State::Success,
-            Some(End::Finished(Outcome::Canceled)) => State::Canceled,
-            Some(End::Finished(_)) => State::Failed,
+            Some(End::Finished(outcome)) => match outcome.status() {
+                Some(JobStatus::Success) => State::Success,
+                Some(JobStatus::Canceled) => State::Canceled,
+                _ => State::Failed,
+            },
             None if job.is_ended() => State::Finishing,
             None if job.cancellation() == Cancellation::Requested => State::Canceling,
             None => State::Running,
@@ -338,7 +340,7 @@ impl Job {
     /// something else; [`Error::Patience`] if GitLab could not be reached for too long. Nothing is lost then: the result
     /// is still being sent.
     pub fn success(&mut self) -> Result<(), Error> {
-        self.report(JobResult::success(), &Outcome::Success)
+        self.report(JobResult::success(), &JobStatus::Success)
     }
 
     /// The job failed. Waits until GitLab has the whole log and the result.
@@ -347,13 +349,13 @@ impl Job {
     ///
     /// As [`Job::success`].
     pub fn failed(&mut self, reason: FailureReason) -> Result<(), Error> {
-        self.report(JobResult::failed(reason), &Outcome::Failed)
+        self.report(JobResult::failed(reason), &JobStatus::Failed)
     }
 
-    fn report(&mut self, result: JobResult, wanted: &Outcome) -> Result<(), Error> {
+    fn report(&mut self, result: JobResult, wanted: &JobStatus) -> Result<(), Error> {
         match self.finish(result)? {
-            outcome if outcome == *wanted => Ok(()),
-            Outcome::Canceled => Err(Error::Canceled),
+            outcome if outcome.status().as_ref() == Some(wanted) => Ok(()),
+            outcome if outcome.status() == Some(JobStatus::Canceled) => Err(Error::Canceled),
             other => Err(Error::NotAsReported(other)),
         }
     }

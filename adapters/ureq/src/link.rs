@@ -85,7 +85,7 @@ impl Link {
 
     /// Polls a machine, after telling it what others were told.
     pub(crate) fn poll<M: Machine>(&self, machine: &mut M) -> Output<M::Event> {
-        machine.hold_until(lock(&self.throttle).closed_until(machine.scope()));
+        lock(&self.throttle).hold(machine);
         machine.poll(self.clock.now())
     }
 
@@ -125,11 +125,10 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn hand_in(self, machine: &mut impl Machine, now: Timestamp) -> Result<(), Misuse> {
-        let handed = match self.outcome {
+        match self.outcome {
             Ok(answer) => machine.handle_response(self.ticket, answer, now),
             Err(failure) => machine.handle_failure(self.ticket, failure, now),
-        };
-        handed.or_else(|misuse| if misuse == Misuse::Stale { Ok(()) } else { Err(misuse) })
+        }
     }
 }
 

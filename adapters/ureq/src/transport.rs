@@ -210,6 +210,7 @@ impl Connector for Connecting {
 fn collect(body: impl Read, is_success: bool, wanted: ResponseBody) -> Result<Bytes, Failure> {
     let (limit, strict) = match wanted {
         ResponseBody::Collect { limit, .. } if is_success => (limit, true),
+        ResponseBody::Truncate { limit, .. } if is_success => (limit, false),
         // What it says does not matter, but reading it lets the connection be used again.
         _ => (ERROR_BODY_LIMIT, false),
     };
@@ -314,6 +315,7 @@ mod tests {
         };
         assert_eq!(whole(5).unwrap(), "12345");
         assert_eq!(whole(4), Err(Failure::TooLarge));
+        assert_eq!(collect(&b"12345"[..], true, ResponseBody::truncate(4)).unwrap(), "1234");
         let long = vec![b'x'; ERROR_BODY_LIMIT as usize + 9];
         let page = collect(&long[..], false, ResponseBody::collect(4)).unwrap();
         assert_eq!(page.len() as u64, ERROR_BODY_LIMIT);

@@ -79,7 +79,8 @@ impl Held {
         let word = response.headers().get("job-status").and_then(|word| word.to_str().ok()).unwrap_or_default();
         self.forged_end |= matches!(word, "success" | "failed" | "canceled");
         let page = response.headers().get("content-type").is_some_and(|kind| kind == "text/html");
-        let size = response.headers().get("range").and_then(|range| range.to_str().ok()?.strip_prefix("0-")?.parse().ok());
+        let size =
+            response.headers().get("range").and_then(|range| range.to_str().ok()?.strip_prefix("0-")?.parse().ok());
         match (request.method() == Method::PATCH, response.status().as_u16(), size) {
             (true, 202, _) if !page => self.size = sent.end,
             (true, 416, Some(size)) => self.size = size,
@@ -153,7 +154,8 @@ impl Arena {
             .with_retain(retain)
             .with_log(LogOptions::dangerously_raw());
         let config = Arc::new(config);
-        let assignment = Assignment::from_json(r#"{"id":9,"token":"t","runner_info":{"timeout":1000000}}"#).expect(VALID);
+        let assignment =
+            Assignment::from_json(r#"{"id":9,"token":"t","runner_info":{"timeout":1000000}}"#).expect(VALID);
         let patience = Patience { durable: life.durable, ..Patience::default() };
         let heals = START.saturating_add(life.attack);
         let mut arena = Self {
@@ -202,8 +204,10 @@ impl Arena {
             match self.job.poll(self.now) {
                 Output::Send(call) => {
                     self.send(call, target, choose)?;
-                    if self.life.resume_every > 0 && self.answers % self.life.resume_every == 0 {
+                    let due = self.life.resume_every > 0 && self.answers.is_multiple_of(self.life.resume_every);
+                    if due && self.now < self.heals {
                         self.resume()?;
+                        outputs = 0;
                     }
                 }
                 Output::Event(event) => self.hear(event)?,
@@ -226,7 +230,10 @@ impl Arena {
         let (request, deadline) = (request.map(Body::into_bytes), ticket.hints().deadline);
         let patch = request.method() == Method::PATCH;
         let report = !patch && reported(&request).is_some();
-        let start = request.headers().get("content-range").and_then(|range| range.to_str().ok()?.split('-').next()?.parse().ok());
+        let start = request
+            .headers()
+            .get("content-range")
+            .and_then(|range| range.to_str().ok()?.split('-').next()?.parse().ok());
         let start: u64 = start.unwrap_or(0);
         let sent = start..start + if patch { request.body().len() as u64 } else { 0 };
         let aimed = match target {
@@ -243,7 +250,13 @@ impl Arena {
         };
         self.answers += 1;
         self.timeline.note(self.now, || {
-            let what = if patch { format!("PATCH {sent:?}") } else if report { "report".into() } else { "running".into() };
+            let what = if patch {
+                format!("PATCH {sent:?}")
+            } else if report {
+                "report".into()
+            } else {
+                "running".into()
+            };
             format!("{what} -> {reply:?}")
         });
         let outcome = match reply {
@@ -295,7 +308,7 @@ impl Arena {
         self.acts = self.acts.saturating_add(if quiet { Duration::from_secs(60) } else { SECOND });
         self.seconds += if quiet { 59 } else { 0 };
         self.write(self.life.every_second);
-        if self.life.check_every > 0 && self.seconds % self.life.check_every == 0 {
+        if self.life.check_every > 0 && self.seconds.is_multiple_of(self.life.check_every) {
             self.job.check_in();
             self.monitor.checked_in();
         }
@@ -318,8 +331,11 @@ impl Arena {
                 self.saved = Some(snapshot.to_json());
             }
             JobEvent::TraceNeeded(range) => {
-                let bytes = self.written.get(range.start as usize..range.end as usize).ok_or("a range that is not there")?;
-                self.job.supply_trace(range.start, Bytes::copy_from_slice(bytes)).map_err(|misuse| misuse.to_string())?;
+                let bytes =
+                    self.written.get(range.start as usize..range.end as usize).ok_or("a range that is not there")?;
+                self.job
+                    .supply_trace(range.start, Bytes::copy_from_slice(bytes))
+                    .map_err(|misuse| misuse.to_string())?;
                 self.monitor.verb(false);
             }
             JobEvent::CancelRequested if !self.finished => {
@@ -327,6 +343,7 @@ impl Arena {
                 self.job.finish(JobResult::success());
                 self.monitor.finished(self.now);
             }
+            JobEvent::TraceRefused { .. } => self.given_up = true,
             JobEvent::Finished(_) | JobEvent::Aborted(_) => self.end = Some(event),
             _ => {}
         }
@@ -345,9 +362,10 @@ impl Arena {
         self.timeline.note(self.now, || "resumed".to_owned());
         let snapshot = JobSnapshot::from_json(&text).map_err(|error| error.to_string())?;
         let (size, finishing) = (snapshot.log_size() as usize, text.contains("finishing"));
-        self.job = Job::resume(self.config.clone(), &self.assignment, snapshot, self.now).map_err(|error| error.to_string())?;
+        self.job = Job::resume(self.config.clone(), &self.assignment, snapshot, self.now)
+            .map_err(|error| error.to_string())?;
         self.home = None;
-        self.monitor.resumed(self.now);
+        self.monitor.resumed(!self.life.durable, self.now);
         // What the application wrote since is written again, and a result given since is given again.
         let lost = self.written.split_off(size);
         self.job.write(lost.clone());

@@ -124,7 +124,9 @@ impl Reply {
 
     /// The answer that somebody writes to a call that sent `sent` of the log: from where to where, in GitLab's offsets.
     pub(super) fn answer(self, sent: std::ops::Range<u64>) -> Option<Response<Bytes>> {
-        let Self::Says { status, body, job_status, range, retry_after, interval, names_limit } = self else { return None };
+        let Self::Says { status, body, job_status, range, retry_after, interval, names_limit } = self else {
+            return None;
+        };
         let mut response = Response::builder().status(status);
         let size = match range {
             Range::Missing => None,

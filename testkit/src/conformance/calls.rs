@@ -65,6 +65,12 @@ fn answer(job: &mut Job, status: u16) {
     job.handle_response(ticket, response, NOW).expect(VALID);
 }
 
+/// `PUT /jobs/:id` with `state=running`: collects up to 4 KiB, and cuts what is longer.
+pub(super) fn accept(url: &str) -> Call {
+    let assignment = Assignment::from_json(r#"{"id":4294967297,"token":"glcbt-conformance"}"#).expect(VALID);
+    next(&mut Job::new(Arc::new(config(url)), &assignment, NOW))
+}
+
 /// `PATCH /jobs/:id/trace`, with a query and any bytes.
 pub(super) fn patch(url: &str) -> Call {
     let mut job = job(url);

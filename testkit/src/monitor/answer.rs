@@ -64,8 +64,8 @@ impl Answer {
         match self.status {
             202 => self.html,
             408 | 409 | 416 | 429 => false,
-            200..500 | 501 => true,
-            _ => false,
+            500 | 502.. => false,
+            _ => true,
         }
     }
 }

@@ -13,8 +13,9 @@ use super::economy::{Economy, Worst};
 
 /// No call is waited for any longer after its deadline than this.
 const GRACE: Duration = Duration::from_secs(30);
-/// The longest pause of a keep-alive that fails, without a told delay.
-const RETRY_CAP: Duration = Duration::from_secs(60);
+/// The longest pause of a keep-alive that fails, without a told delay: its back-off, and the time in which the budget of L13 allows
+/// one more call.
+const RETRY_CAP: Duration = Duration::from_secs(70);
 /// The same bytes may pass again once in so long.
 const AGAIN: Duration = Duration::from_secs(3600);
 
@@ -95,6 +96,8 @@ pub struct JobMonitor {
     last_free_keep_alive: Option<Timestamp>,
     wire_free_since: Timestamp,
     check_asked: bool,
+    /// The call in flight was sent before the question, so that its answer does not count.
+    check_skips_open: bool,
     caused: bool,
     calls: Economy,
     events: Economy,
@@ -134,6 +137,7 @@ impl JobMonitor {
             last_free_keep_alive: None,
             wire_free_since: now,
             check_asked: false,
+            check_skips_open: false,
             caused: true,
             calls: Economy::default(),
             events: Economy::default(),
@@ -156,12 +160,14 @@ impl JobMonitor {
     /// The application gave the result. The first call counts.
     pub fn finished(&mut self, now: Timestamp) {
         self.finished_at.get_or_insert(now);
+        self.check_asked = false;
         self.caused = true;
     }
 
     /// The application asked whether the job is still ours.
     pub fn checked_in(&mut self) {
         self.check_asked = self.finished_at.is_none();
+        self.check_skips_open = self.open.is_some();
         self.caused = true;
     }
 
@@ -173,9 +179,15 @@ impl JobMonitor {
         }
     }
 
-    /// The job was resumed from a snapshot: what was on the wire is no more, and any report may have been sent.
-    pub fn resumed(&mut self, now: Timestamp) {
-        self.open = None;
+    /// The job was resumed from a snapshot: what was in flight is no more, and any report may have been sent. `at_once`: the
+    /// snapshot is of this very moment. An older one cannot know of the calls since, so that L13 begins anew.
+    pub fn resumed(&mut self, at_once: bool, now: Timestamp) {
+        if self.open.take().is_some() {
+            self.put_failed_at = Some(now);
+        }
+        if !at_once {
+            (self.calls, self.events) = (Economy::default(), Economy::default());
+        }
         self.wire_free_since = now;
         self.report_may_have_arrived |= self.finished_at.is_some();
         // Of an earlier life, a late answer may have reached GitLab and not us.
@@ -202,7 +214,10 @@ impl JobMonitor {
         if !matches!(kind, Kind::Patch { .. }) {
             // The call is the keep-alive that was due.
         } else if now > self.keep_alive_due() {
-            return Err(format!("L14: a patch goes out at {now:?}, a keep-alive was due at {:?}", self.keep_alive_due()));
+            return Err(format!(
+                "L14: a patch goes out at {now:?}, a keep-alive was due at {:?}",
+                self.keep_alive_due()
+            ));
         }
         let exempt = match kind {
             Kind::KeepAlive if self.check_asked => {
@@ -210,9 +225,8 @@ impl JobMonitor {
                 true
             }
             Kind::KeepAlive | Kind::Accept => {
-                let due = self.last_free_keep_alive.is_none_or(|last| {
-                    kind == Kind::KeepAlive && now.saturating_since(last) >= self.patience.keep_alive
-                });
+                let due =
+                    self.last_free_keep_alive.is_none_or(|last| now.saturating_since(last) >= self.patience.keep_alive);
                 if due {
                     self.last_free_keep_alive = Some(now);
                 }
@@ -312,7 +326,9 @@ impl JobMonitor {
         };
         if reached || answer.job_status.is_some() || (answer.status == 403 && answer.gitlabs_word) {
             self.last_reached = now;
+            self.check_asked &= self.check_skips_open;
         }
+        self.check_skips_open = false;
         if !patch {
             self.put_failed_at = (!reached).then_some(now);
         }
@@ -407,6 +423,7 @@ impl JobMonitor {
     }
 
     fn unanswered(&mut self, open: &Open, now: Timestamp) -> Result<(), String> {
+        self.check_skips_open = false;
         self.wire_free_since = now;
         match open.kind {
             Kind::Patch { .. } => self.log_refused_since = None,
@@ -433,6 +450,7 @@ impl JobMonitor {
             JobEvent::TraceShifted { server_offset, .. } => {
                 self.shift = self.shift.map(|_| i128::from(*server_offset) - i128::from(acknowledged));
             }
+            JobEvent::TraceRefused { .. } => self.check_giving_up(now)?,
             JobEvent::Finished(outcome) => self.check_outcome(outcome, now)?,
             JobEvent::Aborted(reason) => self.check_abort(*reason, now)?,
             _ => {}
@@ -442,6 +460,15 @@ impl JobMonitor {
             self.events.count("events that nothing useful caused", now)?;
         }
         Ok(())
+    }
+
+    /// L8: a log is given up only when it was refused for long enough after the end, and the event comes before the report.
+    fn check_giving_up(&mut self, now: Timestamp) -> Result<(), String> {
+        let since = self.log_refused_since.max(self.finished_at);
+        let long = since.is_some_and(|since| now.saturating_since(since) >= self.patience.log);
+        let both = self.log_refused_since.is_some() && self.finished_at.is_some();
+        self.log_given_up = true;
+        if long && both { Ok(()) } else { Err("L8: a log was given up too early".to_owned()) }
     }
 
     /// L9: what is told of the end is what GitLab said.
@@ -462,8 +489,18 @@ impl JobMonitor {
     }
 
     /// Outcomes that GitLab did not confirm.
-    fn check_unsure(&self, _outcome: &Outcome, _answer: &Answer, _now: Timestamp) -> bool {
-        true
+    fn check_unsure(&self, outcome: &Outcome, answer: &Answer, now: Timestamp) -> bool {
+        let lasted = self.bare_403_since.is_some_and(|at| now.saturating_since(at) >= self.patience.forbidden);
+        match outcome {
+            Outcome::Inferred(_) => {
+                self.report_may_have_arrived
+                    && answer.status == 403
+                    && answer.gitlabs_word
+                    && answer.job_status.is_none()
+            }
+            Outcome::Unconfirmed => self.report_may_have_arrived && lasted,
+            _ => false,
+        }
     }
 
     /// A running job is ended by GitLab's word alone, or when for very long nobody else spoke.

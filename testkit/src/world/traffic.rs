@@ -127,10 +127,7 @@ impl World {
                 None => Ok(()),
             },
         };
-        match handed {
-            Ok(()) | Err(Misuse::Stale) => Ok(()),
-            Err(misuse) => Err(self.violation(format!("the world misused {who:?}: {misuse}"))),
-        }
+        handed.map_err(|misuse| self.violation(format!("the world misused {who:?}: {misuse}")))
     }
 }
 
