@@ -459,3 +459,52 @@ fn a_job_can_be_asked_whether_it_is_ours() {
     gone.answer(403, &[], FORBIDDEN);
     assert!(gone.is_done() && !gone.machine.is_checking_in());
 }
+
+#[test]
+fn an_answer_that_is_older_than_the_question_does_not_count() {
+    // The acceptance was sent before the question. The job can have been cancelled since GitLab answered it.
+    let mut job = Hand::new(Job::new(Arc::new(config()), &crate::common::assignment(), START));
+    job.sends("running");
+    job.machine.check_in();
+    job.answer(200, &[("job-status", "running")], "");
+    assert!(job.machine.is_checking_in(), "the acceptance was sent before the question");
+    job.sends("running");
+    job.answer(403, &[], FORBIDDEN);
+    assert!(job.is_done() && !job.machine.is_checking_in());
+
+    // The same with a piece of the log on the wire.
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    job.machine.check_in();
+    job.answer(202, &[], "");
+    assert!(job.machine.is_checking_in(), "the patch was sent before the question");
+    job.sends("running");
+    // A second question during the call that answers the first.
+    job.machine.check_in();
+    job.answer(200, &[], "");
+    assert!(job.machine.is_checking_in(), "the second question is younger than the call");
+    job.sends("running");
+    job.answer(200, &[], "");
+    assert!(!job.machine.is_checking_in());
+    job.waits();
+
+    // A call that fails answers nothing, whether it was sent before or after the question.
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    job.machine.check_in();
+    job.fail(Failure::TimedOut);
+    assert!(job.machine.is_checking_in());
+    assert_eq!(job.call().name(), "patch 0+3");
+    job.fail(Failure::TimedOut);
+    assert!(job.machine.is_checking_in());
+    assert_eq!(job.call().name(), "patch 0+3");
+    job.answer(202, &[], "");
+    assert!(!job.machine.is_checking_in());
+
+    let mut job = Hand::accepted(config());
+    job.machine.check_in();
+    job.machine.abandon();
+    assert!(!job.machine.is_checking_in(), "nobody is asked any more");
+}
