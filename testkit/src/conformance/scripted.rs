@@ -95,11 +95,9 @@ impl Scripted {
 
     /// The request that arrived, if it is one and no more.
     pub(super) fn only_request(&self) -> Result<Seen, String> {
-        let mut requests = self.requests();
-        match (requests.pop(), requests.len()) {
-            (Some(seen), 0) => Ok(seen),
-            (_, more) => Err(format!("{} requests arrived, not 1", more + 1)),
-        }
+        <[Seen; 1]>::try_from(self.requests())
+            .map(|[seen]| seen)
+            .map_err(|requests| format!("{} requests arrived, not 1", requests.len()))
     }
 }
 
