@@ -10,10 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gitlab_runner_api_testkit::Dice;
+use gitlab_runner_api_testkit::{Dice, TimeLimit};
 use serde_json::{Value, json};
 
 const KILLS: usize = 200;
+
+/// No test here takes longer. The one with the kills takes the longest of all tests of this workspace.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A program of this workspace, beside this test.
 fn program(path: &str) -> PathBuf {
@@ -32,17 +35,19 @@ struct Gitlab {
     process: Child,
     url: String,
     token: String,
+    _limit: TimeLimit,
 }
 
 impl Gitlab {
     fn start(options: &[&str]) -> Self {
+        let limit = TimeLimit::start(LIMIT);
         let mut command = Command::new(program("simulated-gitlab"));
         let mut process = command.args(options).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap();
         let told = |name: &str| ready[name].as_str().unwrap().to_owned();
-        Self { process, url: told("url"), token: told("runner_token") }
+        Self { process, url: told("url"), token: told("runner_token"), _limit: limit }
     }
 
     fn queue(&self, job: &Value) -> u64 {
@@ -196,5 +201,6 @@ fn a_script_that_was_killed_is_a_failure_of_the_runner() {
 
 #[test]
 fn the_example_shows_what_it_is_for() {
+    let _limit = TimeLimit::start(LIMIT);
     assert!(detached(&[]).wait().unwrap().success());
 }

@@ -7,6 +7,7 @@
 //!   network.
 //! - [`sim`] is what the program `simulated-gitlab` runs: a server for runners in any language, with requests to steer
 //!   it.
+//! - [`TimeLimit`] ends a test that hangs.
 //!
 //! To test your own adapter of `gitlab-runner-api`, use these:
 //!
@@ -43,6 +44,7 @@ mod proxy;
 pub mod scenarios;
 mod server;
 pub mod sim;
+mod time_limit;
 #[cfg(feature = "tls")]
 mod tls;
 mod world;
@@ -56,6 +58,7 @@ pub use self::front::{Front, Treatment};
 pub use self::net::{Fate, Faults, Net};
 pub use self::proxy::Proxy;
 pub use self::server::Server;
+pub use self::time_limit::TimeLimit;
 #[cfg(feature = "tls")]
 pub use self::tls::TlsFront;
 pub use self::world::{Intervention, JobStory, Payload, Scenario, Violation, World};

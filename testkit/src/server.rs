@@ -21,6 +21,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::coordinator::{Answer, Coordinator, HoldId};
 use crate::front::Treatment;
+use crate::time_limit::TimeLimit;
 
 const BODY_LIMIT: usize = 64 << 20;
 /// How long to pause when the operating system refuses a connection, for want of file descriptors for instance.
@@ -46,6 +47,7 @@ pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
     thread: Option<JoinHandle<()>>,
+    limit: Option<TimeLimit>,
 }
 
 #[derive(Debug)]
@@ -125,7 +127,15 @@ impl Server {
         let thread = thread::Builder::new()
             .name("simulated-gitlab".to_owned())
             .spawn(move || serve(&runtime, listener, &served))?;
-        Ok(Self { shared, address, thread: Some(thread) })
+        Ok(Self { shared, address, thread: Some(thread), limit: None })
+    }
+
+    /// Ends the process with a message if the server is not dropped within so much time from now, as [`TimeLimit`] does. A
+    /// test that makes its server by a function of its own has its limit there.
+    #[must_use]
+    pub fn with_time_limit(mut self, span: Duration) -> Self {
+        self.limit = Some(TimeLimit::start(span));
+        self
     }
 
     /// The URL of the instance, without a slash at the end.

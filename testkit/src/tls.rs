@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -12,12 +13,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 
+use crate::time_limit::TimeLimit;
+
 /// Opens doors that speak TLS, with one certificate, to servers of this machine that do not. They close when it is dropped.
 #[derive(Debug)]
 pub struct TlsFront {
     /// Taken when it is dropped, and never else.
     runtime: Option<Runtime>,
     config: Arc<ServerConfig>,
+    limit: Option<TimeLimit>,
 }
 
 impl TlsFront {
@@ -36,7 +40,14 @@ impl TlsFront {
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
             .map_err(io::Error::other)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_io().build()?;
-        Ok(Self { runtime: Some(runtime), config: Arc::new(config) })
+        Ok(Self { runtime: Some(runtime), config: Arc::new(config), limit: None })
+    }
+
+    /// Ends the process with a message if the front is not dropped within so much time from now, as [`TimeLimit`] does.
+    #[must_use]
+    pub fn with_time_limit(mut self, span: Duration) -> Self {
+        self.limit = Some(TimeLimit::start(span));
+        self
     }
 
     /// A door to this server: its URL. If the server is not there, the door is closed before the handshake.

@@ -5,22 +5,25 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 
+use gitlab_runner_api_testkit::TimeLimit;
 use serde_json::{Value, json};
 
 /// The program, running.
 struct Sim {
     child: Child,
     ready: Value,
+    _limit: TimeLimit,
 }
 
 impl Sim {
     fn start(words: &[&str]) -> Self {
+        let limit = TimeLimit::start(TimeLimit::TEST);
         let mut command = Command::new(env!("CARGO_BIN_EXE_simulated-gitlab"));
         let mut child =
             command.args(["--listen", "127.0.0.1:0"]).args(words).stdout(Stdio::piped()).spawn().expect("it starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        Self { child, ready: serde_json::from_str(&line).expect("JSON") }
+        Self { child, ready: serde_json::from_str(&line).expect("JSON"), _limit: limit }
     }
 
     fn told(&self, name: &str) -> &str {

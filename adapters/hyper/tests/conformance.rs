@@ -1,10 +1,11 @@
 //! The adapter contract, over a loopback server that misbehaves.
 
 use gitlab_runner_api_hyper::Transport;
-use gitlab_runner_api_testkit::conformance;
+use gitlab_runner_api_testkit::{TimeLimit, conformance};
 
 #[test]
 fn the_transport_keeps_the_contract() {
+    let _limit = TimeLimit::start(TimeLimit::TEST);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let transport = Transport::new().unwrap();
     let report = conformance::check(|call| runtime.block_on(transport.exchange(call)));
@@ -20,6 +21,7 @@ fn a_service_of_the_users_keeps_the_contract() {
     use hyper_util::client::legacy;
     use hyper_util::rt::TokioExecutor;
 
+    let _limit = TimeLimit::start(TimeLimit::TEST);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client =
         || legacy::Client::builder(TokioExecutor::new()).retry_canceled_requests(false).build_http::<RequestBody>();

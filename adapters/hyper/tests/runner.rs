@@ -11,19 +11,21 @@ use gitlab_runner_api_hyper::{
     Cancellation, Error, FailureReason, JobResult, LogLimit, LogOptions, Outcome, Registration, Runner, Secret,
     Section, State, Stream, Timestamps,
 };
-use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, Maintenance, NewJob, Server, Settings};
+use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, Maintenance, NewJob, Server, Settings, TimeLimit};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 const TOKEN: &str = "glrt-canary";
 const SECOND: Duration = Duration::from_secs(1);
 const QUICK: Duration = Duration::from_millis(50);
+/// No test waits for longer than this until GitLab has a result.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn server(settings: Settings) -> Server {
     let mut gitlab = Coordinator::new(settings);
     gitlab.add_runner(TOKEN);
     gitlab.set_registration_token("GR1348941canary");
-    Server::start(gitlab).unwrap()
+    Server::start(gitlab).unwrap().with_time_limit(TimeLimit::TEST)
 }
 
 /// A runner that does not make tests wait.
@@ -33,6 +35,7 @@ async fn runner(server: &Server) -> Runner {
     runner
         .with_info(info)
         .with_log_header(false)
+        .with_patience(PATIENCE)
         .configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use gitlab_runner_api_hyper::{Error, HttpOptions, Proxies, ProxyUrl, Registration, Runner, Transport};
 use gitlab_runner_api_testkit::conformance::{self, Report};
-use gitlab_runner_api_testkit::{Coordinator, Front, Proxy, Server, Settings, TlsFront, Treatment};
+use gitlab_runner_api_testkit::{Coordinator, Front, Proxy, Server, Settings, TimeLimit, TlsFront, Treatment};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 /// A CA, and a front with a certificate that it issued.
@@ -16,7 +16,7 @@ fn tls_front() -> (String, TlsFront) {
     let issuer = Issuer::new(params, key);
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    let front = TlsFront::start(&leaf.pem(), &key.serialize_pem()).unwrap();
+    let front = TlsFront::start(&leaf.pem(), &key.serialize_pem()).unwrap().with_time_limit(TimeLimit::TEST);
     (ca, front)
 }
 
@@ -75,7 +75,8 @@ async fn plain_requests_are_passed_on_by_a_proxy_that_is_told_who_asks() {
         noted.lock().unwrap().push((request.uri().to_string(), authorization));
         Treatment::Deliver
     };
-    let front = Front::start(Arc::new(Server::start(gitlab).unwrap()), decide).unwrap();
+    let front =
+        Front::start(Arc::new(Server::start(gitlab).unwrap().with_time_limit(TimeLimit::TEST)), decide).unwrap();
     let address = front.url().replace("http://", "http://user:canary@");
     let options = HttpOptions::new().with_proxies(Proxies::all(ProxyUrl::parse(&address).unwrap()));
     let transport = Transport::with_options(&options).unwrap();

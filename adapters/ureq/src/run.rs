@@ -226,7 +226,7 @@ mod tests {
 
     use gitlab_runner_api::JobRecord;
     use gitlab_runner_api_common::Registration;
-    use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server as Gitlab, Settings};
+    use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server as Gitlab, Settings, TimeLimit};
 
     use super::*;
 
@@ -237,7 +237,7 @@ mod tests {
     fn what_others_seem_to_hold_is_looked_at_again() {
         let mut gitlab = Coordinator::new(Settings::default());
         gitlab.add_runner("glrt-canary");
-        let gitlab = Gitlab::start(gitlab).unwrap();
+        let gitlab = Gitlab::start(gitlab).unwrap().with_time_limit(TimeLimit::TEST);
         let id = gitlab.with(|gitlab, now| gitlab.queue(now, NewJob::new("long")));
         let folder = tempfile::tempdir().unwrap();
         let runner = Runner::register(&gitlab.url(), "glrt-canary", Registration::new()).unwrap();

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
+use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings, TimeLimit};
 use gitlab_runner_api_ureq::{Error, Job, JobRecord, Runner};
 use tempfile::TempDir;
 
@@ -56,7 +56,7 @@ fn this_version_writes_what_the_files_say() {
 fn a_record_goes_on_and_says_how_it_ended() {
     let mut gitlab = Coordinator::new(Settings::default());
     gitlab.add_runner(TOKEN);
-    let gitlab = Server::start(gitlab).unwrap();
+    let gitlab = Server::start(gitlab).unwrap().with_time_limit(TimeLimit::TEST);
     let id = gitlab.with(|gitlab, now| {
         let id = gitlab.queue(now, NewJob::new("long"));
         let body = format!(r#"{{"token":"{TOKEN}","system_id":"s_1"}}"#);

@@ -1,6 +1,6 @@
 //! What the Python package offered and no other test shows; see the table in the core's manual.
 
-use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings};
+use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings, TimeLimit};
 use gitlab_runner_api_ureq::gitlab_runner_api::PersonalAccessToken;
 use gitlab_runner_api_ureq::gitlab_runner_api::api::create_runner::RunnerType;
 use gitlab_runner_api_ureq::gitlab_runner_api::api::unregister::Removal;
@@ -15,7 +15,7 @@ fn server(settings: Settings) -> Server {
     gitlab.add_runner(CREATED);
     gitlab.set_registration_token(REGISTRATION);
     gitlab.set_access_token(USER);
-    Server::start(gitlab).unwrap()
+    Server::start(gitlab).unwrap().with_time_limit(TimeLimit::TEST)
 }
 
 fn user(token: &str) -> PersonalAccessToken {

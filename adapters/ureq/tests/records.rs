@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, NewJob, Server, Settings};
+use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, NewJob, Server, Settings, TimeLimit};
 use gitlab_runner_api_ureq::gitlab_runner_api::api::info::Info;
 use gitlab_runner_api_ureq::gitlab_runner_api::{
     self, Assignment, Retain, RunnerConfig, Server as ServerUrl, Timestamp,
@@ -18,16 +18,20 @@ use gitlab_runner_api_ureq::{
 
 const TOKEN: &str = "glrt-canary";
 const QUICK: Duration = Duration::from_millis(30);
+/// No test waits for longer than this until GitLab has a result.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn server() -> Server {
     let mut gitlab = Coordinator::new(Settings::default().with(|settings| settings.trace_interval = Some(1)));
     gitlab.add_runner(TOKEN);
-    Server::start(gitlab).unwrap()
+    Server::start(gitlab).unwrap().with_time_limit(TimeLimit::TEST)
 }
 
 fn runner(server: &Server) -> Runner {
     let runner = Runner::register(&server.url(), TOKEN, Registration::new()).unwrap().with_log_header(false);
-    runner.configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
+    runner
+        .with_patience(PATIENCE)
+        .configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
 }
 
 fn queue(server: &Server) -> u64 {
@@ -549,7 +553,8 @@ fn a_log_that_is_not_whole_makes_no_record() {
 fn a_job_that_is_handed_out_again_gets_a_new_record() {
     let mut gitlab = Coordinator::new(Settings::default().with(|settings| settings.two_phase_commit = true));
     gitlab.add_runner(TOKEN);
-    let (server, folder) = (Server::start(gitlab).unwrap(), tempfile::tempdir().unwrap());
+    let (server, folder) =
+        (Server::start(gitlab).unwrap().with_time_limit(TimeLimit::TEST), tempfile::tempdir().unwrap());
     let state = folder.path().join("state");
     let ids = [queue(&server), queue(&server)];
     for id in ids {

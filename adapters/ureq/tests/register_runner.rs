@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
+use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings, TimeLimit};
 use gitlab_runner_api_ureq::{Job, Runner};
 use serde_json::json;
 use tempfile::TempDir;
@@ -33,7 +33,10 @@ impl Desk {
         let mut gitlab = Coordinator::new(Settings::default());
         gitlab.add_runner(CREATED);
         gitlab.set_registration_token(REGISTRATION);
-        Self { gitlab: Server::start(gitlab).unwrap(), folder: tempfile::tempdir().unwrap() }
+        Self {
+            gitlab: Server::start(gitlab).unwrap().with_time_limit(TimeLimit::TEST),
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn path(&self, name: &str) -> String {

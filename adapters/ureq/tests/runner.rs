@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
+use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings, TimeLimit};
 use gitlab_runner_api_ureq::gitlab_runner_api::api::info::{Features, Info};
 use gitlab_runner_api_ureq::{
     Cancellation, Error, FailureReason, JobResult, LogOptions, Outcome, Registration, RunEvent, Runner, Secret,
@@ -16,12 +16,14 @@ use gitlab_runner_api_ureq::{
 const TOKEN: &str = "glrt-canary";
 const SECOND: Duration = Duration::from_secs(1);
 const QUICK: Duration = Duration::from_millis(50);
+/// No test waits for longer than this until GitLab has a result.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn server(settings: Settings) -> Server {
     let mut gitlab = Coordinator::new(settings);
     gitlab.add_runner(TOKEN);
     gitlab.set_registration_token("GR1348941canary");
-    Server::start(gitlab).unwrap()
+    Server::start(gitlab).unwrap().with_time_limit(TimeLimit::TEST)
 }
 
 /// A runner that does not make tests wait.
@@ -30,7 +32,9 @@ fn runner(server: &Server) -> Runner {
     let runner =
         Runner::register(&server.url(), TOKEN, Registration::new().with_info(info.clone())).unwrap().with_info(info);
     let runner = runner.with_log_header(false);
-    runner.configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
+    runner
+        .with_patience(PATIENCE)
+        .configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
 }
 
 fn queue(server: &Server, name: &str) -> u64 {

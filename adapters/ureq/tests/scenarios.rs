@@ -4,11 +4,14 @@ use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
+use gitlab_runner_api_testkit::TimeLimit;
 use gitlab_runner_api_testkit::scenarios::{self, Run, Step};
 use gitlab_runner_api_ureq::gitlab_runner_api::api::info::{Features, Info};
 use gitlab_runner_api_ureq::{Job, JobResult, Registration, Runner, Stop};
 
 const QUICK: Duration = Duration::from_millis(20);
+/// No test waits for longer than this until GitLab has a result.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn obey(mut job: Job, steps: Vec<Step>) {
     for step in steps {
@@ -24,11 +27,14 @@ fn obey(mut job: Job, steps: Vec<Step>) {
 }
 
 fn serve(run: &Run) {
+    // Of each scenario. The test kit tells a runner after 60 s that it is over.
+    let _limit = TimeLimit::start(TimeLimit::TEST);
     let info = Info::new("test", "1").with_features(Features::default().cancel_gracefully(true));
     let registration = Registration::new().with_info(info.clone());
     let runner = Runner::register(run.url(), Run::TOKEN, registration).unwrap().with_info(info).with_log_header(false);
-    let mut runner =
-        runner.configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK));
+    let mut runner = runner
+        .with_patience(PATIENCE)
+        .configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK));
     let stop = Stop::new();
     thread::scope(|scope| {
         scope.spawn(|| {

@@ -3,20 +3,24 @@
 use std::thread;
 use std::time::Duration;
 
-use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, Maintenance, NewJob, Server, Settings};
+use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, Maintenance, NewJob, Server, Settings, TimeLimit};
 use gitlab_runner_api_ureq::{Error, Registration, Runner, Stop};
 
 const QUICK: Duration = Duration::from_millis(50);
+/// No test waits for longer than this until GitLab has a result.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn server() -> Server {
     let mut gitlab = Coordinator::new(Settings::default());
     gitlab.add_runner("glrt-a");
-    Server::start(gitlab).unwrap()
+    Server::start(gitlab).unwrap().with_time_limit(TimeLimit::TEST)
 }
 
 fn runner(server: &Server) -> Runner {
     let runner = Runner::register(&server.url(), "glrt-a", Registration::new()).unwrap();
-    runner.configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
+    runner
+        .with_patience(PATIENCE)
+        .configure(|config| config.with_check_interval(QUICK).with_update_interval(QUICK).with_keep_alive(QUICK))
 }
 
 #[test]

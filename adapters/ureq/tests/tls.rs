@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use gitlab_runner_api_testkit::conformance::{self, Report};
-use gitlab_runner_api_testkit::{Coordinator, Proxy, Server, Settings, TlsFront};
+use gitlab_runner_api_testkit::{Coordinator, Proxy, Server, Settings, TimeLimit, TlsFront};
 use gitlab_runner_api_ureq::{Error, HttpOptions, Instance, Proxies, ProxyUrl, Registration, Transport};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
@@ -17,7 +17,7 @@ fn tls_front() -> (String, TlsFront) {
     let issuer = Issuer::new(params, key);
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    let front = TlsFront::start(&leaf.pem(), &key.serialize_pem()).unwrap();
+    let front = TlsFront::start(&leaf.pem(), &key.serialize_pem()).unwrap().with_time_limit(TimeLimit::TEST);
     (ca, front)
 }
 

@@ -3,7 +3,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Coordinator, NewJob, Server, Settings};
+use crate::{Coordinator, NewJob, Server, Settings, TimeLimit};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -49,7 +49,7 @@ impl Client {
 fn start(long_poll: Duration) -> Server {
     let mut gitlab = Coordinator::new(Settings::default().with(|settings| settings.long_poll = Some(long_poll)));
     gitlab.add_runner("glrt-fake");
-    Server::start(gitlab).expect("a server")
+    Server::start(gitlab).expect("a server").with_time_limit(TimeLimit::TEST)
 }
 
 fn eventually(server: &Server, holds: impl Fn(&Coordinator) -> bool) {

@@ -158,14 +158,14 @@ mod tests {
     use std::fs;
 
     use gitlab_runner_api::Cancellation;
-    use gitlab_runner_api_testkit::{Coordinator, Server as Gitlab, Settings};
+    use gitlab_runner_api_testkit::{Coordinator, Server as Gitlab, Settings, TimeLimit};
 
     use super::*;
 
     /// A machine that slept for so long that another took its job over says nothing more about it.
     #[test]
     fn a_job_whose_lease_was_lost_is_over_here() {
-        let gitlab = Gitlab::start(Coordinator::new(Settings::default())).unwrap();
+        let gitlab = Gitlab::start(Coordinator::new(Settings::default())).unwrap().with_time_limit(TimeLimit::TEST);
         let folder = tempfile::tempdir().unwrap();
         let stored = include_str!("../../../../tests/golden/job-record-1.json");
         let stored = stored.replace("https://gitlab.example.test", &gitlab.url());
