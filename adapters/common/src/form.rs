@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tempfile::NamedTempFile;
 
 use crate::error::FileError;
 
@@ -79,9 +80,9 @@ pub fn print(kind: &str, format: u32, content: &impl Serialize) -> String {
 /// What the operating system says.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = folder(path);
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&folder)?;
-    file.write_all(content)?;
-    file.write_all(b"\n")?;
+    let mut file = unfinished(&folder)?;
+    file.as_file_mut().write_all(content)?;
+    file.as_file_mut().write_all(b"\n")?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     sync_folder(&folder)
@@ -93,9 +94,9 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 ///
 /// [`io::ErrorKind::AlreadyExists`] if there is one, also if another machine was faster; what else the operating system says.
 pub fn create(path: &Path, content: impl FnOnce(&File) -> io::Result<Vec<u8>>) -> io::Result<File> {
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder(path))?;
+    let mut file = unfinished(&folder(path))?;
     let content = content(file.as_file())?;
-    file.write_all(&content)?;
+    file.as_file_mut().write_all(&content)?;
     file.as_file().sync_all()?;
     Ok(file.persist_noclobber(path)?)
 }
@@ -108,12 +109,26 @@ pub fn create(path: &Path, content: impl FnOnce(&File) -> io::Result<Vec<u8>>) -
 /// What the operating system says, or `may_i`.
 pub fn renew(path: &Path, may_i: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let folder = folder(path);
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&folder)?;
-    io::copy(&mut File::open(path)?, &mut file)?;
+    let mut file = unfinished(&folder)?;
+    io::copy(&mut File::open(path)?, file.as_file_mut())?;
     file.as_file().sync_all()?;
     may_i()?;
     file.persist(path)?;
     sync_folder(&folder)
+}
+
+/// A file that is not yet in its place, and that its owner alone can read. It is removed if it never comes there.
+///
+/// The error is the operating system's, without the name of this file. The file was chosen by us, so its name means nothing
+/// to the user, who gets the name of the file that was asked for. `tempfile_in`, and writing to a `NamedTempFile` but for its
+/// `as_file_mut`, would add the name.
+fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(UNFINISHED).make_in(folder, |path| {
+        let mut options = File::options();
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.read(true).write(true).create_new(true).open(path)
+    })
 }
 
 /// Makes a change of what is in a folder outlive a power cut.
@@ -136,7 +151,7 @@ pub fn check_writable(path: &Path) -> Result<(), FileError> {
         if path.is_dir() {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
-        tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder(path))?.close()
+        fs::remove_file(unfinished(&folder(path))?.path())
     };
     trial().map_err(|error| FileError::io(path, error))
 }
@@ -147,5 +162,41 @@ pub fn folder(path: &Path) -> PathBuf {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_file_that_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, missing) = (folder.path().join("file"), folder.path().join("none/runner.json"));
+        fs::write(&file, "").unwrap();
+        for path in [missing, file.join("runner.json")] {
+            let told = |error: io::Error| FileError::io(&path, error).to_string();
+            let content = |_: &File| Ok(Vec::new());
+            for told in [
+                write(&path, "runner", 1, &()).unwrap_err().to_string(),
+                check_writable(&path).unwrap_err().to_string(),
+                told(replace(&path, b"").unwrap_err()),
+                told(create(&path, content).unwrap_err()),
+                told(renew(&path, || Ok(())).unwrap_err()),
+            ] {
+                assert!(told.contains("runner.json: ") && told.contains("(os error "), "{told}");
+                assert!(!told.contains(UNFINISHED), "{told}");
+            }
+        }
+        // A folder cannot be replaced by a file.
+        let told = FileError::io(folder.path(), replace(folder.path(), b"").unwrap_err()).to_string();
+        assert!(!told.contains(UNFINISHED), "{told}");
+    }
+
+    #[test]
+    fn a_trial_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        check_writable(&folder.path().join("runner.json")).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }
