@@ -172,8 +172,11 @@ fn wrong_usage_is_told_in_one_sentence() {
         Command::new(env!("CARGO_BIN_EXE_simulated-gitlab")).args(words).output().expect("it runs")
     };
     for (words, code, why) in [
-        (&["--nonsense"][..], 2, "no option --nonsense"),
-        (&["word"], 2, "word"),
+        (&["--nonsense"][..], 2, "no such option"),
+        (&["--runner-tokn", "x"], 2, "no option --runner-tokn; did you mean --runner-token?"),
+        (&["--versoin"], 2, "did you mean --version?"),
+        (&["-x"], 2, "no option -x"),
+        (&["word"], 2, "a word that belongs to no option"),
         (&["--seed"], 2, "--seed needs a value"),
         (&["--seed", "x"], 2, "--seed needs a whole number"),
         (&["--listen", "here"], 2, "--listen needs an address"),
@@ -191,7 +194,49 @@ fn wrong_usage_is_told_in_one_sentence() {
     let sim = Sim::start(&[]);
     let taken = run(&["--listen", sim.told("url").strip_prefix("http://").unwrap()]);
     assert!(taken.status.code() == Some(1) && String::from_utf8_lossy(&taken.stderr).contains("cannot listen at"));
-    assert!(String::from_utf8(run(&["--help"]).stdout).unwrap().contains("Exit codes"));
+    for (words, told) in [
+        (&["--help"][..], "Exit codes"),
+        (&["-h"], "Exit codes"),
+        (&["--seed", "1", "--help"], "Exit codes"),
+        (&["--version"], concat!("simulated-gitlab ", env!("CARGO_PKG_VERSION"), "\n")),
+        (&["-V"], "simulated-gitlab "),
+    ] {
+        let output = run(words);
+        let out = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.code() == Some(0) && output.stderr.is_empty() && out.contains(told), "{words:?}: {out}");
+    }
+}
+
+/// A token may stand in any place of a command line that is wrong in some way, and is never shown.
+#[test]
+fn no_message_shows_a_token() {
+    let _limit = TimeLimit::start(TimeLimit::TEST);
+    for token in
+        ["glrt-canary0123456789", "GR1348941canary", "glpat-canary.01.x", "canary0123456789abcdef", "canary/+x=="]
+    {
+        let mut lines: Vec<Vec<String>> = vec![
+            vec![token.into()],
+            vec!["--".into(), token.into()],
+            vec![format!("-{token}x")],
+            vec![format!("--{token}")],
+            vec![format!("--{token}=1")],
+            vec![format!("--help-me={token}")],
+            vec!["--runner-token".into(), token.into(), token.into()],
+            vec!["--runner-tokn".into(), token.into()],
+            vec![format!("--runner-tokn={token}")],
+            vec!["--runner-token".into(), token.into(), "--access-token".into()],
+        ];
+        for option in ["listen", "jobs", "seed", "fault", "update-interval", "long-poll", "two-phase-commit"] {
+            lines.push(vec![format!("--{option}"), token.into()]);
+            lines.push(vec![format!("--{option}={token}")]);
+        }
+        for line in lines {
+            let output = Command::new(env!("CARGO_BIN_EXE_simulated-gitlab")).args(&line).output().expect("it runs");
+            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(!out.contains("canary") && !err.contains("canary"), "{line:?}: {out} {err}");
+            assert!(matches!(output.status.code(), Some(1 | 2)) && err.lines().count() == 1, "{line:?}: {out} {err}");
+        }
+    }
 }
 
 #[test]

@@ -32,6 +32,8 @@ A simulated GitLab, for testing runners in any language.
   --two-phase-commit S      only lends a job, until the runner says that it runs; one that is not accepted within S seconds
                             is handed out again (GitLab: 120)
 
+  --help, --version         print this text, or the version, on standard output
+
 When it is ready it prints one line of JSON: url, registration_token, runner_token, access_token. SIGTERM and SIGINT end
 it. Jobs are queued and looked at below URL/_sim/, and seen at URL/ in a browser.
 
@@ -68,8 +70,29 @@ struct Options {
     two_phase_commit: Option<Duration>,
 }
 
-/// The command line; none if only help was wanted.
-fn options() -> Result<Option<Options>, Failure> {
+/// What the command line asks for.
+enum Wanted {
+    Help,
+    Version,
+    Serve(Box<Options>),
+}
+
+/// All options that take a value.
+const OPTIONS: [&str; 11] = [
+    "listen",
+    "registration-token",
+    "runner-token",
+    "access-token",
+    "jobs",
+    "report",
+    "seed",
+    "fault",
+    "update-interval",
+    "long-poll",
+    "two-phase-commit",
+];
+
+fn options() -> Result<Wanted, Failure> {
     let mut options = Options {
         listen: SocketAddr::from(([127, 0, 0, 1], 8929)),
         registration_token: None,
@@ -84,22 +107,20 @@ fn options() -> Result<Option<Options>, Failure> {
         two_phase_commit: None,
     };
     let mut parser = lexopt::Parser::from_env();
-    while let Some(argument) = parser.next().map_err(usage)? {
-        let Long(name) = argument else {
-            return match argument {
-                Short('h') => Ok(None),
-                other => Err(usage(other.unexpected())),
-            };
+    // What lexopt says of a word that it does not expect quotes that word, which may be a token.
+    while let Some(argument) = parser.next().map_err(|_| usage("an option has a value and takes none"))? {
+        let name = match argument {
+            Short('h') => return Ok(Wanted::Help),
+            Short('V') => return Ok(Wanted::Version),
+            Short(letter) => return Err(usage(format!("there is no option -{letter}"))),
+            Value(_) => return Err(usage("there is a word that belongs to no option")),
+            Long(name) => name.to_owned(),
         };
-        let name = name.to_owned();
-        if name == "help" {
-            return Ok(None);
-        }
-        let known = ["listen", "registration-token", "runner-token", "access-token", "jobs", "report", "seed", "fault"];
-        if !known.contains(&name.as_str())
-            && !["update-interval", "long-poll", "two-phase-commit"].contains(&name.as_str())
-        {
-            return Err(usage(format!("there is no option --{name}")));
+        match name.as_str() {
+            "help" => return Ok(Wanted::Help),
+            "version" => return Ok(Wanted::Version),
+            name if OPTIONS.contains(&name) => {}
+            name => return Err(unknown_option(name)),
         }
         let value = parser.value().map_err(|_| usage(format!("--{name} needs a value")))?;
         let text = value.to_str().ok_or_else(|| usage(format!("the value of --{name} is not text")))?.to_owned();
@@ -124,13 +145,57 @@ fn options() -> Result<Option<Options>, Failure> {
             }
         }
     }
-    Ok(Some(options))
+    Ok(Wanted::Serve(Box::new(options)))
+}
+
+/// An option that is misspelt, or a token that was given as one. It is shown only if it is close to an option.
+fn unknown_option(name: &str) -> Failure {
+    let known = OPTIONS.into_iter().chain(["help", "version"]).map(|known| (distance(name, known), known));
+    // Two mistakes, but no more than one in three letters.
+    match known.filter(|(far, known)| *far <= 2.min(known.len() / 3)).min() {
+        Some((_, known)) => usage(format!("there is no option --{name}; did you mean --{known}?")),
+        None => usage("there is no such option; it is not shown, because it may be a token"),
+    }
+}
+
+/// How many letters must be inserted, removed or replaced to make one word of the other (Levenshtein's distance).
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    // The distances of the part of `from` that was looked at to each beginning of `to`.
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (index, letter) in from.chars().enumerate() {
+        let mut next = vec![index + 1];
+        for (at, other) in to.iter().enumerate() {
+            let replaced = row[at] + usize::from(letter != *other);
+            next.push(replaced.min(row[at + 1] + 1).min(next[at] + 1));
+        }
+        row = next;
+    }
+    row[to.len()]
+}
+
+/// How a message calls a file: by its name, if that cannot be a token that was given in its place.
+fn shown(file: &Path, option: &str) -> String {
+    let name = file.display().to_string();
+    let is_token = ["GR1348941", "glrt-", "glpat-"].iter().any(|prefix| name.contains(prefix));
+    let is_file = file.extension().is_some_and(|extension| extension == "json") || file.exists();
+    if is_file && !is_token {
+        return name;
+    }
+    format!("the file given as {option} (its name is not shown, because it may be a token)")
 }
 
 fn run() -> Result<(), Failure> {
-    let Some(options) = options()? else {
-        _ = writeln!(std::io::stdout(), "{USAGE}");
-        return Ok(());
+    let options = match options()? {
+        Wanted::Serve(options) => options,
+        Wanted::Help => {
+            _ = writeln!(std::io::stdout(), "{USAGE}");
+            return Ok(());
+        }
+        Wanted::Version => {
+            _ = writeln!(std::io::stdout(), "simulated-gitlab {}", env!("CARGO_PKG_VERSION"));
+            return Ok(());
+        }
     };
     let mut dice = Dice::new(options.seed);
     let mut token =
@@ -169,14 +234,14 @@ fn run() -> Result<(), Failure> {
     if let Some(path) = options.report {
         let report = server.with(|gitlab, _| sim::report(gitlab));
         fs::write(&path, format!("{report:#}\n"))
-            .map_err(|error| Failure(1, format!("{}: {error}", path.display())))?;
+            .map_err(|error| Failure(1, format!("{}: {error}", shown(&path, "--report"))))?;
     }
     Ok(())
 }
 
 /// The jobs of a file, or of all files of a folder.
 fn jobs(path: &Path) -> Result<Vec<gitlab_runner_api_testkit::NewJob>, Failure> {
-    let failed = |why: &dyn std::fmt::Display| Failure(1, format!("{}: {why}", path.display()));
+    let failed = |why: &dyn std::fmt::Display| Failure(1, format!("{}: {why}", shown(path, "--jobs")));
     if path.is_dir() {
         let entries = fs::read_dir(path).map_err(|error| failed(&error))?;
         let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
