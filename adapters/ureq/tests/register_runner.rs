@@ -148,7 +148,8 @@ fn tokens_come_from_a_file_the_environment_or_standard_input() {
     let ran = desk.run_with(&["URL", "c.json", "--token-file", "-"], &[], REGISTRATION);
     ran.succeeded("URL: Successfully registered runner 4");
     desk.run(&["URL", "d.json"]).failed(2, &["GITLAB_RUNNER_TOKEN"]);
-    desk.run(&["URL", "d.json", "--token-file", "none"]).failed(5, &["none: "]);
+    desk.run(&["URL", "d.json", "--token-file", "none"]).failed(5, &["the file given as --token-file", "No such file"]);
+    desk.run(&["URL", "d.json", "--token-file", "none.txt"]).failed(5, &["none.txt: "]);
     desk.run(&["URL", "x", "d.json", "--token-file", "token"]).failed(2, &["not both"]);
 }
 
@@ -222,7 +223,9 @@ fn no_file_is_lost_and_no_runner_made_without_a_place() {
     fs::write(desk.path("old.json"), "precious").unwrap();
     desk.run(&["URL", REGISTRATION, "old.json"]).failed(5, &["old.json exists", "--overwrite"]);
     assert_eq!(fs::read_to_string(desk.path("old.json")).unwrap(), "precious");
-    desk.run(&["URL", REGISTRATION, "none/my.json"]).failed(5, &["none/my.json", "see that the folder exists"]);
+    let ran = desk.run(&["URL", REGISTRATION, "none/my.json"]);
+    ran.failed(5, &["register-runner: none/my.json: No such file", "see that the folder exists"]);
+    assert!(!ran.err.contains(".runner-"), "a temporary file is named: {}", ran.err);
     desk.run(&["URL", REGISTRATION, "my.txt"]).failed(2, &["must end in .json"]);
     fs::create_dir(desk.path("folder.json")).unwrap();
     desk.run(&["URL", REGISTRATION, "folder.json", "--overwrite"]).failed(5, &["folder.json"]);
@@ -237,7 +240,8 @@ fn wrong_usage_is_told_in_one_sentence() {
         (&["URL"][..], "are needed"),
         (&[], "are needed"),
         (&["URL", "t", "f.json", "more"], "are needed"),
-        (&["--nonsense"], "no option --nonsense"),
+        (&["--nonsense"], "no such option (word 1)"),
+        (&["URL", "t", "f.json", "--nonsense=1"], "no such option (word 4)"),
         (&["-x"], "no option -x"),
         (&["URL", "t", "f.json", "--maximum-timeout", "1h"], "--maximum-timeout needs a whole number"),
         (&["URL", "t", "f.json", "--maximum-timeout"], "--maximum-timeout needs a value"),
@@ -260,12 +264,182 @@ fn wrong_usage_is_told_in_one_sentence() {
         assert_eq!(ran.code, 2, "{words:?}: {}", ran.err);
         ran.failed(2, &[told]);
     }
-    let help = desk.run(&["--help"]);
-    assert!(help.code == 0 && help.out.contains("Exit codes") && help.err.is_empty());
-    assert!(desk.run(&["--version"]).out.starts_with("register-runner "));
     desk.run(&["verify", "none.json"]).failed(5, &["none.json"]);
     fs::write(desk.path("bad.json"), "{").unwrap();
     desk.run(&["verify", "bad.json"]).failed(5, &["bad.json", "not changed"]);
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let desk = Desk::new();
+    for words in [&["--help"][..], &["-h"], &["verify", "--help"], &["URL", "t", "f.json", "--help"]] {
+        let help = desk.run(words);
+        assert!(help.code == 0 && help.err.is_empty(), "{words:?}: {}", help.err);
+        assert!(help.out.contains("register-runner verify FILE.json") && help.out.contains("Exit codes"), "{words:?}");
+    }
+    for words in [&["--version"][..], &["-V"], &["verify", "--version"]] {
+        desk.run(words).succeeded(concat!("register-runner ", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn a_misspelt_word_is_told_what_it_was_meant_to_be() {
+    let desk = Desk::new();
+    for (words, told) in [
+        (&["verfy", "f.json"][..], "no verb verfy; did you mean verify?"),
+        (&["Verify", "f.json"], "did you mean verify?"),
+        (&["unregistr", "f.json"], "did you mean unregister?"),
+        (&["un-register", "f.json"], "did you mean unregister?"),
+        (&["reset_token", "f.json"], "did you mean reset-token?"),
+        (&["convrt", "a", "b"], "did you mean convert?"),
+        (&["register", "URL", "t", "f.json"], "to register takes no verb"),
+        (&["regster", "URL", "t", "f.json"], "to register takes no verb"),
+        (&["help"], "did you mean --help?"),
+        (&["gitlab.example.com", "t", "f.json"], "neither a verb nor a URL such as https://gitlab.example.com"),
+        (&["URL", "t", "f.json", "--descripton", "x"], "no option --descripton; did you mean --description?"),
+        (&["URL", "t", "f.json", "--tag-lists", "x"], "did you mean --tag-list?"),
+        (&["unregister", "f.json", "--al"], "did you mean --all?"),
+        (&["URL", "f.json", "--token", "x"], "no option --token: give URL, TOKEN and FILE.json in this order"),
+    ] {
+        desk.run(words).failed(2, &[told]);
+    }
+}
+
+/// Each kind of token in the place of another.
+#[test]
+fn a_token_of_another_kind_is_told_what_it_is() {
+    let desk = Desk::new();
+    let user = ["personal access token (glpat-)", "--access-token", "--runner-type, --group-id or --project-id"];
+    desk.run(&["URL", "glpat-canary", "f.json"]).failed(2, &[&["TOKEN is a"], &user[..]].concat());
+    fs::write(desk.path("token"), "glpat-canary\n").unwrap();
+    let ran = desk.run(&["URL", "f.json", "--token-file", "token"]);
+    ran.failed(2, &[&["the content of --token-file is a"], &user[..]].concat());
+    let ran = desk.run_with(&["URL", "f.json"], &[("GITLAB_RUNNER_TOKEN", "glpat-canary")], "");
+    ran.failed(2, &[&["GITLAB_RUNNER_TOKEN is a"], &user[..]].concat());
+    for (token, kind) in [("glcbt-canary", "of a job (glcbt-)"), ("gldt-canary", "a deploy token (gldt-)")] {
+        desk.run(&["URL", token, "f.json"]).failed(2, &[kind, "makes no runner"]);
+    }
+    let create = ["URL", "f.json", "--project-id", "1", "--access-token"];
+    for (token, kind) in [(CREATED, "of a runner (glrt-)"), (REGISTRATION, "a registration token (GR1348941)")] {
+        let ran = desk.run(&[&create[..], &[token]].concat());
+        ran.failed(2, &["--access-token is", kind, "a user's personal access token (glpat-) is needed"]);
+    }
+    assert_eq!(desk.runners(), 1);
+}
+
+#[test]
+fn a_token_in_the_place_of_a_file_is_told() {
+    let desk = Desk::new();
+    for (words, told) in [
+        (&["URL", CREATED][..], "FILE.json is missing"),
+        (&["URL", "my.json", CREATED], "TOKEN comes before it"),
+        (&["URL", "t", CREATED], "must end in .json"),
+        (&["verify", CREATED], "a token was given where the name of a file belongs"),
+        (&["unregister", CREATED, "--all"], "a token was given where the name of a file belongs"),
+        (&["reset-token", CREATED], "a token was given where the name of a file belongs"),
+        (&["convert", "old.json", CREATED], "a token was given where the name of a file belongs"),
+        (&["URL", "my.json", "--token-file", CREATED], "--token-file takes the name of a file that holds the token"),
+        (&["URL", "my.json", "--project-id", "1", "--access-token-file", "glpat-canary"], "--access-token-file takes"),
+        (&["https://glrt-canary", "t", "my.json"], "a token in the URL"),
+        (&["URL", "t", "my.json", "--proxy", "glrt-canary"], "a token in the address of the proxy"),
+    ] {
+        desk.run(words).failed(2, &[told]);
+    }
+    // Where no prefix shows what it is.
+    desk.run(&["verify", "canary0123456789"])
+        .failed(5, &["the file given as FILE (its name is not shown", "not found"]);
+}
+
+/// Every word of a good command line replaced by a token, and a token before and after each; each word left out; each option
+/// with a token as its value, and a token as an option. [`Desk::run_with`] asserts that it shows nowhere.
+#[test]
+fn a_token_shows_in_no_message_wherever_it_stands() {
+    const COMMANDS: &[&[&str]] = &[
+        &["URL", "TOKEN", "a.json"],
+        &["URL", "b.json", "--token-file", "token"],
+        &["URL", "c.json", "--access-token", "TOKEN", "--project-id", "7"],
+        &["URL", "d.json", "--access-token-file", "token", "--runner-type", "instance"],
+        &["verify", "e.json"],
+        &["unregister", "e.json", "--all"],
+        &["reset-token", "e.json", "--access-token", "TOKEN"],
+        &["convert", "old.json", "new.json"],
+    ];
+    let desk = Desk::new();
+    // Refused as long as it is no runner's: nothing is to be made here.
+    desk.gitlab.with(|gitlab, _| {
+        (gitlab.settings_mut().registration_allowed, gitlab.settings_mut().creation_allowed) = (false, false)
+    });
+    fs::write(desk.path("token"), "glrt-canary-of-nobody").unwrap();
+    fs::write(desk.path("e.json"), "{\"kind\":\"runner\",\"format\":1,\"token\":\"glrt-canary\"}").unwrap();
+    let help = desk.run(&["--help"]).out;
+    let word = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+    let options: std::collections::BTreeSet<&str> =
+        help.split(word).filter(|word| word.starts_with("--") && word.len() > 2).collect();
+    assert!(options.len() > 25, "{options:?}");
+
+    let tokens =
+        ["glrt-canary0123456789.01.ab", "GR1348941canary", "glpat-canary", "canary0123456789abcdef", "canary/0123+=="];
+    let mut lines: std::collections::BTreeSet<Vec<String>> = std::collections::BTreeSet::new();
+    for (number, token) in tokens.into_iter().enumerate() {
+        for command in COMMANDS {
+            let command: Vec<String> =
+                command.iter().map(|word| if *word == "TOKEN" { token } else { word }.to_owned()).collect();
+            lines.insert(command.clone());
+            for at in 0..=command.len() {
+                let strange = [token.to_owned(), format!("--{token}"), format!("--{token}=x"), format!("-{token}")];
+                // All forms with each token would be thousands of processes. Each form is in each place with some token.
+                let form = strange[(at + number) % strange.len()].clone();
+                let mut line = command.clone();
+                line.insert(at, form.clone());
+                lines.insert(line);
+                if at < command.len() {
+                    let (mut replaced, mut missing) = (command.clone(), command.clone());
+                    replaced[at] = token.to_owned();
+                    missing.remove(at);
+                    lines.extend([replaced, missing]);
+                }
+            }
+        }
+        for option in options.iter().skip(number % 2).step_by(2) {
+            let base = ["URL".to_owned(), "f.json".to_owned()];
+            lines.insert([&base[..], &[(*option).to_owned(), token.to_owned()]].concat());
+            lines.insert([&base[..], &[format!("{option}={token}")]].concat());
+            lines.insert([&base[..], &[format!("{option}x={token}")]].concat());
+        }
+        let url = desk.gitlab.url();
+        for url in [
+            format!("https://{token}"),
+            format!("{token}://x"),
+            format!("{url}/{token}"),
+            format!("{url}/?private_token={token}"),
+            url.replace("://", &format!("://oauth2:{token}@")),
+        ] {
+            lines.insert(vec![url.clone(), token.to_owned(), "g.json".to_owned()]);
+            lines.insert(vec![url, token.to_owned()]);
+        }
+    }
+    for (number, line) in lines.iter().enumerate() {
+        let mut words: Vec<&str> = line.iter().map(String::as_str).collect();
+        // A name server is not to be waited for.
+        if !words.iter().any(|word| word.contains("proxy")) {
+            words.push("--no-proxy");
+        }
+        let is_json = number % 2 == 1;
+        if is_json {
+            words.extend(["--output", "json"]);
+        }
+        let token = tokens[number % tokens.len()];
+        let ran = desk.run_with(&words, &[("GITLAB_RUNNER_TOKEN", token), ("GITLAB_ACCESS_TOKEN", token)], token);
+        assert!((0..=6).contains(&ran.code), "{words:?}: {} {}", ran.code, ran.err);
+        assert!(
+            ran.out.lines().count() + ran.err.lines().count() == 1 || ran.code == 0,
+            "{words:?}: {} {}",
+            ran.out,
+            ran.err
+        );
+    }
+    println!("{} command lines", lines.len());
+    assert!(lines.len() > 400);
 }
 
 #[test]

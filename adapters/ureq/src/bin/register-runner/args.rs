@@ -13,6 +13,7 @@ use gitlab_runner_api_ureq::{HttpOptions, Proxies, ProxyUrl, Registration, Runne
 use lexopt::prelude::*;
 
 use crate::failure::Failure;
+use crate::words::{closest, has_token, kind_of, shown};
 
 pub(crate) const USAGE: &str = "\
 Makes a runner of this machine and keeps it in a file.
@@ -52,7 +53,7 @@ Connection
 Other
   --overwrite             replace FILE.json (or NEW.json) if it exists; the token in it is lost
   --output text|json      one JSON object on standard output, also for errors
-  --help, --version
+  --help, --version       print this text, or the version, on standard output
 
 Exit codes: 0 done; 1 something else failed; 2 wrong usage; 3 GitLab refused the token or the user; 4 GitLab could not be
 reached, or did not answer as GitLab does; 5 a file cannot be read or written; 6 it is not known whether GitLab carried it
@@ -109,15 +110,15 @@ impl TransportArgs {
     pub(crate) fn build(&self) -> Result<Transport, Failure> {
         let mut options = HttpOptions::new();
         match (&self.ca_file, self.ca_only) {
-            (Some(file), true) => options = options.with_only_ca(read(file)?),
-            (Some(file), false) => options = options.with_ca(read(file)?),
+            (Some(file), true) => options = options.with_only_ca(read(file, "--ca-file")?),
+            (Some(file), false) => options = options.with_ca(read(file, "--ca-file")?),
             (None, true) => return Err(Failure::usage("--ca-only needs --ca-file")),
             (None, false) => {}
         }
         match &self.client {
             (Some(chain), Some(key)) => {
-                let key = String::from_utf8_lossy(&read(key)?).into_owned();
-                options = options.with_client_certificate(read(chain)?, Secret::new(key));
+                let key = String::from_utf8_lossy(&read(key, "--client-key")?).into_owned();
+                options = options.with_client_certificate(read(chain, "--client-cert")?, Secret::new(key));
             }
             (None, None) => {}
             _ => return Err(Failure::usage("--client-cert and --client-key belong together")),
@@ -170,9 +171,11 @@ impl Args {
 impl Given {
     /// Takes each argument; false if help was wanted.
     fn parse(&mut self, mut parser: lexopt::Parser) -> Result<bool, Failure> {
-        while let Some(argument) = parser.next().map_err(Failure::usage)? {
+        // What lexopt says of a word that it does not expect quotes that word, which may be a token.
+        while let Some(argument) = parser.next().map_err(|_| Failure::usage("an option has a value and takes none"))? {
             let name = match argument {
                 Short('h') => return Ok(false),
+                Short('V') => show_version(),
                 Value(word) => {
                     self.words.push(word);
                     continue;
@@ -180,16 +183,13 @@ impl Given {
                 Short(letter) => return Err(Failure::usage(format!("there is no option -{letter}"))),
                 Long(name) => name.to_owned(),
             };
-            if name == "help" {
-                return Ok(false);
-            }
-            if name == "version" {
-                use std::io::Write;
-                _ = writeln!(std::io::stdout(), "register-runner {}", env!("CARGO_PKG_VERSION"));
-                std::process::exit(0);
+            match name.as_str() {
+                "help" => return Ok(false),
+                "version" => show_version(),
+                _ => {}
             }
             if !(self.attribute(&name, &mut parser)? || self.option(&name, &mut parser)?) {
-                return Err(Failure::usage(format!("there is no option --{name}")));
+                return Err(unknown_option(&name));
             }
         }
         Ok(true)
@@ -242,7 +242,14 @@ impl Given {
             "ca-only" => self.transport.ca_only = flag(name, parser)?,
             "client-cert" => self.transport.client.0 = Some(path(name, parser)?),
             "client-key" => self.transport.client.1 = Some(path(name, parser)?),
-            "proxy" => self.transport.proxy = Some(text(name, parser)?),
+            "proxy" => {
+                let proxy = text(name, parser)?;
+                // It would be looked up as the name of a host, and so be told to name servers.
+                if has_token(&proxy) {
+                    return Err(Failure::usage("there is a token in the address of the proxy"));
+                }
+                self.transport.proxy = Some(proxy);
+            }
             "no-proxy" => self.transport.no_proxy = flag(name, parser)?,
             "output" => {
                 self.output = match text(name, parser)?.as_str() {
@@ -270,7 +277,8 @@ impl Given {
                 let user = self.user_token(false)?;
                 Action::ResetToken { file: self.only_file(rest)?, user }
             }
-            Some(url) => self.register(url.to_owned(), rest)?,
+            Some(url) if url.contains("://") => self.register(url.to_owned(), rest)?,
+            Some(word) => return Err(unknown_verb(word)),
             None => return Err(Failure::usage("the URL is not text")),
         };
         Ok(Args { action, transport: self.transport, output: self.output })
@@ -304,6 +312,9 @@ impl Given {
             return Err(Failure::usage(format!("{what} cannot be given here")));
         }
         let files: Vec<PathBuf> = words.into_iter().map(PathBuf::from).collect();
+        if files.iter().any(|file| is_token(file)) {
+            return Err(Failure::usage(format!("a token was given where the name of a file belongs: {wanted}")));
+        }
         files.try_into().map_err(|_| Failure::usage(wanted))
     }
 
@@ -316,16 +327,11 @@ impl Given {
             || self.runner_type.is_some()
             || self.group.is_some()
             || self.project.is_some();
-        let mut words = words.into_iter();
-        let (token, file) = match (words.next(), words.next(), words.next()) {
-            (Some(token), Some(file), None) => (Some(token), file),
-            (Some(file), None, None) => (None, file),
-            _ => return Err(Failure::usage("URL, TOKEN and FILE.json are needed")),
-        };
-        let token = token.map(|token| token.into_string().map_err(|_| Failure::usage("the TOKEN is not text")));
-        let file = PathBuf::from(file);
-        check_name(&file)?;
-        let credential = match (token.transpose()?, self.token_file.take(), wants_user) {
+        if has_token(&url) {
+            return Err(Failure::usage("there is a token in the URL; TOKEN stands behind it"));
+        }
+        let (token, file) = token_and_file(words)?;
+        let credential = match (token, self.token_file.take(), wants_user) {
             (None, None, true) => {
                 let runner_type = self.runner_type()?;
                 let user = self.user_token(true)?.ok_or_else(|| {
@@ -335,11 +341,16 @@ impl Given {
             }
             (_, _, true) => return Err(Failure::usage("give a runner's TOKEN or a personal access token, not both")),
             (Some(_), Some(_), _) => return Err(Failure::usage("give TOKEN or --token-file, not both")),
-            (Some(token), None, _) => Credential::Runner(token),
-            (None, Some(file), _) => Credential::Runner(text_of(&file)?),
-            (None, None, _) => Credential::Runner(env::var("GITLAB_RUNNER_TOKEN").map_err(|_| {
-                Failure::usage("a TOKEN is needed: as an argument, --token-file or GITLAB_RUNNER_TOKEN")
-            })?),
+            (Some(token), None, _) => Credential::Runner(runner_token(token, "TOKEN")?),
+            (None, Some(file), _) => {
+                Credential::Runner(runner_token(text_of(&file, "--token-file")?, "the content of --token-file")?)
+            }
+            (None, None, _) => {
+                let token = env::var("GITLAB_RUNNER_TOKEN").map_err(|_| {
+                    Failure::usage("a TOKEN is needed: as an argument, --token-file or GITLAB_RUNNER_TOKEN")
+                })?;
+                Credential::Runner(runner_token(token, "GITLAB_RUNNER_TOKEN")?)
+            }
         };
         let registration = Box::new(std::mem::take(&mut self.registration));
         Ok(Action::Register { url, credential, file, registration, overwrite: self.overwrite })
@@ -360,27 +371,156 @@ impl Given {
             (Some(_), Some(_)) => {
                 return Err(Failure::usage("give --access-token or --access-token-file, not both"));
             }
-            (Some(token), None) => Some(token),
-            (None, Some(file)) => Some(text_of(&file)?),
-            (None, None) if from_env => env::var("GITLAB_ACCESS_TOKEN").ok(),
+            (Some(token), None) => Some((token, "--access-token")),
+            (None, Some(file)) => Some((text_of(&file, "--access-token-file")?, "the content of --access-token-file")),
+            (None, None) if from_env => {
+                env::var("GITLAB_ACCESS_TOKEN").ok().map(|token| (token, "GITLAB_ACCESS_TOKEN"))
+            }
             (None, None) => None,
         };
+        let given = given.map(|(token, place)| access_token(token, place)).transpose()?;
         Ok(given.map(PersonalAccessToken::new).transpose().map_err(gitlab_runner_api_ureq::Error::from)?)
+    }
+}
+
+/// The words of a registration behind the URL: `[TOKEN] FILE.json`.
+fn token_and_file(words: Vec<OsString>) -> Result<(Option<String>, PathBuf), Failure> {
+    let mut words = words.into_iter();
+    let (token, file) = match (words.next(), words.next(), words.next()) {
+        (Some(token), Some(file), None) => (Some(token), PathBuf::from(file)),
+        (Some(file), None, None) => (None, PathBuf::from(file)),
+        _ => return Err(Failure::usage("URL, TOKEN and FILE.json are needed")),
+    };
+    match &token {
+        _ if is_json(&file) => {}
+        // The only word is the token of somebody who forgot the file, more often than a file.
+        None => return Err(Failure::usage("FILE.json is missing, or its name does not end in .json")),
+        Some(token) if is_json(Path::new(token)) => {
+            return Err(Failure::usage("FILE.json must end in .json, and TOKEN comes before it"));
+        }
+        Some(_) => check_name(&file)?,
+    }
+    let token = token.map(|token| token.into_string().map_err(|_| Failure::usage("the TOKEN is not text")));
+    Ok((token.transpose()?, file))
+}
+
+/// The verbs, and what is often taken for one.
+const VERBS: [&str; 7] = ["verify", "unregister", "reset-token", "convert", "register", "help", "version"];
+
+/// What is no verb, and no URL either.
+fn unknown_verb(word: &str) -> Failure {
+    match closest(word, VERBS) {
+        // It has no verb of its own, and is close to `unregister`, which is not what was meant.
+        Some("register") => Failure::usage("to register takes no verb: give URL, TOKEN and FILE.json"),
+        Some(option @ ("help" | "version")) => {
+            Failure::usage(format!("there is no verb {word}; did you mean --{option}?"))
+        }
+        Some(verb) => Failure::usage(format!("there is no verb {word}; did you mean {verb}?")),
+        None => Failure::usage("the first word is neither a verb nor a URL such as https://gitlab.example.com"),
+    }
+}
+
+/// All options with a name.
+const OPTIONS: [&str; 29] = [
+    "token-file",
+    "access-token",
+    "access-token-file",
+    "runner-type",
+    "group-id",
+    "project-id",
+    "description",
+    "maintenance-note",
+    "tag-list",
+    "maximum-timeout",
+    "access-level",
+    "locked",
+    "paused",
+    "run-untagged",
+    "name",
+    "runner-version",
+    "revision",
+    "executor",
+    "ca-file",
+    "ca-only",
+    "client-cert",
+    "client-key",
+    "proxy",
+    "no-proxy",
+    "overwrite",
+    "all",
+    "output",
+    "help",
+    "version",
+];
+
+fn unknown_option(name: &str) -> Failure {
+    // What GitLab's own runner calls them.
+    if ["token", "registration-token", "url"].contains(&name) {
+        return Failure::usage(format!("there is no option --{name}: give URL, TOKEN and FILE.json in this order"));
+    }
+    match closest(name, OPTIONS) {
+        Some(option) => Failure::usage(format!("there is no option --{name}; did you mean --{option}?")),
+        None => {
+            let is_it = |word: OsString| {
+                let word = word.to_string_lossy().into_owned();
+                word.strip_prefix("--").is_some_and(|word| word.split('=').next() == Some(name))
+            };
+            let place =
+                env::args_os().skip(1).position(is_it).map_or(String::new(), |at| format!(" (word {})", at + 1));
+            Failure::usage(format!("there is no such option{place}; it is not shown, because it may be a token"))
+        }
+    }
+}
+
+fn show_version() -> ! {
+    use std::io::Write;
+    _ = writeln!(std::io::stdout(), "register-runner {}", env!("CARGO_PKG_VERSION"));
+    std::process::exit(0);
+}
+
+/// Whether a token is in the place of a file. A file of such a name is a file.
+fn is_token(file: &Path) -> bool {
+    has_token(&file.to_string_lossy()) && !file.exists()
+}
+
+/// A token that makes a runner, or is a runner's already.
+fn runner_token(token: String, place: &str) -> Result<String, Failure> {
+    match kind_of(&token) {
+        None | Some(("glrt-" | "glrtr-" | "GR1348941", _)) => Ok(token),
+        Some((prefix @ "glpat-", kind)) => Err(Failure::usage(format!(
+            "{place} is {kind} ({prefix}): give it with --access-token or --access-token-file, and say with \
+             --runner-type, --group-id or --project-id which runner is to be created"
+        ))),
+        Some((prefix, kind)) => Err(Failure::usage(format!(
+            "{place} is {kind} ({prefix}), which makes no runner; create a runner in GitLab, and use its glrt- token"
+        ))),
+    }
+}
+
+/// A token that acts for a user.
+fn access_token(token: String, place: &str) -> Result<String, Failure> {
+    match kind_of(&token) {
+        None | Some(("glpat-", _)) => Ok(token),
+        Some((prefix, kind)) => Err(Failure::usage(format!(
+            "{place} is {kind} ({prefix}), and a user's personal access token (glpat-) is needed there"
+        ))),
     }
 }
 
 /// Runner files are JSON, and say so.
 pub(crate) fn check_name(file: &Path) -> Result<(), Failure> {
-    if file.extension().is_none_or(|extension| extension != "json") {
-        return Err(Failure::usage(format!("the name of the file must end in .json, not {}", file.display())));
-    }
-    Ok(())
+    if is_json(file) { Ok(()) } else { Err(Failure::usage("the name of the file for the runner must end in .json")) }
+}
+
+fn is_json(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "json")
 }
 
 /// Whether a runner may be kept there. Asked before GitLab is, so that no token is made that has no place.
 pub(crate) fn check_free(file: &Path, overwrite: bool) -> Result<(), Failure> {
     if file.exists() && !overwrite {
-        let text = format!("{} exists, and may hold the only copy of a token; --overwrite replaces it", file.display());
+        let file = shown(file, "FILE.json");
+        let text = format!("{file} exists, and may hold the only copy of a token; --overwrite replaces it");
         return Err(Failure::file(text));
     }
     Ok(Runner::check_writable(file)?)
@@ -409,18 +549,23 @@ fn flag(name: &str, parser: &mut lexopt::Parser) -> Result<bool, Failure> {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(file).map_err(|error| Failure::file(format!("{}: {error}", file.display())))
+/// The content of a file that was given in this place of the command line.
+fn read(file: &Path, place: &str) -> Result<Vec<u8>, Failure> {
+    fs::read(file).map_err(|error| Failure::file(format!("{}: {error}", shown(file, place))))
 }
 
-pub(crate) fn text_in(file: &Path) -> Result<String, Failure> {
-    String::from_utf8(read(file)?).map_err(|_| Failure::file(format!("{} is not text", file.display())))
+pub(crate) fn text_in(file: &Path, place: &str) -> Result<String, Failure> {
+    let is_no_text = |_| Failure::file(format!("{} is not text", shown(file, place)));
+    String::from_utf8(read(file, place)?).map_err(is_no_text)
 }
 
 /// A token from a file, or from standard input.
-fn text_of(file: &Path) -> Result<String, Failure> {
+fn text_of(file: &Path, option: &str) -> Result<String, Failure> {
+    if is_token(file) {
+        return Err(Failure::usage(format!("{option} takes the name of a file that holds the token, not the token")));
+    }
     if file.as_os_str() != "-" {
-        return text_in(file);
+        return text_in(file, option);
     }
     let mut text = String::new();
     let read = std::io::stdin().read_to_string(&mut text);

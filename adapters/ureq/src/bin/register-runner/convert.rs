@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 
 use crate::args::{check_free, check_name, text_in};
 use crate::failure::Failure;
+use crate::words::shown;
 use crate::{Done, done};
 
 pub(crate) fn convert(old: &Path, new: &Path, overwrite: bool) -> Result<Done, Failure> {
-    let text = text_in(old)?;
+    let text = text_in(old, "OLD")?;
     if old.canonicalize().is_ok_and(|old| new.canonicalize().is_ok_and(|new| old == new)) {
-        let text = format!("{} is the old file, which stays as it is: name another for the new one", new.display());
+        let text = format!("{} is the old file, which stays as it is: name another for the new one", shown(new, "NEW"));
         return Err(Failure::usage(text));
     }
     match kind(&text) {
@@ -20,7 +21,7 @@ pub(crate) fn convert(old: &Path, new: &Path, overwrite: bool) -> Result<Done, F
         Some(Kind::Job) => job(old, &text, new, overwrite),
         None => Err(Failure::file(format!(
             "{}: this is neither a runner nor a job of the Python package, or it is damaged; the file was not changed",
-            old.display()
+            shown(old, "OLD")
         ))),
     }
 }
@@ -49,9 +50,9 @@ fn runner(old: &Path, new: &Path, overwrite: bool) -> Result<Done, Failure> {
 
 fn job(old: &Path, text: &str, new: &Path, overwrite: bool) -> Result<Done, Failure> {
     if overwrite {
-        return Err(Failure::usage(format!("{} is a job: --overwrite is for runners alone", old.display())));
+        return Err(Failure::usage(format!("{} is a job: --overwrite is for runners alone", shown(old, "OLD"))));
     }
-    let bad = |error| Failure::file(format!("{}: {error}; the file was not changed", old.display()));
+    let bad = |error| Failure::file(format!("{}: {error}; the file was not changed", shown(old, "OLD")));
     let record = JobRecord::from_python(text).map_err(bad)?;
     Job::store(&record, new)?;
     let (url, id) = (record.server().as_str(), record.assignment().id());

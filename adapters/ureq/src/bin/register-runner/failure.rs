@@ -6,6 +6,11 @@ use gitlab_runner_api_ureq::Error;
 use gitlab_runner_api_ureq::gitlab_runner_api::ExchangeError;
 use gitlab_runner_api_ureq::gitlab_runner_api::api::unregister::Removal;
 
+use crate::words::{shown, without_tokens};
+
+/// Where a file stands on the command line that the library says something of.
+const PLACE: &str = "FILE";
+
 /// Something that has no code of its own.
 const OTHER: u8 = 1;
 const USAGE: u8 = 2;
@@ -47,7 +52,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&without_tokens(&self.text))
     }
 }
 
@@ -66,6 +71,15 @@ impl From<Error> for Failure {
             Error::BadFile { .. } | Error::BadRecord(_) | Error::Held { .. } => (FILE, ""),
             _ => (OTHER, ""),
         };
-        Self { code, text: format!("{error}{hint}") }
+        // The library names each file. Here a file was named by somebody who may have mistaken its place.
+        let text = match &error {
+            Error::File { path, source, .. } => format!("{}: {source}{hint}", shown(path, PLACE)),
+            Error::BadFile { path, problem, .. } => {
+                format!("{}: {problem}; the file was not changed", shown(path, PLACE))
+            }
+            Error::Held { path, by, .. } => format!("{}: {by}", shown(path, PLACE)),
+            error => format!("{error}{hint}"),
+        };
+        Self { code, text }
     }
 }

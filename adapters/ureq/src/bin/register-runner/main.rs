@@ -7,6 +7,7 @@
 mod args;
 mod convert;
 mod failure;
+mod words;
 
 use std::io::Write;
 use std::path::Path;
