@@ -2,7 +2,7 @@
 
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::{RunnerConfig, RunnerToken, Server};
-use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Settings};
+use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Settings, TimeLimit};
 
 use listing::run_one_job;
 
@@ -120,7 +120,7 @@ fn every_rust_sample_of_a_readme_is_compiled_as_it_is_shown() {
 fn the_listing_runs_a_job() {
     let mut coordinator = Coordinator::new(Settings::default());
     coordinator.add_runner("glrt-readme");
-    let server = gitlab_runner_api_testkit::Server::start(coordinator).unwrap();
+    let server = gitlab_runner_api_testkit::Server::start(coordinator).unwrap().with_time_limit(TimeLimit::TEST);
     let id = server.with(|gitlab, now| gitlab.queue(now, NewJob::new("hello")));
     let config = RunnerConfig::new(Server::parse(&server.url()).unwrap(), Info::new("my-runner", "1.0"));
     run_one_job(config.into(), RunnerToken::new("glrt-readme").unwrap()).unwrap();

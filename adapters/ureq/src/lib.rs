@@ -6,11 +6,11 @@
 //! use gitlab_runner_api_ureq::{Registration, Runner};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! #   use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings};
+//! #   use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings, TimeLimit};
 //! #   let mut gitlab = Coordinator::new(Settings::default());
 //! #   gitlab.add_runner("glrt-0123456789");
 //! #   gitlab.queue(gitlab_runner_api::Timestamp::EPOCH, NewJob::new("test"));
-//! #   let (server, folder) = (Server::start(gitlab)?, tempfile::tempdir()?);
+//! #   let (server, folder) = (Server::start(gitlab)?.with_time_limit(TimeLimit::TEST), tempfile::tempdir()?);
 //! #   std::env::set_current_dir(folder.path())?;
 //!     let (url, token) = ("https://gitlab.example.com", "glrt-...");
 //! #   let (url, token) = (&server.url(), "glrt-0123456789");
