@@ -59,13 +59,23 @@ impl Record {
     }
 
     /// The lines that a job's log starts with, as with the official runner: which runner it was, and where.
+    ///
+    /// The second line names the runner by its description and its short token. A part that is missing leaves no gap: a
+    /// runner that was created in GitLab has no description here, and a token of nine characters or less has no short form,
+    /// because that would be the whole token. If both are missing, the line has the runner's id.
     #[must_use]
     pub fn log_header(&self, info: &Info) -> String {
         let revision = info.revision().map(|revision| format!(" ({revision})")).unwrap_or_default();
-        let description = self.attributes.description.as_deref().map(|text| format!("{text} ")).unwrap_or_default();
+        let description = self.attributes.description.as_deref().unwrap_or_default();
         let description = description.replace(|c: char| c.is_control(), " ");
-        let (name, version, short, id) = (info.name(), info.version(), self.token.short(), self.system_id.as_str());
-        format!("Running with {name} {version}{revision}\n  on {description}{short}, system ID: {id}\n")
+        let named = match (description.trim(), self.token.short()) {
+            ("", "") => format!("runner {}", self.id),
+            ("", short) => short.to_owned(),
+            (description, "") => description.to_owned(),
+            (description, short) => format!("{description} {short}"),
+        };
+        let (name, version, system_id) = (info.name(), info.version(), self.system_id.as_str());
+        format!("Running with {name} {version}{revision}\n  on {named}, system ID: {system_id}\n")
     }
 }
 
@@ -219,6 +229,27 @@ mod tests {
         {
             use std::os::unix::fs::PermissionsExt;
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn the_header_names_the_runner_without_gaps() {
+        let named = |description: Option<&str>, token: &str| {
+            let mut record = record();
+            record.attributes.description = description.map(str::to_owned);
+            record.token = RunnerToken::new(token).unwrap();
+            record.log_header(&Info::new("ours", "1.2").with_revision("abc"))
+        };
+        let long = "glrt-t1_abcdefghijklmnop";
+        for (description, token, line) in [
+            (Some("build farm"), long, "  on build farm abcdefghi, system ID: s_0123456789ab"),
+            (Some("a\u{1b}b\n"), long, "  on a b abcdefghi, system ID: s_0123456789ab"),
+            (None, long, "  on abcdefghi, system ID: s_0123456789ab"),
+            (Some(" "), long, "  on abcdefghi, system ID: s_0123456789ab"),
+            (Some("build farm"), "glrt-canary", "  on build farm, system ID: s_0123456789ab"),
+            (None, "glrt-canary", "  on runner 12, system ID: s_0123456789ab"),
+        ] {
+            assert_eq!(named(description, token), format!("Running with ours 1.2 (abc)\n{line}\n"));
         }
     }
 

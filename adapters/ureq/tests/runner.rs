@@ -197,7 +197,7 @@ fn the_log_begins_as_the_official_runners_does() {
     job.success().unwrap();
     let log = held(&server, id).2;
     let (token, system) = (runner.token().short(), runner.system_id().as_str());
-    assert_eq!(log, format!("Running with ours 1.2 (abc)\n  on a b  {token}, system ID: {system}\nhello\n"));
+    assert_eq!(log, format!("Running with ours 1.2 (abc)\n  on a b {token}, system ID: {system}\nhello\n"));
     assert_eq!((written, content.as_slice()), (log.len() as u64, log.as_bytes()));
     assert!(!log.contains(runner.token().expose()));
 }
