@@ -1,7 +1,6 @@
-//! `examples/detached.rs` against `simulated-gitlab`, both programs, the first killed at random moments.
+//! The program `detached` against `simulated-gitlab`, both programs, the first killed at random moments.
 
 #![cfg(unix)]
-#![expect(clippy::disallowed_methods, reason = "processes are killed here")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -27,7 +26,7 @@ fn program(path: &str) -> PathBuf {
 }
 
 fn detached(arguments: &[&str]) -> Child {
-    Command::new(program("examples/detached")).args(arguments).spawn().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_detached")).args(arguments).spawn().unwrap()
 }
 
 /// `simulated-gitlab`, running.
@@ -60,9 +59,13 @@ impl Gitlab {
         serde_json::from_slice(answer.as_bytes()).unwrap()
     }
 
+    /// The log without the two lines that name the runner.
     fn trace(&self, job: &Value) -> String {
         let answer = minreq::get(format!("{}/_sim/jobs/{}/trace", self.url, job["id"])).send().unwrap();
-        String::from_utf8(answer.into_bytes()).unwrap()
+        let log = String::from_utf8(answer.into_bytes()).unwrap();
+        let (header, rest) = log.split_at(log.match_indices('\n').nth(1).unwrap().0 + 1);
+        assert!(header.starts_with("Running with detached ") && header.contains(", system ID: "), "{header}");
+        rest.to_owned()
     }
 }
 
@@ -111,8 +114,14 @@ fn two_hundred_kills_lose_no_job() {
     let mut queue = |number: usize| {
         let script =
             format!("for i in 1 2 3 4 5 6; do echo job {number} line $i; sleep 0.0$i; done\nexit {}", number % 2);
+        let (first, _) = script.split_once('\n').unwrap();
+        let mut log = format!("\x1b[32;1m$ {first} # collapsed multi-line command\x1b[0;m\n");
+        log.extend((1..=6).map(|line| format!("job {number} line {line}\n")));
+        log += match number % 2 {
+            0 => "\x1b[32;1mJob succeeded\x1b[0;m\n",
+            _ => "\x1b[31;1mERROR: Job failed: exit code 1\x1b[0;m\n",
+        };
         let id = gitlab.queue(&json!({ "name": "counted", "script": script }));
-        let log = (1..=6).map(|line| format!("job {number} line {line}\n")).collect();
         expected.insert(id, (log, if number.is_multiple_of(2) { "success" } else { "failed" }));
     };
     let (mut dice, mut kills, mut queued) = (Dice::new(7), 0, 0);
@@ -196,7 +205,9 @@ fn a_script_that_was_killed_is_a_failure_of_the_runner() {
     }
     let job = &gitlab.jobs()[0];
     assert_eq!((&job["status"], &job["failure_reason"]), (&"failed".into(), &"runner_system_failure".into()));
-    assert_eq!(gitlab.trace(job), "before\n");
+    let command = "\x1b[32;1m$ echo before # collapsed multi-line command\x1b[0;m\n";
+    let end = "\x1b[31;1mERROR: Job failed: the script was killed\x1b[0;m\n";
+    assert_eq!(gitlab.trace(job), format!("{command}before\n{end}"));
 }
 
 #[test]
