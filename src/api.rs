@@ -21,6 +21,7 @@ pub mod artifacts;
 pub mod create_runner;
 pub mod info;
 pub mod job_spec;
+pub(crate) mod members;
 pub mod patch_trace;
 pub mod register;
 pub mod request_job;

@@ -145,7 +145,7 @@ mod throttle;
 mod time;
 pub mod variables;
 
-pub use api::job_spec::{Assignment, JobSpec};
+pub use api::job_spec::{Assignment, JobSpec, Loss, LossKind};
 pub use body::{Body, BodyReader};
 pub use call::{Call, CallKind, ERROR_BODY_LIMIT, Hints, Priority, Replay, ResponseBody, Scope, Scopes, Ticket};
 pub use config::{Retain, RunnerConfig, Server, SystemId};

@@ -84,7 +84,7 @@ impl JobRecord {
     pub fn to_json(&self) -> String {
         let stored = Stored {
             url: self.server.as_str().to_owned(),
-            payload: String::from_utf8_lossy(self.assignment.as_json()).into_owned(),
+            payload: self.assignment.to_text(),
             snapshot: self.snapshot.to_json(),
             log_start: self.log_start,
             log: STANDARD.encode(&self.log),
@@ -101,7 +101,7 @@ impl JobRecord {
         let stored: Stored = snapshot::open(KIND, FORMAT, text)?;
         let corrupt = |what: &str| ResumeError::Corrupt(what.to_owned());
         let server = Server::parse(&stored.url).map_err(|_| corrupt("its address is none"))?;
-        let assignment = Assignment::from_json(stored.payload).map_err(|_| corrupt("its payload cannot be read"))?;
+        let assignment = Assignment::from_text(stored.payload).map_err(|_| corrupt("its payload cannot be read"))?;
         let snapshot = JobSnapshot::from_json(&stored.snapshot)?;
         let log = STANDARD.decode(stored.log).map_err(|_| corrupt("its log cannot be read"))?;
         if snapshot.job_id() != assignment.id() {

@@ -1,34 +1,44 @@
 //! The job payload: the body of a 201 to `POST /jobs/request`.
 //!
-//! Decoding is tolerant: of all members only `id` and `token` must be there. A member that is missing or null reads as
-//! its default, an unknown one is left alone, an unknown word of an enumeration is kept. Nothing is lost by that: the
-//! JSON itself stays with the [`Assignment`].
+//! Of all members only `id` and `token` must be readable. A member that is missing or null reads as its default, an
+//! unknown member is skipped, and an unknown word of an enumeration is kept. Any other member that cannot be read takes its
+//! default too, and [`Assignment::losses`] names it. The JSON itself stays with the [`Assignment`] as it came.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 mod access;
 mod files;
 mod image;
 mod properties;
 
+pub use super::members::{Loss, LossKind};
 pub use access::{
     Credential, Hook, Input, InputType, InputValue, JobSecret, PolicyOptions, SecretProvider, SuspendOptions,
 };
 pub use files::{ArtifactFormat, ArtifactSpec, ArtifactWhen, ArtifactsFile, Cache, CachePolicy, Dependency};
 pub use image::{Image, Port, Service, ServiceVariable};
 
-use super::or_default;
+use super::members::{Losses, Read as _, Walk, members, repair, words};
 use crate::error::ProtocolError;
 use crate::secret::{JobToken, Secret};
 use crate::status::{FailureReason, open_enum};
 use crate::variables::is_true;
+
+/// What a payload that is not UTF-8 begins with as a text. No JSON does.
+const BASE64: &str = "base64:";
+
+/// The log of a job names so many losses, and counts the others.
+const SHOWN_LOSSES: usize = 8;
 
 /// A job that was handed out to us: its payload, decoded and as it came.
 ///
@@ -38,18 +48,61 @@ use crate::variables::is_true;
 pub struct Assignment {
     spec: Arc<JobSpec>,
     json: Bytes,
+    /// None if all of it was read.
+    losses: Option<Arc<Losses>>,
 }
 
 impl Assignment {
     /// Reads a payload, or what [`Assignment::as_json`] gave earlier.
     ///
+    /// A member that cannot be read takes its default. [`Assignment::losses`] tells which ones these are, and
+    /// [`Assignment::is_damaged`] whether the job is still the one that GitLab meant.
+    ///
     /// # Errors
     ///
-    /// [`ProtocolError::Unreadable`] says where the JSON is wrong, and never quotes it.
+    /// [`ProtocolError::Unreadable`] if this is not JSON, or if its `id` or `token` is missing or cannot be read. It says
+    /// where the JSON is wrong, and never quotes it.
     pub fn from_json(json: impl Into<Bytes>) -> Result<Self, ProtocolError> {
         let json = json.into();
-        let spec = serde_json::from_slice(&json).map_err(|error| ProtocolError::json(&error))?;
-        Ok(Self { spec: Arc::new(spec), json })
+        // Nearly every payload is read here. If anything is wrong with one, it is read again with more care.
+        if let Ok(spec) = serde_json::from_slice(&json) {
+            return Ok(Self { spec: Arc::new(spec), json, losses: None });
+        }
+        let (text, replaced) = repair(&json);
+        let document: &RawValue = serde_json::from_str(&text).map_err(|error| ProtocolError::json(&error))?;
+        let mut walk = Walk::new(&text, &replaced);
+        let spec = JobSpec::read(document.get(), &mut walk).ok_or_else(|| {
+            ProtocolError::Unreadable("the job's `id` or `token` is missing or has the wrong type".to_owned())
+        })?;
+        let losses = walk.into_losses();
+        let losses = (!losses.list.is_empty()).then(|| Arc::new(losses));
+        Ok(Self { spec: Arc::new(spec), json, losses })
+    }
+
+    /// The parts of the payload that could not be read, in the payload's own order within each object. Empty for nearly every
+    /// job. At most 100 are listed.
+    ///
+    /// Null elements of lists are skipped without being a loss.
+    #[must_use]
+    pub fn losses(&self) -> &[Loss] {
+        self.losses.as_ref().map_or(&[], |losses| &losses.list)
+    }
+
+    /// Whether something of `steps`, `run`, `variables`, `image` or `services` was dropped, so that what is left may not be the
+    /// job that GitLab meant. Text in which only characters were [replaced](LossKind::Replaced) does not count.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.losses.as_ref().is_some_and(|losses| losses.essential)
+    }
+
+    /// The losses in one line for people; none if there are none. It names places and quotes no value.
+    #[must_use]
+    pub(crate) fn losses_in_words(&self) -> Option<String> {
+        let losses = self.losses.as_ref()?;
+        let shown: Vec<String> = losses.list.iter().take(SHOWN_LOSSES).map(Loss::to_string).collect();
+        let more = losses.more + losses.list.len() - shown.len();
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        Some(format!("{}{more}", shown.join("; ")))
     }
 
     /// What can be saved of a payload that cannot be read: if its id and token can be found, even in JSON that is cut
@@ -57,8 +110,9 @@ impl Assignment {
     #[must_use]
     pub fn salvage(json: impl Into<Bytes>) -> Option<Self> {
         let mut found = Salvage::default();
+        let (text, _) = repair(&json.into());
         // The error is why we are here; what was found before it counts.
-        let _ = (&mut found).deserialize(&mut serde_json::Deserializer::from_slice(&json.into()));
+        let _ = (&mut found).deserialize(&mut serde_json::Deserializer::from_str(&text));
         let (id, token) = (found.id?, found.token?);
         let rest = serde_json::json!({ "id": id, "token": token.expose() });
         Self::from_json(rest.to_string()).ok()
@@ -85,6 +139,28 @@ impl Assignment {
     #[must_use]
     pub fn as_json(&self) -> &Bytes {
         &self.json
+    }
+
+    /// The payload as it came, as a text that can be stored where bytes cannot: the JSON itself, or, if that is not
+    /// UTF-8, `base64:` and its bytes. **Secret**, as [`Assignment::as_json`].
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        match std::str::from_utf8(&self.json) {
+            Ok(json) => json.to_owned(),
+            Err(_) => format!("{BASE64}{}", STANDARD.encode(&self.json)),
+        }
+    }
+
+    /// Reads what [`Assignment::to_text`] gave earlier.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Assignment::from_json`].
+    pub fn from_text(text: impl Into<String>) -> Result<Self, ProtocolError> {
+        let text = text.into();
+        let Some(encoded) = text.strip_prefix(BASE64) else { return Self::from_json(text) };
+        let json = STANDARD.decode(encoded);
+        Self::from_json(json.map_err(|_| ProtocolError::Unreadable("this is not Base64".to_owned()))?)
     }
 
     /// The job's id.
@@ -124,84 +200,68 @@ impl<'de> Visitor<'de> for &mut Salvage {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
+            let value = map.next_value::<&RawValue>()?.get();
             match key.as_str() {
-                "id" => self.id = Some(map.next_value()?),
-                "token" => self.token = Some(map.next_value()?),
-                _ => _ = map.next_value::<IgnoredAny>()?,
+                "id" => self.id = serde_json::from_str(value).ok(),
+                "token" => self.token = serde_json::from_str(value).ok(),
+                _ => {}
             }
         }
         Ok(())
     }
 }
 
-/// The payload, decoded.
-#[derive(Clone, Debug, Deserialize)]
-#[non_exhaustive]
-pub struct JobSpec {
-    /// The job's id, unique on its instance.
-    pub id: u64,
-    /// The token for all calls about this job.
-    pub token: JobToken,
-    /// Whether an existing clone may be fetched into; if not, clone afresh.
-    #[serde(default, deserialize_with = "or_default")]
-    pub allow_git_fetch: bool,
-    /// What the job is part of.
-    #[serde(default, deserialize_with = "or_default")]
-    pub job_info: JobInfo,
-    /// What to check out.
-    #[serde(default, deserialize_with = "or_default")]
-    pub git_info: GitInfo,
-    /// What GitLab says about the runner.
-    #[serde(default, deserialize_with = "or_default")]
-    pub runner_info: RunnerInfo,
-    /// The job's variables, in order; of several with one key the last counts.
-    #[serde(default, deserialize_with = "or_default")]
-    pub variables: Vec<Variable>,
-    /// What to run, in order.
-    #[serde(default, deserialize_with = "or_default")]
-    pub steps: Vec<Step>,
-    /// What the server knows and wants.
-    #[serde(default, deserialize_with = "or_default")]
-    pub features: JobFeatures,
-    /// What to run in place of `steps`: a JSON list, as a text. See [`JobSpec::run_steps`].
-    #[serde(default, deserialize_with = "or_default")]
-    pub run: Option<String>,
-    /// Scripts for certain moments of the job.
-    #[serde(default, deserialize_with = "or_default")]
-    pub hooks: Vec<Hook>,
-    /// The job's inputs.
-    #[serde(default, deserialize_with = "or_default")]
-    pub inputs: Vec<Input>,
-    /// The image the job is to run in.
-    #[serde(default, deserialize_with = "or_default")]
-    pub image: Option<Image>,
-    /// What is to run beside the job.
-    #[serde(default, deserialize_with = "or_default")]
-    pub services: Vec<Service>,
-    /// What to upload when the script has ended.
-    #[serde(default, deserialize_with = "or_default")]
-    pub artifacts: Vec<ArtifactSpec>,
-    /// What to restore before, and save after the script.
-    #[serde(default, deserialize_with = "or_default")]
-    pub cache: Vec<Cache>,
-    /// Credentials for registries. See [`JobSpec::registry_credential`].
-    #[serde(default, deserialize_with = "or_default")]
-    pub credentials: Vec<Credential>,
-    /// Jobs whose artifacts are wanted.
-    #[serde(default, deserialize_with = "or_default")]
-    pub dependencies: Vec<Dependency>,
-    /// Values to be fetched from vaults, by the name of the variable they go into.
-    #[serde(default, deserialize_with = "or_default")]
-    pub secrets: BTreeMap<String, JobSecret>,
-    /// How a policy bears upon the job.
-    #[serde(default, deserialize_with = "or_default")]
-    pub policy_options: Option<PolicyOptions>,
-    /// Whether the environment is to be suspended when the job has ended.
-    #[serde(default, deserialize_with = "or_default")]
-    pub suspend_options: Option<SuspendOptions>,
-    /// Not of GitLab: values that the runner learnt in the meantime, see [`crate::Job::mask`].
-    #[serde(default, deserialize_with = "or_default")]
-    pub(crate) masked_at_run_time: Vec<Secret>,
+members! {
+    /// The payload, decoded.
+    #[derive(Clone, Debug)]
+    #[non_exhaustive]
+    pub struct JobSpec needs {
+        /// The job's id, unique on its instance.
+        pub id: u64,
+        /// The token for all calls about this job.
+        pub token: JobToken,
+    } {
+        /// Whether an existing clone may be fetched into; if not, clone afresh.
+        pub allow_git_fetch: bool,
+        /// What the job is part of.
+        pub job_info: JobInfo,
+        /// What to check out.
+        pub git_info: GitInfo,
+        /// What GitLab says about the runner.
+        pub runner_info: RunnerInfo,
+        /// The job's variables, in order; of several with one key the last counts.
+        pub variables: Vec<Variable>,
+        /// What to run, in order.
+        pub steps: Vec<Step>,
+        /// What the server knows and wants.
+        pub features: JobFeatures,
+        /// What to run in place of `steps`: a JSON list, as a text. See [`JobSpec::run_steps`].
+        pub run: Option<String>,
+        /// Scripts for certain moments of the job.
+        pub hooks: Vec<Hook>,
+        /// The job's inputs.
+        pub inputs: Vec<Input>,
+        /// The image the job is to run in.
+        pub image: Option<Image>,
+        /// What is to run beside the job.
+        pub services: Vec<Service>,
+        /// What to upload when the script has ended.
+        pub artifacts: Vec<ArtifactSpec>,
+        /// What to restore before, and save after the script.
+        pub cache: Vec<Cache>,
+        /// Credentials for registries. See [`JobSpec::registry_credential`].
+        pub credentials: Vec<Credential>,
+        /// Jobs whose artifacts are wanted.
+        pub dependencies: Vec<Dependency>,
+        /// Values to be fetched from vaults, by the name of the variable they go into.
+        pub secrets: BTreeMap<String, JobSecret>,
+        /// How a policy bears upon the job.
+        pub policy_options: Option<PolicyOptions>,
+        /// Whether the environment is to be suspended when the job has ended.
+        pub suspend_options: Option<SuspendOptions>,
+        /// Not of GitLab: values that the runner learnt in the meantime, see [`crate::Job::mask`].
+        pub(crate) masked_at_run_time: Vec<Secret>,
+    }
 }
 
 impl JobSpec {
@@ -229,64 +289,48 @@ impl JobSpec {
     }
 }
 
-/// `job_info`: what the job is part of.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct JobInfo {
-    /// The job's name.
-    #[serde(default, deserialize_with = "or_default")]
-    pub name: String,
-    /// The stage it is in.
-    #[serde(default, deserialize_with = "or_default")]
-    pub stage: String,
-    /// Its project's id.
-    #[serde(default, deserialize_with = "or_default")]
-    pub project_id: Option<u64>,
-    /// Its project's name.
-    #[serde(default, deserialize_with = "or_default")]
-    pub project_name: String,
-    /// Its project's path with all groups; newer servers.
-    #[serde(default, deserialize_with = "or_default")]
-    pub project_full_path: Option<String>,
-    /// Its pipeline's id; newer servers.
-    #[serde(default, deserialize_with = "or_default")]
-    pub pipeline_id: Option<u64>,
-    /// The job's id once more. Servers of 11 leave it out.
-    #[serde(default, deserialize_with = "or_default")]
-    pub id: Option<u64>,
-    /// The id of the group or user the project belongs to.
-    #[serde(default, deserialize_with = "or_default")]
-    pub namespace_id: Option<u64>,
-    /// The id of the outermost group.
-    #[serde(default, deserialize_with = "or_default")]
-    pub root_namespace_id: Option<u64>,
-    /// The id of the organization.
-    #[serde(default, deserialize_with = "or_default")]
-    pub organization_id: Option<u64>,
-    /// A name of the instance.
-    #[serde(default, deserialize_with = "or_default")]
-    pub instance_id: Option<String>,
-    /// The instance's UUID.
-    #[serde(default, deserialize_with = "or_default")]
-    pub instance_uuid: Option<String>,
-    /// The user whose job it is.
-    #[serde(default, deserialize_with = "or_default")]
-    pub user_id: Option<u64>,
-    /// The user in whose name a composite identity acts.
-    #[serde(default, deserialize_with = "or_default")]
-    pub scoped_user_id: Option<u64>,
-    /// How long the job waited, in seconds.
-    #[serde(default, deserialize_with = "or_default")]
-    pub time_in_queue_seconds: Option<u64>,
-    /// How many jobs of the project run on the instance's runners: a number, `"N+"`, or `"+Inf"`.
-    #[serde(default, deserialize_with = "or_default")]
-    pub project_jobs_running_on_instance_runners_count: Option<String>,
-    /// How many jobs waited for this runner.
-    #[serde(default, deserialize_with = "or_default")]
-    pub queue_size: Option<u64>,
-    /// Which of them this one was.
-    #[serde(default, deserialize_with = "or_default")]
-    pub queue_depth: Option<u64>,
+members! {
+    /// `job_info`: what the job is part of.
+    #[derive(Clone, Debug, Default, PartialEq)]
+    #[non_exhaustive]
+    pub struct JobInfo {
+        /// The job's name.
+        pub name: String,
+        /// The stage it is in.
+        pub stage: String,
+        /// Its project's id.
+        pub project_id: Option<u64>,
+        /// Its project's name.
+        pub project_name: String,
+        /// Its project's path with all groups; newer servers.
+        pub project_full_path: Option<String>,
+        /// Its pipeline's id; newer servers.
+        pub pipeline_id: Option<u64>,
+        /// The job's id once more. Servers of 11 leave it out.
+        pub id: Option<u64>,
+        /// The id of the group or user the project belongs to.
+        pub namespace_id: Option<u64>,
+        /// The id of the outermost group.
+        pub root_namespace_id: Option<u64>,
+        /// The id of the organization.
+        pub organization_id: Option<u64>,
+        /// A name of the instance.
+        pub instance_id: Option<String>,
+        /// The instance's UUID.
+        pub instance_uuid: Option<String>,
+        /// The user whose job it is.
+        pub user_id: Option<u64>,
+        /// The user in whose name a composite identity acts.
+        pub scoped_user_id: Option<u64>,
+        /// How long the job waited, in seconds. It is negative if the clocks of GitLab's own machines differ.
+        pub time_in_queue_seconds: Option<f64>,
+        /// How many jobs of the project run on the instance's runners: a number, `"N+"`, or `"+Inf"`.
+        pub project_jobs_running_on_instance_runners_count: Option<String>,
+        /// How many jobs waited for this runner.
+        pub queue_size: Option<u64>,
+        /// Which of them this one was.
+        pub queue_depth: Option<u64>,
+    }
 }
 
 open_enum! {
@@ -299,75 +343,63 @@ open_enum! {
     }
 }
 
-/// `git_info`: what to check out.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[non_exhaustive]
-pub struct GitInfo {
-    /// Where to clone from. A secret, because the job's token is part of it.
-    #[serde(default, deserialize_with = "or_default")]
-    pub repo_url: Option<Secret>,
-    /// The branch or tag, or a `refs/merge-requests/` ref.
-    #[serde(default, rename = "ref", deserialize_with = "or_default")]
-    pub git_ref: String,
-    /// The commit.
-    #[serde(default, deserialize_with = "or_default")]
-    pub sha: String,
-    /// The commit before the push; zeros if there is none.
-    #[serde(default, deserialize_with = "or_default")]
-    pub before_sha: String,
-    /// What kind of ref it is.
-    #[serde(default, deserialize_with = "or_default")]
-    pub ref_type: Option<RefType>,
-    /// What to fetch.
-    #[serde(default, deserialize_with = "or_default")]
-    pub refspecs: Vec<String>,
-    /// How many commits to fetch; 0 means all.
-    #[serde(default, deserialize_with = "or_default")]
-    pub depth: u64,
-    /// How the repository names its objects, `sha1` or `sha256`.
-    #[serde(default, deserialize_with = "or_default")]
-    pub repo_object_format: Option<String>,
-    /// Whether the ref is protected; newer servers.
-    #[serde(default, deserialize_with = "or_default")]
-    pub protected: Option<bool>,
+members! {
+    /// `git_info`: what to check out.
+    #[derive(Clone, Debug, Default)]
+    #[non_exhaustive]
+    pub struct GitInfo {
+        /// Where to clone from. A secret, because the job's token is part of it.
+        pub repo_url: Option<Secret>,
+        /// The branch or tag, or a `refs/merge-requests/` ref.
+        pub git_ref as "ref": String,
+        /// The commit.
+        pub sha: String,
+        /// The commit before the push; zeros if there is none.
+        pub before_sha: String,
+        /// What kind of ref it is.
+        pub ref_type: Option<RefType>,
+        /// What to fetch.
+        pub refspecs: Vec<String>,
+        /// How many commits to fetch; 0 means all.
+        pub depth: u64 = Count,
+        /// How the repository names its objects, `sha1` or `sha256`.
+        pub repo_object_format: Option<String>,
+        /// Whether the ref is protected; newer servers.
+        pub protected: Option<bool>,
+    }
 }
 
-/// `runner_info`: what GitLab says about the runner.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct RunnerInfo {
-    /// The job's timeout in seconds: the smallest of the job's, the project's and the runner's.
-    #[serde(default, deserialize_with = "or_default")]
-    pub timeout: Option<u64>,
-    /// Where a session of the runner is expected.
-    #[serde(default, deserialize_with = "or_default")]
-    pub runner_session_url: Option<String>,
-    /// The runner's UUID; newest servers.
-    #[serde(default, deserialize_with = "or_default")]
-    pub uuid: Option<String>,
+members! {
+    /// `runner_info`: what GitLab says about the runner.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct RunnerInfo {
+        /// The job's timeout in seconds: the smallest of the job's, the project's and the runner's.
+        pub timeout: Option<u64>,
+        /// Where a session of the runner is expected.
+        pub runner_session_url: Option<String>,
+        /// The runner's UUID; newest servers.
+        pub uuid: Option<String>,
+    }
 }
 
-/// A job variable. `Debug` shows its key and flags, never its value.
-#[derive(Clone, Deserialize)]
-#[non_exhaustive]
-pub struct Variable {
-    /// The name.
-    #[serde(default, deserialize_with = "or_default")]
-    pub key: String,
-    #[serde(default, deserialize_with = "or_default")]
-    value: Option<Secret>,
-    /// Anybody who sees the job may see the value.
-    #[serde(default, deserialize_with = "or_default")]
-    pub public: bool,
-    /// The value must not show in the log.
-    #[serde(default, deserialize_with = "or_default")]
-    pub masked: bool,
-    /// The value goes into a file, and the variable names the file.
-    #[serde(default, deserialize_with = "or_default")]
-    pub file: bool,
-    /// References in the value are not expanded.
-    #[serde(default, deserialize_with = "or_default")]
-    pub raw: bool,
+members! {
+    /// A job variable. `Debug` shows its key and flags, never its value.
+    #[derive(Clone)]
+    #[non_exhaustive]
+    pub struct Variable {
+        /// The name.
+        pub key: String,
+        value: Option<Secret>,
+        /// Anybody who sees the job may see the value.
+        pub public: bool,
+        /// The value must not show in the log.
+        pub masked: bool = Careful,
+        /// The value goes into a file, and the variable names the file.
+        pub file: bool,
+        /// References in the value are not expanded.
+        pub raw: bool,
+    }
 }
 
 impl Variable {
@@ -416,44 +448,41 @@ open_enum! {
     }
 }
 
-/// One entry of `steps`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct Step {
-    /// `script`, `after_script`, `release`, or what else newer servers send.
-    #[serde(default, deserialize_with = "or_default")]
-    pub name: String,
-    /// The commands, one an entry.
-    #[serde(default, deserialize_with = "or_default")]
-    pub script: Vec<String>,
-    /// The step's own timeout in seconds.
-    #[serde(default, deserialize_with = "or_default")]
-    pub timeout: Option<u64>,
-    /// When it runs.
-    #[serde(default, deserialize_with = "or_default")]
-    pub when: Option<StepCondition>,
-    /// Its failure does not fail the job.
-    #[serde(default, deserialize_with = "or_default")]
-    pub allow_failure: bool,
+members! {
+    /// One entry of `steps`.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct Step {
+        /// `script`, `after_script`, `release`, or what else newer servers send.
+        pub name: String,
+        /// The commands, one an entry.
+        pub script: Vec<String>,
+        /// The step's own timeout in seconds.
+        pub timeout: Option<u64>,
+        /// When it runs.
+        pub when: Option<StepCondition>,
+        /// Its failure does not fail the job.
+        pub allow_failure: bool,
+    }
 }
 
-/// `features`: what the server knows and wants.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[non_exhaustive]
-pub struct JobFeatures {
-    /// Section markers in the log are understood.
-    #[serde(default, deserialize_with = "or_default")]
-    pub trace_sections: bool,
-    /// The failure reasons the server knows.
-    #[serde(default, deserialize_with = "or_default")]
-    pub failure_reasons: Vec<FailureReason>,
-    /// Prefixes of tokens that must not show in the log, beside the usual ones.
-    #[serde(default, deserialize_with = "or_default")]
-    pub token_mask_prefixes: Vec<String>,
-    /// Where to send traces of the job's course: `trace_id`, `span_parent_id`, `otel_endpoints`.
-    #[serde(default, deserialize_with = "or_default")]
-    pub tracing: Option<serde_json::Value>,
+members! {
+    /// `features`: what the server knows and wants.
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+    #[non_exhaustive]
+    pub struct JobFeatures {
+        /// Section markers in the log are understood.
+        pub trace_sections: bool,
+        /// The failure reasons the server knows.
+        pub failure_reasons: Vec<FailureReason>,
+        /// Prefixes of tokens that must not show in the log, beside the usual ones.
+        pub token_mask_prefixes: Vec<String>,
+        /// Where to send traces of the job's course: `trace_id`, `span_parent_id`, `otel_endpoints`.
+        pub tracing: Option<serde_json::Value>,
+    }
 }
+
+words!(RefType, StepCondition, FailureReason);
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::JobRecord;
 use crate::api::job_spec::Assignment;
+use crate::api::members::repair;
 use crate::config::Server;
 use crate::error::json_fault;
 use crate::job::{JobResult, JobSnapshot};
@@ -36,33 +37,27 @@ impl JobRecord {
             Some(Ok(found)) => return Err(ResumeError::Newer { found, known: VERSION }),
             _ => return Err(corrupt("this is no job of the Python package: it does not begin with a version")),
         }
-        let job: PythonJob<'_> = serde_json::from_str(text).map_err(damaged)?;
-        let runner: PythonRunner = serde_json::from_str(&job.1).map_err(damaged)?;
+        let [_, runner, payload, state, log] = members[..] else {
+            return Err(corrupt("this is no job of the Python package: it has not five parts"));
+        };
+        // Python writes half a surrogate pair for a byte that is not UTF-8.
+        let text = |raw: &RawValue| serde_json::from_str::<String>(&repair(raw.get().as_bytes()).0).map_err(damaged);
+        let runner: PythonRunner = serde_json::from_str(&text(runner)?).map_err(damaged)?;
         let server = Server::parse(&runner.1).map_err(|_| corrupt("its address is none"))?;
-        let payload = job.2.get().to_owned();
+        let payload = payload.get().to_owned();
         let assignment = Assignment::from_json(payload).map_err(|_| corrupt("its payload cannot be read"))?;
-        let result = match job.3.as_str() {
+        let result = match text(state)?.as_str() {
             "running" => None,
             "success" => Some(JobResult::success()),
             // Which reason was given is not in the file. GitLab has it, if it has the result.
             "failed" => Some(JobResult::failed(FailureReason::UnknownFailure)),
             _ => return Err(corrupt("its state is neither running, success nor failed")),
         };
-        let log = Bytes::from(job.4);
+        let log = Bytes::from(text(log)?);
         let snapshot = JobSnapshot::of_another_client(assignment.id(), &log, result);
         Ok(Self::new(server, assignment, snapshot, 0, log))
     }
 }
-
-/// Version, runner, payload, state, log.
-#[derive(Deserialize)]
-struct PythonJob<'a>(
-    #[expect(dead_code, reason = "there is one version")] u32,
-    String,
-    #[serde(borrow)] &'a RawValue,
-    String,
-    String,
-);
 
 /// Version, address, and what a job does not need: id, token, data.
 #[derive(Deserialize)]

@@ -301,8 +301,7 @@ impl Record {
     }
 
     fn save_assignment(&self, assignment: &Assignment) -> Result<(), FileError> {
-        let payload = String::from_utf8_lossy(assignment.as_json()).into_owned();
-        let stored = StoredAssignment { url: self.server.as_str().to_owned(), payload };
+        let stored = StoredAssignment { url: self.server.as_str().to_owned(), payload: assignment.to_text() };
         form::write(&self.folder.join(ASSIGNMENT), ASSIGNMENT_KIND, FORMAT, &stored)
     }
 
@@ -375,7 +374,7 @@ impl Claimed {
         };
         let server = Server::parse(&stored.url).map_err(|error| FileError::bad(&path, error.to_string()))?;
         let assignment =
-            Assignment::from_json(stored.payload).map_err(|error| FileError::bad(&path, error.to_string()))?;
+            Assignment::from_text(stored.payload).map_err(|error| FileError::bad(&path, error.to_string()))?;
         let path = folder.join(SNAPSHOT);
         let snapshot = fs::read_to_string(&path).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => FileError::bad(&path, "it is no text"),

@@ -5,50 +5,48 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::or_default;
+use crate::api::members::{LossKind, Read, Walk, members, words};
 use crate::secret::Secret;
 use crate::status::open_enum;
 
-/// One entry of `credentials`.
-#[derive(Clone, Debug, Deserialize)]
-#[non_exhaustive]
-pub struct Credential {
-    /// `registry`, or what else newer servers send.
-    #[serde(rename = "type", default, deserialize_with = "or_default")]
-    pub kind: String,
-    /// Host and perhaps port and path, without a scheme.
-    #[serde(default, deserialize_with = "or_default")]
-    pub url: String,
-    /// The user name.
-    #[serde(default, deserialize_with = "or_default")]
-    pub username: String,
-    /// The password: mostly the job's token.
-    #[serde(default, deserialize_with = "or_default")]
-    pub password: Option<Secret>,
+members! {
+    /// One entry of `credentials`.
+    #[derive(Clone, Debug)]
+    #[non_exhaustive]
+    pub struct Credential {
+        /// `registry`, or what else newer servers send.
+        pub kind as "type": String,
+        /// Host and perhaps port and path, without a scheme.
+        pub url: String,
+        /// The user name.
+        pub username: String,
+        /// The password: mostly the job's token.
+        pub password: Option<Secret>,
+    }
 }
 
-/// One entry of `hooks`: a script for a certain moment, such as `pre_get_sources_script`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct Hook {
-    /// The moment.
-    #[serde(default, deserialize_with = "or_default")]
-    pub name: String,
-    /// The commands, one an entry.
-    #[serde(default, deserialize_with = "or_default")]
-    pub script: Vec<String>,
+members! {
+    /// One entry of `hooks`: a script for a certain moment, such as `pre_get_sources_script`.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct Hook {
+        /// The moment.
+        pub name: String,
+        /// The commands, one an entry.
+        pub script: Vec<String>,
+    }
 }
 
-/// One entry of `inputs`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[non_exhaustive]
-pub struct Input {
-    /// Its name.
-    #[serde(default, deserialize_with = "or_default")]
-    pub key: String,
-    /// Its value.
-    #[serde(default, deserialize_with = "or_default")]
-    pub value: InputValue,
+members! {
+    /// One entry of `inputs`.
+    #[derive(Clone, Debug, Default)]
+    #[non_exhaustive]
+    pub struct Input {
+        /// Its name.
+        pub key: String,
+        /// Its value.
+        pub value: InputValue,
+    }
 }
 
 open_enum! {
@@ -67,19 +65,18 @@ open_enum! {
     }
 }
 
-/// The value of an input. `Debug` shows its type alone.
-#[derive(Clone, Default, PartialEq, Deserialize)]
-#[non_exhaustive]
-pub struct InputValue {
-    /// Its type.
-    #[serde(rename = "type", default, deserialize_with = "or_default")]
-    pub kind: Option<InputType>,
-    /// The value itself, null if there is none.
-    #[serde(default)]
-    pub content: Value,
-    /// It must not be shown.
-    #[serde(default, deserialize_with = "or_default")]
-    pub sensitive: bool,
+members! {
+    /// The value of an input. `Debug` shows its type alone.
+    #[derive(Clone, Default, PartialEq)]
+    #[non_exhaustive]
+    pub struct InputValue {
+        /// Its type.
+        pub kind as "type": Option<InputType>,
+        /// The value itself, null if there is none.
+        pub content: Value,
+        /// It must not be shown.
+        pub sensitive: bool = Careful,
+    }
 }
 
 impl fmt::Debug for InputValue {
@@ -133,13 +130,41 @@ impl JobSecret {
     }
 }
 
-impl<'de> Deserialize<'de> for JobSecret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let members: Map<String, Value> = or_default(deserializer)?;
+impl JobSecret {
+    fn of(members: Map<String, Value>) -> Self {
         let file = members.get("file").and_then(Value::as_bool).unwrap_or(true);
         // Beside `file` and `token` an entry has one member: its provider.
         let provider = members.iter().find(|(_, value)| value.is_object()).map(|(name, _)| name.as_str().into());
-        Ok(Self { file, provider, members })
+        Self { file, provider, members }
+    }
+
+    /// Whether `file` is there and neither yes nor no.
+    fn is_file_unreadable(members: &Map<String, Value>) -> bool {
+        members.get("file").is_some_and(|file| !file.is_boolean() && !file.is_null())
+    }
+}
+
+impl<'de> Deserialize<'de> for JobSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let members = Option::<Map<String, Value>>::deserialize(deserializer)?.unwrap_or_default();
+        if Self::is_file_unreadable(&members) {
+            return Err(serde::de::Error::custom("`file` is neither true nor false"));
+        }
+        Ok(Self::of(members))
+    }
+}
+
+impl Read for JobSecret {
+    fn read(raw: &str, walk: &mut Walk<'_>) -> Option<Self> {
+        if raw == "null" {
+            return Some(Self::of(Map::new()));
+        }
+        let mut members = Map::read(raw, walk)?;
+        if Self::is_file_unreadable(&members) {
+            walk.member("file", |walk| walk.dropped(LossKind::WrongType));
+            members.remove("file");
+        }
+        Some(Self::of(members))
     }
 }
 
@@ -149,35 +174,34 @@ impl fmt::Debug for JobSecret {
     }
 }
 
-/// `policy_options`: how a policy bears upon the job.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct PolicyOptions {
-    /// The job comes from an execution policy.
-    #[serde(default, deserialize_with = "or_default")]
-    pub execution_policy_job: bool,
-    /// Which.
-    #[serde(default, deserialize_with = "or_default")]
-    pub policy_name: Option<String>,
-    /// Whether variables of the job may override those of the policy.
-    #[serde(default, deserialize_with = "or_default")]
-    pub policy_variables_override_allowed: Option<bool>,
-    /// The variables for which that is the other way round.
-    #[serde(default, deserialize_with = "or_default")]
-    pub policy_variables_override_exceptions: Vec<String>,
+members! {
+    /// `policy_options`: how a policy bears upon the job.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct PolicyOptions {
+        /// The job comes from an execution policy.
+        pub execution_policy_job: bool,
+        /// Which.
+        pub policy_name: Option<String>,
+        /// Whether variables of the job may override those of the policy.
+        pub policy_variables_override_allowed: Option<bool>,
+        /// The variables for which that is the other way round.
+        pub policy_variables_override_exceptions: Vec<String>,
+    }
 }
 
-/// `suspend_options`: whether the environment is to be suspended when the job has ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct SuspendOptions {
-    /// After a success.
-    #[serde(default, deserialize_with = "or_default")]
-    pub suspend_on_success: bool,
-    /// After a failure.
-    #[serde(default, deserialize_with = "or_default")]
-    pub suspend_on_failure: bool,
-    /// The environment to go on in.
-    #[serde(default, deserialize_with = "or_default")]
-    pub runtime_environment_key: Option<String>,
+members! {
+    /// `suspend_options`: whether the environment is to be suspended when the job has ended.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct SuspendOptions {
+        /// After a success.
+        pub suspend_on_success: bool,
+        /// After a failure.
+        pub suspend_on_failure: bool,
+        /// The environment to go on in.
+        pub runtime_environment_key: Option<String>,
+    }
 }
+
+words!(InputType, SecretProvider);
