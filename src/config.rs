@@ -161,6 +161,7 @@ pub struct RunnerConfig {
     pub(crate) report_patience: Duration,
     pub(crate) retain: Retain,
     pub(crate) durable: bool,
+    pub(crate) damaged_payloads: bool,
     pub(crate) log: LogOptions,
     pub(crate) rotation_due: Option<Timestamp>,
     /// How many state machines were made with this configuration and its clones.
@@ -191,6 +192,7 @@ impl RunnerConfig {
             report_patience: Duration::from_secs(600),
             retain: Retain::All,
             durable: false,
+            damaged_payloads: false,
             log: LogOptions::default(),
             rotation_due: None,
             streams: StreamCounter::default(),
@@ -368,6 +370,16 @@ impl RunnerConfig {
         if self.log.is_raw() {
             self.info = self.info.clone().with_features(self.info.features().masking(false));
         }
+        self
+    }
+
+    /// Whether jobs are handed out although parts of their `steps`, `run`, `variables`, `image` or `services` could not be
+    /// read. Default no: a poller fails such a job with `runner_system_failure` and says in its log what is wrong.
+    ///
+    /// If you accept them, each says [`crate::JobEvent::PayloadDamaged`] before anything else.
+    #[must_use]
+    pub fn with_damaged_payloads(mut self, accept: bool) -> Self {
+        self.damaged_payloads = accept;
         self
     }
 

@@ -4,6 +4,7 @@ mod answers;
 mod drive;
 mod log;
 mod pacing;
+mod payload;
 mod phase;
 mod requests;
 mod rules;
@@ -17,12 +18,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::api::job_spec::{Assignment, JobSpec};
+use crate::api::job_spec::{Assignment, JobSpec, Loss};
 use crate::backoff::{Backoff, Policy};
 use crate::call::{Owner, Wire};
 use crate::config::RunnerConfig;
-use crate::error::{Misuse, ProtocolError};
-use crate::log::{Pipeline, ansi};
+use crate::error::Misuse;
+use crate::log::Pipeline;
 use crate::reply::Cause;
 use crate::rng::Rng;
 use crate::snapshot::ResumeError;
@@ -51,6 +52,14 @@ pub enum JobEvent {
     TimedOut,
     /// The job is over: kill everything. Nothing more is sent.
     Aborted(AbortReason),
+    /// Parts of `steps`, `run`, `variables`, `image` or `services` could not be read and were dropped: what is left may not
+    /// be the job that GitLab meant. Comes before anything else, with all of [`Assignment::losses`], and again after a
+    /// resume.
+    ///
+    /// Do not run the job: [`Job::finish`] it with [`FailureReason::RunnerSystemFailure`], unless you know that you can do
+    /// without what was dropped. A [`Poller`](crate::Poller) hands such jobs out only if
+    /// [`RunnerConfig::with_damaged_payloads`] says so, and fails them itself otherwise.
+    PayloadDamaged(Vec<Loss>),
     /// So many of the secrets that are masked are shorter than the 8 bytes GitLab asks of a masked variable. They are
     /// hidden, and much of the log that is no secret may be hidden with them.
     ShortSecrets(usize),
@@ -273,6 +282,13 @@ impl Job {
     /// Takes a job up that was just assigned. The first call accepts it.
     #[must_use]
     pub fn new(config: Arc<RunnerConfig>, assignment: &Assignment, now: Timestamp) -> Self {
+        let mut job = Self::unstarted(config, assignment, now);
+        job.warn_of_payload();
+        job
+    }
+
+    /// A new job with an empty log.
+    fn unstarted(config: Arc<RunnerConfig>, assignment: &Assignment, now: Timestamp) -> Self {
         let trace = Trace::new(config.retain, config.durable);
         let owner = Owner::job(&config.server, assignment.id(), assignment.spec().token.secret());
         let mut rng = Rng::new(config.jitter_seed, assignment.id());
@@ -319,20 +335,8 @@ impl Job {
             config,
         };
         job.deadline = now.saturating_add(job.timeout());
+        job.tell_of_payload();
         job.report_short_secrets(0);
-        job
-    }
-
-    /// A job that cannot be run because its payload cannot be read: says so in its log, and fails.
-    pub(crate) fn unreadable(
-        config: Arc<RunnerConfig>,
-        assignment: &Assignment,
-        error: &ProtocolError,
-        now: Timestamp,
-    ) -> Self {
-        let mut job = Self::new(config, assignment, now);
-        job.write(ansi::error(&format!("The runner cannot read this job: {error}")));
-        job.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
         job
     }
 
@@ -354,7 +358,7 @@ impl Job {
         if snapshot.job != assignment.id() {
             return Err(ResumeError::WrongJob { found: snapshot.job, wanted: assignment.id() });
         }
-        let mut job = Self::new(config, assignment, now);
+        let mut job = Self::unstarted(config, assignment, now);
         job.restore(snapshot, now);
         Ok(job)
     }

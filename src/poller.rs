@@ -53,8 +53,11 @@ pub enum PollerEvent {
     ///
     /// It takes one from the [capacity](Poller::set_capacity).
     Assigned(Assignment),
-    /// A job whose payload cannot be read. This machine tells GitLab so, and its user in the log: drive it like any
-    /// other, to its end. There is nothing to run. It takes one from the [capacity](Poller::set_capacity).
+    /// A job that is not to be run, because its payload cannot be read, or because something was dropped from it that
+    /// decides what runs ([`Assignment::is_damaged`]). This [`Job`] fails with `runner_system_failure` and tells its user
+    /// why in the log: drive it like any other, to its end. It takes one from the [capacity](Poller::set_capacity).
+    ///
+    /// With [`RunnerConfig::with_damaged_payloads`] a damaged job is [`PollerEvent::Assigned`] instead.
     Unreadable(Job),
     /// A job request was sent, and nobody knows what became of it: a job may have been handed out that nobody runs. This is told
     /// once per such request. There is nothing to do about it; GitLab's timeouts find the job. If the answer comes late after all and
@@ -205,6 +208,10 @@ impl Poller {
     fn answered(&mut self, response: &Response<Bytes>, now: Timestamp) {
         let told = headers::told_delay(response.headers(), now);
         match rules::verdict(&self.request, response) {
+            Verdict::Job(assignment) if assignment.is_damaged() && !self.config.damaged_payloads => {
+                let job = Job::damaged(self.config.clone(), &assignment, now);
+                self.take_one(PollerEvent::Unreadable(job));
+            }
             Verdict::Job(assignment) => {
                 self.take_one(PollerEvent::Assigned(assignment));
             }

@@ -1,12 +1,17 @@
 //! Sample payloads of all ages and editions: decoded, cut off anywhere, and with any member gone.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use gitlab_runner_api::api::job_spec::{ArtifactFormat, CachePolicy, InputType, SecretProvider};
+use gitlab_runner_api::api::job_spec::{ArtifactFormat, CachePolicy, InputType, LossKind, SecretProvider};
 use gitlab_runner_api::variables::{Place, Variables};
-use gitlab_runner_api::{Assignment, Secret};
+use gitlab_runner_api::{Assignment, Job, JobEvent, JobRecord, Poller, PollerEvent, RunnerConfig, RunnerToken, Secret};
+use gitlab_runner_api_testkit::fuzz::payload::{FORM_COUNT, Payload};
 use serde_json::Value;
+
+use crate::common::{Hand, START, TOKEN, config};
 
 fn samples() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/payloads");
@@ -51,7 +56,9 @@ fn every_sample_is_read_and_survives_a_round_trip() {
 fn every_prefix_is_read_or_refused_with_a_reason() {
     for (name, json) in samples() {
         let end = json.trim_end().len();
-        for length in (0..end).filter(|length| json.is_char_boundary(*length)) {
+        // Each prefix of one sample, and every 13th of the others: they are many.
+        let step = if name.starts_with("02") { 1 } else { 13 };
+        for length in (0..end).step_by(step).filter(|length| json.is_char_boundary(*length)) {
             let error = Assignment::from_json(json[..length].to_owned()).expect_err(&name).to_string();
             assert!(error.contains("line") && error.contains("column"), "{name} {length}: {error}");
         }
@@ -63,67 +70,212 @@ fn every_prefix_is_read_or_refused_with_a_reason() {
     }
 }
 
-/// Calls `act` with each value that this one becomes by losing one member, or by one member becoming something else.
-fn each_change(value: &Value, replacement: Option<&Value>, act: &mut dyn FnMut(Value)) {
-    match value {
-        Value::Object(members) => {
-            for (name, member) in members {
-                let mut changed = members.clone();
-                match replacement {
-                    None => changed.remove(name),
-                    Some(with) => changed.insert(name.clone(), with.clone()),
-                };
-                act(Value::Object(changed));
-                each_change(member, replacement, &mut |member| {
-                    let mut changed = members.clone();
-                    changed.insert(name.clone(), member);
-                    act(Value::Object(changed));
-                });
+/// Each form in each place of the first payload that has a place of this shape, and one form in all other places.
+#[test]
+fn every_form_in_every_place_is_decoded_and_everything_else_stays() {
+    let mut seen = BTreeSet::new();
+    let mut problems = Vec::new();
+    let mut checks = 0_usize;
+    for (name, json) in samples() {
+        let payload = Payload::new(&json).unwrap_or_else(|| panic!("{name} is plain JSON"));
+        for (number, place) in payload.places().into_iter().enumerate() {
+            let new = seen.insert(place.shape().to_owned());
+            // Each form in place of what was there, and some of them beside it.
+            let all = (0..FORM_COUNT / 3).chain((FORM_COUNT / 3 + number % 7..FORM_COUNT).step_by(7));
+            let one = (number % FORM_COUNT..).take(1);
+            for form in all.filter(|_| new).chain(one.filter(|_| !new)) {
+                problems.extend(payload.check(&place, form).err().map(|problem| format!("{name}: {problem}")));
+                checks += 1;
             }
         }
-        Value::Array(items) => {
-            for (at, item) in items.iter().enumerate() {
-                let mut changed = items.clone();
-                changed.remove(at);
-                act(Value::Array(changed));
-                each_change(item, replacement, &mut |item| {
-                    let mut changed = items.clone();
-                    changed[at] = item;
-                    act(Value::Array(changed));
-                });
-            }
-        }
-        _ => {}
     }
+    assert!(problems.is_empty(), "{} of {checks}: {:#?}", problems.len(), &problems[..problems.len().min(20)]);
+    println!("{checks} payloads, {} shapes of places", seen.len());
+    assert!(seen.len() > 200, "{} shapes", seen.len());
+}
+
+/// All forms in all places. Takes minutes without optimisation.
+#[test]
+#[ignore = "slow; run with --release -- --ignored"]
+fn every_form_in_really_every_place() {
+    let mut checks = 0_usize;
+    for (name, json) in samples() {
+        let payload = Payload::new(&json).unwrap_or_else(|| panic!("{name} is plain JSON"));
+        for place in payload.places() {
+            for form in 0..FORM_COUNT {
+                payload.check(&place, form).unwrap_or_else(|problem| panic!("{name}: {problem}"));
+                checks += 1;
+            }
+        }
+    }
+    println!("{checks} payloads");
 }
 
 #[test]
-fn any_member_may_be_gone_or_null_but_id_and_token() {
+fn what_is_wrong_with_a_payload_is_named_by_its_path() {
+    type Row<'a> = (&'a str, &'a [(&'a str, LossKind)], bool);
+    let deep =
+        format!(r#""image":{{"name":"a","executor_opts":{{"docker":{}1{}}}}}"#, "[".repeat(200), "]".repeat(200));
+    let rows: [Row<'_>; 22] = [
+        (r#""cache":[null]"#, &[], false),
+        (r#""steps":[null],"variables":[null],"services":[null]"#, &[], false),
+        (r#""job_info":{"time_in_queue_seconds":-1}"#, &[], false),
+        (r#""job_info":{"time_in_queue_seconds":12.5}"#, &[], false),
+        (r#""job_info":{"queue_size":-1}"#, &[("job_info.queue_size", LossKind::InvalidValue)], false),
+        (r#""git_info":{"depth":-1}"#, &[], false),
+        (r#""git_info":{"depth":1.5}"#, &[("git_info.depth", LossKind::InvalidValue)], false),
+        (r#""runner_info":{"timeout":-1}"#, &[("runner_info.timeout", LossKind::InvalidValue)], false),
+        (r#""runner_info":{"timeout":1e400}"#, &[("runner_info.timeout", LossKind::InvalidValue)], false),
+        (r#""dependencies":[{"id":1,"token":7}]"#, &[("dependencies[0].token", LossKind::WrongType)], false),
+        (r#""dependencies":[{"id":1,"token":" "}]"#, &[("dependencies[0].token", LossKind::InvalidValue)], false),
+        (r#""steps":"canary""#, &[("steps", LossKind::WrongType)], true),
+        (r#""steps":[{"name":"script","script":["a",7]}]"#, &[("steps[0].script[1]", LossKind::WrongType)], true),
+        (r#""variables":[{"key":"A","masked":"canary"}]"#, &[("variables[0].masked", LossKind::WrongType)], true),
+        (r#""variables":[{"key":"A","value":"\ud800"}]"#, &[("variables[0].value", LossKind::Replaced)], false),
+        (r#""run":[]"#, &[("run", LossKind::WrongType)], true),
+        (
+            r#""services":[7,null,{"name":[]}]"#,
+            &[("services[0]", LossKind::WrongType), ("services[2].name", LossKind::WrongType)],
+            true,
+        ),
+        (&deep, &[("image.executor_opts.docker", LossKind::TooDeep)], true),
+        (r#""secrets":{"A":{"file":"canary"}}"#, &[("secrets.A.file", LossKind::WrongType)], false),
+        (r#""secrets":{"a b\n":7}"#, &[("secrets.*", LossKind::WrongType)], false),
+        (r#""moon\ud800":"\ud800","moon":1e400,"moon":[]"#, &[], false),
+        (r#""steps":7,"steps":[]"#, &[], false),
+    ];
+    for (members, losses, damaged) in rows {
+        let json = format!(r#"{{"id":5,"token":"t",{members}}}"#);
+        let assignment = Assignment::from_json(json.clone()).unwrap_or_else(|error| panic!("{json}: {error}"));
+        let found: Vec<_> = assignment.losses().iter().map(|loss| (loss.path.as_str(), loss.kind)).collect();
+        assert_eq!((&found[..], assignment.is_damaged()), (losses, damaged), "{json}");
+        assert_eq!(assignment.as_json(), &json);
+        let shown: Vec<_> = assignment.losses().iter().map(ToString::to_string).collect();
+        assert!(!shown.concat().contains("canary"), "{shown:?}");
+    }
+    let json =
+        r#"{"id":5,"token":"t","variables":[{"key":"A","value":"x","masked":7}],"inputs":[{"value":{"sensitive":0}}]}"#;
+    let careful = Assignment::from_json(json).unwrap();
+    assert!(careful.spec().variables[0].masked && careful.spec().inputs[0].value.sensitive);
+    let many = format!(r#"{{"id":5,"token":"t","steps":[{}7]}}"#, "7,".repeat(5000));
+    assert_eq!(Assignment::from_json(many).unwrap().losses().len(), 100, "they are counted, not all listed");
+}
+
+/// What a poller makes of an answer with this payload.
+fn polled(body: &str, config: RunnerConfig) -> PollerEvent {
+    let mut poller = Hand::new(Poller::new(Arc::new(config), RunnerToken::new(TOKEN).unwrap(), START));
+    poller.machine.set_capacity(1);
+    poller.call();
+    poller.answer(201, &[], body);
+    poller.machine.set_capacity(0);
+    poller.poll();
+    poller.events.pop().expect("an event")
+}
+
+#[test]
+fn only_an_id_a_token_and_a_document_make_a_job_unreadable() {
+    let forms = [
+        "null",
+        "true",
+        "-1",
+        "1.5",
+        "1e400",
+        "123456789012345678901234567890",
+        r#""\ud800\u0000""#,
+        r#""""#,
+        "[]",
+        "{}",
+        "[null]",
+    ];
     for (name, json) in samples() {
         let whole: Value = serde_json::from_str(&json).unwrap();
-        for replacement in [None, Some(&Value::Null)] {
-            each_change(&whole, replacement, &mut |changed| {
-                let has_both = changed["id"].is_u64() && changed["token"].is_string();
-                match Assignment::from_json(changed.to_string()) {
-                    Ok(assignment) => look_at(&assignment),
-                    Err(error) => assert!(!has_both, "{name}: {error}"),
+        for member in ["id", "token"] {
+            for form in forms {
+                let mut changed = whole.clone();
+                changed[member] = "PLACE".into();
+                let text = changed.to_string().replace(r#""PLACE""#, form);
+                for text in [text.clone(), text[..text.len() - 1].to_owned()] {
+                    let error = Assignment::from_json(text.clone()).expect_err(&name).to_string();
+                    assert!(!error.contains(form) || form.len() < 5, "{name}: {error}");
+                    let event = polled(&text, config());
+                    assert!(
+                        matches!(event, PollerEvent::AssignmentUncertain { .. }),
+                        "{name} {member} {form}: {event:?}"
+                    );
                 }
-            });
+            }
+            // The last of several counts.
+            let good = whole[member].to_string();
+            let twice =
+                json.trim_end().trim_end_matches('}').to_owned() + &format!(r#","{member}":7.5,"{member}":{good}}}"#);
+            assert_eq!(Assignment::from_json(twice).unwrap().id(), whole["id"].as_u64().unwrap());
         }
+        // What is no document any more: both are found if they come first, and the job is failed.
+        let start = format!(r#"{{"id":{},"moon\ud800":1e400,"token":{},"#, whole["id"], whole["token"]);
+        for rest in ["", r#""steps":[{"na"#, "]", "NaN}", r#""a":"\x"}"#, "\u{1}"] {
+            let event = polled(&(start.clone() + rest), config());
+            assert!(matches!(event, PollerEvent::Unreadable(_)), "{name} {rest}: {event:?}");
+        }
+    }
+    for body in ["", "null", "[]", "7", "<html>", r#""text""#] {
+        assert!(matches!(polled(body, config()), PollerEvent::AssignmentUncertain { .. }), "{body}");
     }
 }
 
 #[test]
-fn a_member_of_another_type_is_a_value_or_an_error() {
-    let strange = serde_json::json!([{ "moon": -1.5 }, "canary"]);
-    for (name, json) in samples() {
-        each_change(&serde_json::from_str(&json).unwrap(), Some(&strange), &mut |changed| match Assignment::from_json(
-            changed.to_string(),
-        ) {
-            Ok(assignment) => look_at(&assignment),
-            Err(error) => assert!(!error.to_string().contains("canary"), "{name}: {error}"),
-        });
+fn a_damaged_job_is_failed_unless_the_application_takes_it() {
+    let body = r#"{"id":7,"token":"glcbt-7","steps":[{"name":"script","script":["make",{"canary":1}]}],"cache":7}"#;
+    let PollerEvent::Unreadable(job) = polled(body, config()) else { panic!("it is run") };
+    assert!(job.is_ended());
+    let mut job = Hand::new(job);
+    assert_eq!(job.call().name(), "running");
+    job.answer(200, &[], "");
+    let log = String::from_utf8(job.call().request.body().to_vec()).unwrap();
+    let line = "could not read all of this job: steps[0].script[1] has the wrong type; cache has the wrong type.";
+    assert!(log.contains(line) && log.contains("does not run this job") && !log.contains("canary"), "{log}");
+    assert!(matches!(&job.events[0], JobEvent::PayloadDamaged(losses) if losses.len() == 2), "{:?}", job.events);
+
+    let PollerEvent::Assigned(assignment) = polled(body, config().with_damaged_payloads(true)) else {
+        panic!("refused")
+    };
+    assert_eq!((assignment.spec().script(), assignment.is_damaged()), (&["make".to_owned()][..], true));
+    let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
+    job.sends("running");
+    assert!(matches!(job.events[..], [JobEvent::PayloadDamaged(_)]), "before it starts: {:?}", job.events);
+    let snapshot = job.machine.snapshot();
+    let mut again = Hand::new(Job::resume(Arc::new(config()), &assignment, snapshot, START).unwrap());
+    let written = again.machine.log_size();
+    again.poll();
+    assert!(matches!(again.events[..], [JobEvent::PayloadDamaged(_)]) && written == job.machine.log_size());
+
+    // What decides nothing of that kind is told in the log alone.
+    let PollerEvent::Assigned(harmless) = polled(r#"{"id":7,"token":"t","cache":7}"#, config()) else {
+        panic!("refused")
+    };
+    let mut job = Hand::new(Job::new(Arc::new(config()), &harmless, START));
+    job.sends("running");
+    assert!(job.events.is_empty() && job.machine.log_size() > 0);
+    let PollerEvent::Assigned(fine) = polled(r#"{"id":7,"token":"t","cache":[null]}"#, config()) else {
+        panic!("refused")
+    };
+    assert_eq!(Job::new(Arc::new(config()), &fine, START).log_size(), 0);
+}
+
+#[test]
+fn a_record_keeps_the_bytes_that_came() {
+    for body in [
+        &b"{\"id\":7,\"token\":\"t\",\"x\":\"\xff\",\"x\":1e400}"[..],
+        br#"{"id":7,"token":"t","a":"\ud800","steps":[null]}"#,
+    ] {
+        let assignment = Assignment::from_json(body.to_vec()).unwrap();
+        let mut job = Job::new(Arc::new(config()), &assignment, START);
+        job.write("hello\n");
+        let record = JobRecord::from_json(&JobRecord::of(&mut job).to_json()).unwrap();
+        assert_eq!(record.assignment().as_json(), body);
+        let again = Assignment::from_text(assignment.to_text()).unwrap();
+        assert_eq!((again.as_json(), again.losses()), (assignment.as_json(), assignment.losses()));
     }
+    assert!(Assignment::from_text("base64:?").is_err());
 }
 
 #[test]

@@ -271,7 +271,7 @@ fn a_payload_that_cannot_be_read_fails_its_job() {
     let record = server.job(id).unwrap();
     assert_eq!((record.status(), record.failure_reason()), (JobStatus::Failed, Some("runner_system_failure")));
     let log = String::from_utf8(record.trace().to_vec()).unwrap();
-    assert!(log.contains("cannot read this job") && log.contains("wrong type"), "{log}");
+    assert!(log.contains("steps has the wrong type") && log.contains("does not run this job"), "{log}");
 }
 
 #[test]

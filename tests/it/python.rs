@@ -158,3 +158,16 @@ fn every_row_of_the_inventory_has_a_test() {
         assert!(attributes.contains("#[test]"), "{test} in {file} is no test");
     }
 }
+
+#[test]
+fn a_job_of_an_old_server_is_taken_over() {
+    let mut parts: Vec<Value> = serde_json::from_str(&text("running")).unwrap();
+    parts[2]["cache"] = json!([null]);
+    parts[2]["job_info"]["time_in_queue_seconds"] = json!(-1);
+    parts[4] = "\u{e000} line\n".into();
+    // As Python writes a byte that is no UTF-8.
+    let text = Value::from(parts).to_string().replace('\u{e000}', "\\udcff");
+    let record = JobRecord::from_python(&text).unwrap();
+    assert!(record.assignment().losses().is_empty());
+    assert_eq!(record.log().1, "\u{fffd} line\n");
+}

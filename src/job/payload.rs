@@ -1,0 +1,52 @@
+//! What a job says about its own payload before it starts.
+
+use std::sync::Arc;
+
+use super::{Job, JobEvent, JobResult};
+use crate::api::job_spec::Assignment;
+use crate::config::RunnerConfig;
+use crate::error::ProtocolError;
+use crate::log::ansi;
+use crate::status::FailureReason;
+use crate::time::Timestamp;
+
+impl Job {
+    /// A job that cannot be run because its payload cannot be read: says so in its log, and fails.
+    pub(crate) fn unreadable(
+        config: Arc<RunnerConfig>,
+        assignment: &Assignment,
+        error: &ProtocolError,
+        now: Timestamp,
+    ) -> Self {
+        let mut job = Self::new(config, assignment, now);
+        job.refuse(&format!("The runner cannot read this job: {error}"));
+        job
+    }
+
+    /// A job that is not run because a part of its payload that decides what runs was dropped: says so in its log, and
+    /// fails.
+    pub(crate) fn damaged(config: Arc<RunnerConfig>, assignment: &Assignment, now: Timestamp) -> Self {
+        let mut job = Self::new(config, assignment, now);
+        job.refuse("The runner does not run this job, because what GitLab asked for cannot be read in full.");
+        job
+    }
+
+    fn refuse(&mut self, why: &str) {
+        self.write(ansi::error(why));
+        self.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
+    }
+
+    /// Queues the events that are about the payload. A job that is taken up again gives them again.
+    pub(super) fn tell_of_payload(&mut self) {
+        if self.assignment.is_damaged() {
+            self.events.push_back(JobEvent::PayloadDamaged(self.assignment.losses().to_vec()));
+        }
+    }
+
+    /// Writes into the log of a new job what is to be known of its payload, each in one line.
+    pub(super) fn warn_of_payload(&mut self) {
+        if let Some(losses) = self.assignment.losses_in_words() {
+            self.write(ansi::warning(&format!("The runner could not read all of this job: {losses}.")));
+        }
+    }
+}
