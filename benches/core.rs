@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use divan::{AllocProfiler, Bencher};
 use gitlab_runner_api::api::info::Info;
+use gitlab_runner_api::variables::{Place, Variables};
 use gitlab_runner_api::{
     Assignment, Call, Job, JobResult, JobSnapshot, Machine, Output, RunnerConfig, Server, Timestamp,
 };
@@ -163,4 +164,39 @@ fn decode_payload_bare(bencher: Bencher<'_, '_>) {
     bencher
         .with_inputs(payload)
         .bench_local_values(|json| serde_json::from_slice::<gitlab_runner_api::JobSpec>(&json).unwrap());
+}
+
+/// A job of 117 KB whose author makes a value of 2.3 GB of it. It must end within 50 ms and 8 MiB: see `max alloc`.
+#[divan::bench]
+fn expansion_bomb(bencher: Bencher<'_, '_>) {
+    let long = "b".repeat(58_000);
+    let references = "$B".repeat(29_000);
+    let payload = format!(
+        r#"{{"id":1,"token":"t","variables":[{{"key":"B","value":"{long}","raw":true}},
+            {{"key":"FF_MASK_ALL_DEFAULT_TOKENS","value":"{references}"}}]}}"#
+    );
+    let config = config();
+    bencher.bench_local(move || {
+        let assignment = Assignment::from_json(payload.clone()).expect("a valid payload");
+        Job::new(config.clone(), &assignment, NOW)
+    });
+}
+
+/// The longest values that are expanded: eight of nearly a mebibyte, and what a shell would be given.
+#[divan::bench]
+fn expansion_at_its_bounds(bencher: Bencher<'_, '_>) {
+    let mut payload = format!(r#"{{"id":1,"token":"t","variables":[{{"key":"B","value":"{}"}}"#, "b".repeat(1000));
+    for at in 0..12 {
+        payload += &format!(r#",{{"key":"V{at}","value":"{}"}}"#, "$B".repeat(1040));
+    }
+    let assignment = Assignment::from_json(payload + "]}").expect("a valid payload");
+    bencher.bench_local(move || Variables::new(assignment.spec(), &Place::default()).environment());
+}
+
+/// The same fullest payload with one member that cannot be read, so that each member is looked at alone.
+#[divan::bench]
+fn decode_payload_with_care(bencher: Bencher<'_, '_>) {
+    let json = String::from_utf8(payload().to_vec()).expect("text");
+    let json = Bytes::from(json.replacen('{', r#"{"cache":7,"#, 1).replace(r#""depth""#, r#""depth":1.5,"x""#));
+    bencher.bench_local(move || Assignment::from_json(json.clone()).expect("a valid payload"));
 }

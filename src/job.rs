@@ -60,6 +60,10 @@ pub enum JobEvent {
     /// without what was dropped. A [`Poller`](crate::Poller) hands such jobs out only if
     /// [`RunnerConfig::with_damaged_payloads`] says so, and fails them itself otherwise.
     PayloadDamaged(Vec<Loss>),
+    /// These variables and texts of the payload stay as they are written, because they would be too long if the references
+    /// in them were replaced: see [`Variables::unexpanded`](crate::variables::Variables::unexpanded). The job goes on, and
+    /// its log names them. Comes before the job starts, and again after a resume.
+    Unexpanded(Vec<String>),
     /// So many of the secrets that are masked are shorter than the 8 bytes GitLab asks of a masked variable. They are
     /// hidden, and much of the log that is no secret may be hidden with them.
     ShortSecrets(usize),

@@ -2,17 +2,27 @@
 //!
 //! GitLab sends variables whose values refer to each other; the runner adds its own and expands them. This is done here as
 //! the official runner does it: once, in one pass, without shell operators.
+//!
+//! What a job's author writes can refer to long values many times over, so expansion is bounded: at most 1 MiB for one
+//! value and 8 MiB for all of a job. What would be longer stays as it was written, and [`Variables::unexpanded`] names it.
 
-mod expansion;
+pub(crate) mod expansion;
 mod quoting;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::api::job_spec::{JobSpec, Variable};
 use crate::secret::{RunnerToken, Secret};
 
 pub use quoting::{export, quote};
+
+/// The longest that one expanded value may be, in bytes. Linux takes no environment variable of more than 128 KiB.
+const VALUE_LIMIT: usize = 1 << 20;
+
+/// The longest that all expanded values of a job may be together, in bytes.
+const JOB_LIMIT: usize = 8 << 20;
 
 /// What a runner knows of the place where a job runs, and tells it in variables.
 ///
@@ -121,25 +131,60 @@ pub struct Variables {
     /// The last of each name.
     index: BTreeMap<String, usize>,
     temp_dir: String,
+    /// Texts of the payload, beside variables, that have references: their places and what they say.
+    texts: Vec<(String, String)>,
+    bounds: Bounds,
+}
+
+/// What is too long to be expanded. Decided for all of a job at once, so that it does not depend on what is asked first.
+#[derive(Clone, Debug, Default)]
+struct Bounds {
+    /// Of each variable in the list, how long its content is.
+    lengths: Vec<usize>,
+    /// The variables of the list that stay unexpanded.
+    variables: BTreeSet<usize>,
+    /// The texts that stay unexpanded.
+    texts: BTreeSet<String>,
+    /// The names of all these.
+    names: Vec<String>,
 }
 
 impl Variables {
     /// The payload's variables between those of the runner, in the official order: a job may override where it runs, but
     /// not what runs it.
+    ///
+    /// The project's folder is the one that [`Place::with_project_dir`] names. Otherwise it is `GIT_CLONE_PATH`, if the job
+    /// has that and it lies below the folder of all projects; otherwise the project's path below that folder. The path is
+    /// taken from the payload, or, where a server does not name it, from the address of the repository.
     #[must_use]
     pub fn new(spec: &JobSpec, place: &Place) -> Self {
         let builds = place.builds_dir.trim_end_matches('/');
-        // Where a server does not name the path, a job's own variable does: it must not lead out of the folder.
-        let parts = spec.project_path().unwrap_or("project").split('/');
-        let path: Vec<&str> = parts.filter(|part| !matches!(*part, "" | "." | "..")).collect();
-        let project = place.project_dir.clone().unwrap_or_else(|| format!("{builds}/{}", path.join("/")));
+        let path = spec.project_path().map(Cow::Borrowed).or_else(|| spec.repo_path().map(Cow::Owned));
+        let default = below(builds, path.as_deref().unwrap_or("project")).unwrap_or_else(|| builds.to_owned());
+        let project = place.project_dir.clone().unwrap_or(default);
+        let variables = Self::in_project(spec, place, project);
+        // A path of the job's own can refer to where all projects are, which is among the variables.
+        let clone_path = variables.value("GIT_CLONE_PATH").filter(|_| place.project_dir.is_none());
+        match clone_path.and_then(|path| below(builds, path.strip_prefix(builds)?.strip_prefix('/')?)) {
+            Some(project) => Self::in_project(spec, place, project),
+            None => variables,
+        }
+    }
+
+    fn in_project(spec: &JobSpec, place: &Place, project: String) -> Self {
         let temp_dir = place.temp_project_dir.clone().unwrap_or_else(|| format!("{project}.tmp"));
         let timeout = spec.timeout().map_or(7200, |timeout| timeout.as_secs());
-        let mut variables = Self { list: Vec::new(), index: BTreeMap::new(), temp_dir: temp_dir.clone() };
+        let mut variables = Self {
+            list: Vec::new(),
+            index: BTreeMap::new(),
+            temp_dir: temp_dir.clone(),
+            texts: texts(spec),
+            bounds: Bounds::default(),
+        };
         if let Some(image) = &spec.image {
-            variables.push(Variable::new("CI_JOB_IMAGE", image.name.as_str()));
+            variables.add(Variable::new("CI_JOB_IMAGE", image.name.as_str()));
         }
-        place.environment.iter().for_each(|variable| variables.push(variable.clone()));
+        place.environment.iter().for_each(|variable| variables.add(variable.clone()));
         for (key, value) in [
             ("CI_BUILDS_DIR", place.builds_dir.clone()),
             ("CI_PROJECT_DIR", project),
@@ -149,18 +194,24 @@ impl Variables {
             ("CI_JOB_STATUS", "running".to_owned()),
             ("CI_JOB_TIMEOUT", timeout.to_string()),
         ] {
-            variables.push(Variable::new(key, value));
+            variables.add(Variable::new(key, value));
         }
-        spec.variables.iter().for_each(|variable| variables.push(variable.clone()));
+        spec.variables.iter().for_each(|variable| variables.add(variable.clone()));
         let kind = if place.shared { "CI_SHARED_ENVIRONMENT" } else { "CI_DISPOSABLE_ENVIRONMENT" };
-        variables.push(Variable::new(kind, "true"));
-        place.runner.iter().for_each(|variable| variables.push(variable.clone()));
-        variables.push(Variable::new("RUNNER_TEMP_PROJECT_DIR", temp_dir));
+        variables.add(Variable::new(kind, "true"));
+        place.runner.iter().for_each(|variable| variables.add(variable.clone()));
+        variables.add(Variable::new("RUNNER_TEMP_PROJECT_DIR", temp_dir));
+        variables.bound();
         variables
     }
 
     /// Adds a variable that wins over all before it: a fetched secret, or `CI_JOB_STATUS` before `after_script`.
     pub fn push(&mut self, variable: Variable) {
+        self.add(variable);
+        self.bound();
+    }
+
+    fn add(&mut self, variable: Variable) {
         self.index.insert(variable.key.clone(), self.list.len());
         self.list.push(variable);
     }
@@ -174,14 +225,38 @@ impl Variables {
     /// The value of a variable, expanded; of a file variable, the path of the file. **Secret**, unless it is public.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<String> {
-        let variable = self.get(key)?;
-        Some(if variable.file { self.path(variable) } else { self.content(variable) })
+        self.inserted(key).map(Cow::into_owned)
+    }
+
+    /// What a reference to a variable in a text is replaced by.
+    fn inserted(&self, key: &str) -> Option<Cow<'_, str>> {
+        let at = *self.index.get(key)?;
+        let variable = self.list.get(at)?;
+        Some(if variable.file { self.path(variable).into() } else { self.content(at, variable) })
     }
 
     /// A text with its references to variables replaced by their values: a name of an image or a cache, a path.
+    ///
+    /// A text that would be longer than 1 MiB is returned as it is, and so is one of the payload that is named by
+    /// [`Variables::unexpanded`].
     #[must_use]
     pub fn expand(&self, text: &str) -> String {
-        expansion::expand(text, |key| self.value(key))
+        if !expansion::has_references(text) || self.bounds.texts.contains(text) {
+            return text.to_owned();
+        }
+        match expansion::expanded_len(text, VALUE_LIMIT, |key| self.inserted_len(&self.bounds.lengths, key)) {
+            Some(_) => expansion::expand(text, |key| self.inserted(key)),
+            None => text.to_owned(),
+        }
+    }
+
+    /// The names of what is too long to be expanded and stays as it was written: variables by their names, other texts by
+    /// their places in the payload, such as `cache[0].key`. One value may have 1 MiB, all of a job together 8 MiB.
+    ///
+    /// A [`Job`](crate::Job) tells of them by [`JobEvent::Unexpanded`](crate::JobEvent::Unexpanded).
+    #[must_use]
+    pub fn unexpanded(&self) -> &[String] {
+        &self.bounds.names
     }
 
     /// Whether a variable says yes: `true` or `t` in any case, or any spelling of 1.
@@ -206,9 +281,9 @@ impl Variables {
     /// A name that could leave the folder is left out.
     #[must_use]
     pub fn files(&self) -> Vec<(String, Secret)> {
-        let last = self.index.values().filter_map(|at| self.list.get(*at));
-        let files = last.filter(|variable| variable.file && is_file_name(&variable.key));
-        files.map(|variable| (self.path(variable), Secret::new(self.content(variable)))).collect()
+        let last = self.index.values().filter_map(|at| Some((*at, self.list.get(*at)?)));
+        let files = last.filter(|(_, variable)| variable.file && is_file_name(&variable.key));
+        files.map(|(at, variable)| (self.path(variable), Secret::new(self.content(at, variable)))).collect()
     }
 
     /// The folder of those files.
@@ -221,9 +296,9 @@ impl Variables {
     /// expanded, without white space around them, each once, none empty.
     #[must_use]
     pub fn masked(&self) -> Vec<Secret> {
+        let masked = self.list.iter().enumerate().filter(|(_, variable)| variable.masked);
         let mut values: Vec<String> =
-            self.list.iter().filter(|variable| variable.masked).map(|variable| self.content(variable)).collect();
-        values.iter_mut().for_each(|value| *value = value.trim().to_owned());
+            masked.map(|(at, variable)| self.content(at, variable).trim().to_owned()).collect();
         values.retain(|value| !value.is_empty());
         values.sort_unstable();
         values.dedup();
@@ -231,14 +306,63 @@ impl Variables {
     }
 
     /// The value itself, expanded in one pass: what it refers to is not expanded again.
-    fn content(&self, variable: &Variable) -> String {
-        if variable.raw {
-            return variable.value().to_owned();
+    fn content<'v>(&'v self, at: usize, variable: &'v Variable) -> Cow<'v, str> {
+        let value = variable.value();
+        if variable.raw || !expansion::has_references(value) || self.bounds.variables.contains(&at) {
+            return value.into();
         }
-        expansion::expand(variable.value(), |key| {
+        Cow::Owned(expansion::expand(value, |key| {
             let found = self.get(key)?;
-            Some(if found.file { self.path(found) } else { found.value().to_owned() })
-        })
+            Some(if found.file { self.path(found).into() } else { found.value().into() })
+        }))
+    }
+
+    /// Decides what is too long to be expanded. To be called whenever a variable was added.
+    fn bound(&mut self) {
+        let mut bounds = Bounds::default();
+        let mut left = JOB_LIMIT;
+        let mut fits = |length: Option<usize>| {
+            let after = left.checked_sub(length?)?;
+            left = after;
+            length
+        };
+        for (at, variable) in self.list.iter().enumerate() {
+            let value = variable.value();
+            if variable.raw || !expansion::has_references(value) {
+                bounds.lengths.push(value.len());
+                continue;
+            }
+            let length = expansion::expanded_len(value, VALUE_LIMIT, |key| match self.get(key) {
+                Some(found) if found.file => self.path_len(found),
+                found => found.map_or(0, |found| found.value().len()),
+            });
+            let length = fits(length);
+            bounds.lengths.push(length.unwrap_or(value.len()));
+            if length.is_none() {
+                bounds.variables.insert(at);
+                bounds.names.push(shown_key(&variable.key).to_owned());
+            }
+        }
+        for (name, text) in &self.texts {
+            let length = expansion::expanded_len(text, VALUE_LIMIT, |key| self.inserted_len(&bounds.lengths, key));
+            if fits(length).is_none() && bounds.texts.insert(text.clone()) {
+                bounds.names.push(name.clone());
+            }
+        }
+        self.bounds = bounds;
+    }
+
+    /// How long that is which a reference in a text is replaced by.
+    fn inserted_len(&self, lengths: &[usize], key: &str) -> usize {
+        let at = self.index.get(key).copied();
+        match at.and_then(|at| self.list.get(at)) {
+            Some(found) if found.file => self.path_len(found),
+            _ => at.and_then(|at| lengths.get(at)).copied().unwrap_or_default(),
+        }
+    }
+
+    fn path_len(&self, variable: &Variable) -> usize {
+        self.temp_dir.len() + 1 + variable.key.len()
     }
 
     fn path(&self, variable: &Variable) -> String {
@@ -250,6 +374,59 @@ impl fmt::Debug for Variables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(&self.list).finish()
     }
+}
+
+/// The folder at a path below another one; none if the path names that folder itself. `.` and `..` are left out, so that
+/// a path of a job's own does not lead out of the folder.
+fn below(folder: &str, path: &str) -> Option<String> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | "." | "..")).collect();
+    (!parts.is_empty()).then(|| format!("{folder}/{}", parts.join("/")))
+}
+
+/// A name that can be shown in a log; `*` for what is no name.
+fn shown_key(key: &str) -> &str {
+    if crate::api::members::is_plain(key) { key } else { "*" }
+}
+
+/// The texts of a payload that a job's author can write and a runner expands, beside variables: their places and what they
+/// say. Those without references are left out.
+fn texts(spec: &JobSpec) -> Vec<(String, String)> {
+    let mut texts = Vec::new();
+    let mut take = |place: &dyn Fn() -> String, text: &str| {
+        if expansion::has_references(text) {
+            texts.push((place(), text.to_owned()));
+        }
+    };
+    if let Some(image) = &spec.image {
+        take(&|| "image.name".to_owned(), &image.name);
+    }
+    for (at, service) in spec.services.iter().enumerate() {
+        take(&|| format!("services[{at}].name"), &service.name);
+        take(&|| format!("services[{at}].alias"), service.alias.as_deref().unwrap_or_default());
+        for (of, variable) in service.variables.iter().enumerate() {
+            take(&|| format!("services[{at}].variables[{of}].value"), &variable.value);
+        }
+    }
+    for (at, artifact) in spec.artifacts.iter().enumerate() {
+        take(&|| format!("artifacts[{at}].name"), artifact.name.as_deref().unwrap_or_default());
+        for (of, path) in artifact.paths.iter().enumerate() {
+            take(&|| format!("artifacts[{at}].paths[{of}]"), path);
+        }
+        for (of, path) in artifact.exclude.iter().enumerate() {
+            take(&|| format!("artifacts[{at}].exclude[{of}]"), path);
+        }
+    }
+    for (at, cache) in spec.cache.iter().enumerate() {
+        take(&|| format!("cache[{at}].key"), &cache.key);
+        take(&|| format!("cache[{at}].policy"), cache.policy.as_ref().map_or("", |policy| policy.as_str()));
+        for (of, path) in cache.paths.iter().enumerate() {
+            take(&|| format!("cache[{at}].paths[{of}]"), path);
+        }
+        for (of, key) in cache.fallback_keys.iter().enumerate() {
+            take(&|| format!("cache[{at}].fallback_keys[{of}]"), key);
+        }
+    }
+    texts
 }
 
 /// Whether a name is one of a file, and of nothing else.

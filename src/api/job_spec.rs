@@ -4,6 +4,7 @@
 //! unknown member is skipped, and an unknown word of an enumeration is kept. Any other member that cannot be read takes its
 //! default too, and [`Assignment::losses`] names it. The JSON itself stays with the [`Assignment`] as it came.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use super::members::{Losses, Read as _, Walk, members, repair, words};
 use crate::error::ProtocolError;
 use crate::secret::{JobToken, Secret};
 use crate::status::{FailureReason, open_enum};
+use crate::variables::expansion::expand_word;
 use crate::variables::is_true;
 
 /// What a payload that is not UTF-8 begins with as a text. No JSON does.
@@ -285,7 +287,20 @@ impl JobSpec {
 
     /// Whether a debug variable makes the log one that GitLab shows to fewer people (`debug_trace` of a log patch).
     pub(crate) fn is_debug_trace(&self) -> bool {
-        ["CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"].iter().any(|key| self.variable(key).is_some_and(is_true))
+        ["CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"].iter().any(|key| self.word(key).is_some_and(|word| is_true(&word)))
+    }
+
+    /// The value of a variable that says one word, expanded with those of the payload.
+    pub(crate) fn word(&self, key: &str) -> Option<String> {
+        let variable = self.variables.iter().rev().find(|variable| variable.key == key)?;
+        if variable.raw {
+            return Some(variable.value().to_owned());
+        }
+        expand_word(variable.value(), |key| match (self.variable(key), key) {
+            // The runner's own, where GitLab does not send it.
+            (None, "CI_JOB_TIMEOUT") => self.timeout().map(|timeout| timeout.as_secs().to_string().into()),
+            (value, _) => value.map(Cow::Borrowed),
+        })
     }
 }
 

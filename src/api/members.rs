@@ -172,7 +172,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Whether a key can be shown without a thought for control characters and the like.
-fn is_plain(key: &str) -> bool {
+pub(crate) fn is_plain(key: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     (1..=SHOWN_KEY).contains(&key.len()) && key.bytes().all(fits)
 }

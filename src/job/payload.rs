@@ -9,6 +9,10 @@ use crate::error::ProtocolError;
 use crate::log::ansi;
 use crate::status::FailureReason;
 use crate::time::Timestamp;
+use crate::variables::{Place, Variables};
+
+/// A line of the log names so many things, and counts the others.
+const SHOWN: usize = 8;
 
 impl Job {
     /// A job that cannot be run because its payload cannot be read: says so in its log, and fails.
@@ -38,8 +42,12 @@ impl Job {
 
     /// Queues the events that are about the payload. A job that is taken up again gives them again.
     pub(super) fn tell_of_payload(&mut self) {
+        let unexpanded = Variables::new(self.spec(), &Place::default()).unexpanded().to_vec();
         if self.assignment.is_damaged() {
             self.events.push_back(JobEvent::PayloadDamaged(self.assignment.losses().to_vec()));
+        }
+        if !unexpanded.is_empty() {
+            self.events.push_back(JobEvent::Unexpanded(unexpanded));
         }
     }
 
@@ -48,5 +56,22 @@ impl Job {
         if let Some(losses) = self.assignment.losses_in_words() {
             self.write(ansi::warning(&format!("The runner could not read all of this job: {losses}.")));
         }
+        let unexpanded = self.events.iter().find_map(|event| match event {
+            JobEvent::Unexpanded(names) => Some(in_words(names)),
+            _ => None,
+        });
+        if let Some(names) = unexpanded {
+            self.write(ansi::warning(&format!(
+                "These are too long to be expanded and stay as they are written: {names}."
+            )));
+        }
+    }
+}
+
+fn in_words(names: &[String]) -> String {
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }

@@ -13,9 +13,9 @@ use crate::headers;
 
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// 201, readable.
+    /// 201 with a job, of which perhaps not all can be read.
     Job(Assignment),
-    /// 201, of which id and token can be read.
+    /// 201 with what is no JSON, in which id and token can be found.
     Unreadable(Assignment, ProtocolError),
     /// 201, of which nothing can be read.
     Lost(ProtocolError),
@@ -122,7 +122,11 @@ mod tests {
             let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
             let bodies: &[&str] = match cells[1] {
                 "a job" => &[r#"{"id":1,"token":"t"}"#],
-                "a job that cannot be read, but for its id and token" => &[r#"{"id":1,"token":"t","steps":3}"#],
+                "a job with members that cannot be read" => &[
+                    r#"{"id":1,"token":"t","steps":3}"#,
+                    r#"{"id":1,"token":"t","cache":[null],"moon":1e400,"moon":"\ud800"}"#,
+                ],
+                "no JSON, in which an id and a token can be found" => &[r#"{"id":1,"token":"t","steps":[{"na"#],
                 "anything else" => &["", "<html>", "{}", r#"{"id":1}"#, "201"],
                 "any" => &["", "<html>", r#"{"message":"no"}"#, r#"{"id":1,"token":"t"}"#],
                 other => panic!("the table has a body this test does not know: {other}"),

@@ -1,24 +1,92 @@
 //! References to variables, as the official runner reads them: `$NAME`, `${NAME}`, `$$`, and nothing of a shell.
 
-/// Replaces each reference by what `value` gives for its name, or by nothing.
-pub(super) fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> String {
-    let mut out = String::with_capacity(text.len());
+use std::borrow::Cow;
+
+/// A piece of a text with references.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part<'a> {
+    /// Text that stays as it is.
+    Plain(&'a str),
+    /// The name of a variable whose value comes here.
+    Name(&'a str),
+}
+
+/// Whether a text has anything to expand. `$$` counts.
+pub(super) fn has_references(text: &str) -> bool {
+    text.contains('$')
+}
+
+/// Takes a text apart.
+fn parts(text: &str) -> impl Iterator<Item = Part<'_>> {
     let mut rest = text;
-    while let Some((plain, after)) = rest.split_once('$') {
-        out.push_str(plain);
-        let (found, tail) = reference(after);
-        match found {
-            Reference::Name("$") => out.push('$'),
-            Reference::Name(special) if is_special(special) => {}
-            Reference::Name(name) => out.push_str(&value(name).unwrap_or_default()),
-            Reference::Malformed => {}
-            Reference::None => out.push('$'),
+    let mut reference_next = false;
+    std::iter::from_fn(move || {
+        loop {
+            if !reference_next {
+                if rest.is_empty() {
+                    return None;
+                }
+                let (plain, after) = rest.split_once('$').map_or((rest, None), |(plain, after)| (plain, Some(after)));
+                reference_next = after.is_some();
+                rest = after.unwrap_or_default();
+                if !plain.is_empty() {
+                    return Some(Part::Plain(plain));
+                }
+                continue;
+            }
+            reference_next = false;
+            let (found, tail) = reference(rest);
+            rest = tail;
+            match found {
+                Reference::Name("$") | Reference::None => return Some(Part::Plain("$")),
+                Reference::Name(special) if is_special(special) => {}
+                Reference::Name(name) => return Some(Part::Name(name)),
+                Reference::Malformed => {}
+            }
         }
-        rest = tail;
+    })
+}
+
+/// The length of a text after expansion; none if it is more than `limit`. The work that this takes is bounded by the length
+/// of the text and does not depend on the values, so that it can be asked before anything is expanded.
+pub(super) fn expanded_len(text: &str, limit: usize, mut len_of: impl FnMut(&str) -> usize) -> Option<usize> {
+    let mut sum = 0_usize;
+    for part in parts(text) {
+        sum = sum.saturating_add(match part {
+            Part::Plain(plain) => plain.len(),
+            Part::Name(name) => len_of(name),
+        });
+        if sum > limit {
+            return None;
+        }
     }
-    out.push_str(rest);
+    Some(sum)
+}
+
+/// Replaces each reference by what `value` gives for its name, or by nothing. Ask for the length first.
+pub(super) fn expand<'v>(text: &str, value: impl Fn(&str) -> Option<Cow<'v, str>>) -> String {
+    let mut out = String::with_capacity(text.len());
+    for part in parts(text) {
+        match part {
+            Part::Plain(plain) => out.push_str(plain),
+            Part::Name(name) => out.push_str(&value(name).unwrap_or_default()),
+        }
+    }
     out
 }
+
+/// The value of a variable that says one word, such as a switch or a span, among variables that need no place. None if it
+/// is longer than any such word.
+pub(crate) fn expand_word<'v>(text: &str, value: impl Fn(&str) -> Option<Cow<'v, str>>) -> Option<String> {
+    if text.len() > WORD_LIMIT {
+        return None;
+    }
+    expanded_len(text, WORD_LIMIT, |name| value(name).map_or(0, |value| value.len()))?;
+    Some(expand(text, value))
+}
+
+/// No switch and no span is longer, in bytes.
+const WORD_LIMIT: usize = 256;
 
 enum Reference<'a> {
     Name(&'a str),
@@ -88,7 +156,10 @@ mod tests {
             ("", ""),
         ];
         for (text, expanded) in rows {
-            assert_eq!(expand(text, value), expanded, "{text:?}");
+            assert_eq!(expand(text, |name| value(name).map(Cow::Owned)), expanded, "{text:?}");
+            let len = |limit| expanded_len(text, limit, |name| value(name).map_or(0, |value| value.len()));
+            assert_eq!(len(expanded.len()), Some(expanded.len()), "{text:?}");
+            assert!(expanded.is_empty() || len(expanded.len() - 1).is_none(), "{text:?}");
         }
     }
 }

@@ -1,11 +1,15 @@
 //! A job's variables: the order they come in, files, masks, and the shell.
 
+use std::sync::Arc;
+
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::job_spec::Variable;
 use gitlab_runner_api::variables::{Place, Variables, export, quote};
-use gitlab_runner_api::{Assignment, RunnerToken, Secret};
+use gitlab_runner_api::{Assignment, Job, JobEvent, RunnerToken, Secret};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+
+use crate::common::{Hand, START, config};
 
 fn variables(list: Value, place: &Place) -> Variables {
     let payload = json!({
@@ -111,6 +115,95 @@ fn a_project_path_does_not_lead_out_of_the_folder() {
         (variables.value("CI_PROJECT_DIR").as_deref(), variables.temp_project_dir()),
         (Some("/builds/etc/x"), "/builds/etc/x.tmp")
     );
+}
+
+#[test]
+fn a_project_is_where_its_job_or_its_repository_says() {
+    let folder = |members: Value, place: &Place| {
+        let mut payload = json!({ "id": 1, "token": "t" });
+        payload.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        let assignment = Assignment::from_json(payload.to_string()).unwrap();
+        let variables = Variables::new(assignment.spec(), place);
+        assert_eq!(variables.value("RUNNER_TEMP_PROJECT_DIR").as_deref(), Some(variables.temp_project_dir()));
+        variables.value("CI_PROJECT_DIR").unwrap()
+    };
+    let repository = |url: &str| json!({ "git_info": { "repo_url": url } });
+    let clone =
+        |path: &str| json!({ "variables": [{ "key": "GIT_CLONE_PATH", "value": path }, { "key": "N", "value": "n" }] });
+    let place = Place::new("/work/");
+    let rows = [
+        (repository("https://gitlab-ci-token:t@h.test/group/sub/project.git"), "/work/group/sub/project"),
+        (repository("https://h.test/"), "/work/project"),
+        (repository("no address"), "/work/project"),
+        (clone("$CI_BUILDS_DIR/$N/src"), "/work/n/src"),
+        (clone("/work/../../etc"), "/work/etc"),
+        (clone("/elsewhere"), "/work/project"),
+        (clone("/workshop/x"), "/work/project"),
+        (clone("/work/"), "/work/project"),
+        (clone("src"), "/work/project"),
+    ];
+    for (members, expected) in rows {
+        assert_eq!(folder(members.clone(), &place), expected, "{members}");
+    }
+    assert_eq!(folder(clone("/work/a"), &place.clone().with_project_dir("/p")), "/p", "the executor knows better");
+}
+
+/// Variables of which each refers many times to a long one.
+fn bomb(count: usize, length: usize, references: usize) -> Vec<Value> {
+    let mut list = vec![json!({ "key": "B", "value": "b".repeat(length), "raw": true })];
+    list.extend((0..count).map(|at| json!({ "key": format!("V{at}"), "value": "$B".repeat(references) })));
+    list
+}
+
+#[test]
+fn expansion_is_bounded_wherever_a_job_can_write() {
+    let references = "$B".repeat(1100);
+    let mut list = bomb(1, 1024, 1100);
+    list.push(json!({ "key": "FF_MASK_ALL_DEFAULT_TOKENS", "value": references }));
+    list.push(json!({ "key": "SMALL", "value": "<$N>" }));
+    list.push(json!({ "key": "N", "value": "n" }));
+    list.push(json!({ "key": "not a\nname", "value": references }));
+    let payload = json!({
+        "id": 1, "token": "t", "variables": list, "image": { "name": references },
+        "services": [{ "name": "s", "alias": references, "variables": [{ "key": "X", "value": references }] }, { "name": references }],
+        "artifacts": [{ "name": references, "paths": ["a/$N", references], "exclude": [references] }],
+        "cache": [{ "key": format!("$V0$N{references}"), "paths": [references], "fallback_keys": ["x", references] }],
+    });
+    let assignment = Assignment::from_json(payload.to_string()).unwrap();
+    let variables = Variables::new(assignment.spec(), &Place::default());
+    // Texts that are alike are told of once.
+    let names = ["CI_JOB_IMAGE", "V0", "FF_MASK_ALL_DEFAULT_TOKENS", "*", "image.name", "cache[0].key"];
+    assert_eq!(variables.unexpanded(), names);
+    assert_eq!(variables.value("V0").unwrap(), references);
+    assert_eq!(variables.expand(&references), references);
+    assert_eq!(variables.value("SMALL").as_deref(), Some("<n>"));
+    assert_eq!(variables.expand("a/$N"), "a/n");
+
+    // Below the bound for one value, the bound for all of a job counts.
+    let assignment = Assignment::from_json(
+        json!({ "id": 1, "token": "t", "variables": bomb(12, 1024, 1000), "image": { "name": "$V11" } }).to_string(),
+    );
+    let mut variables = Variables::new(assignment.unwrap().spec(), &Place::default());
+    assert_eq!(variables.unexpanded(), ["V8", "V9", "V10", "V11"]);
+    let all: usize = variables.environment().iter().map(|(_, value)| value.expose().len()).sum();
+    assert!(all < (8 << 20) + 16384, "{all}");
+    variables.push(Variable::new("B", "short"));
+    assert!(variables.unexpanded().is_empty(), "what is pushed counts too");
+    assert_eq!(variables.value("V9").unwrap().len(), 5000);
+}
+
+#[test]
+fn a_job_names_what_it_does_not_expand_and_goes_on() {
+    let payload = json!({ "id": 7, "token": "t", "variables": bomb(10, 4096, 300) });
+    let assignment = Assignment::from_json(payload.to_string()).unwrap();
+    let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
+    job.sends("running");
+    let names: Vec<String> = (0..10).map(|at| format!("V{at}")).collect();
+    assert_eq!(job.events, [JobEvent::Unexpanded(names)]);
+    job.answer(200, &[], "");
+    let log = String::from_utf8(job.call().request.body().to_vec()).unwrap();
+    assert!(log.contains("stay as they are written: V0, V1, V2, V3, V4, V5, V6, V7 and 2 more."), "{log}");
+    assert!(!job.machine.is_ended());
 }
 
 #[test]

@@ -136,10 +136,25 @@ impl JobSpec {
     }
 
     /// How long `after_script` may take (`RUNNER_AFTER_SCRIPT_TIMEOUT`); five minutes if the job does not say. Never more
-    /// than the job's own time.
+    /// than the job's own time, also if that is less than five minutes.
     #[must_use]
     pub fn after_script_timeout(&self) -> Duration {
-        self.span("RUNNER_AFTER_SCRIPT_TIMEOUT").unwrap_or(AFTER_SCRIPT_TIMEOUT)
+        let span = self.span("RUNNER_AFTER_SCRIPT_TIMEOUT").unwrap_or(AFTER_SCRIPT_TIMEOUT);
+        self.timeout().map_or(span, |timeout| span.min(timeout))
+    }
+
+    /// How often the job was retried before (`CI_JOB_RETRY_COUNT`, GitLab 19.3 and newer): 0 for the first run.
+    #[must_use]
+    pub fn retry_count(&self) -> Option<u32> {
+        self.told("CI_JOB_RETRY_COUNT")?.parse().ok()
+    }
+
+    /// The project's path as the address of its repository names it, without `.git`.
+    pub(crate) fn repo_path(&self) -> Option<String> {
+        let url = url::Url::parse(self.repo_url()?.expose()).ok()?;
+        let path = url.path().trim_matches('/');
+        let path = path.strip_suffix(".git").unwrap_or(path);
+        (!path.is_empty()).then(|| path.to_owned())
     }
 
     /// The credential for an image's registry: of those whose address is the image's or lies above it, the longest.
@@ -165,7 +180,7 @@ impl JobSpec {
     }
 
     fn span(&self, key: &str) -> Option<Duration> {
-        let span = duration(self.told(key)?).filter(|span| !span.is_zero())?;
+        let span = duration(&self.word(key)?).filter(|span| !span.is_zero())?;
         Some(self.timeout().map_or(span, |timeout| span.min(timeout)))
     }
 }
@@ -236,7 +251,8 @@ mod tests {
         let of = |script: &str, after: &str| {
             let variables = serde_json::json!([
                 { "key": "RUNNER_SCRIPT_TIMEOUT", "value": script },
-                { "key": "RUNNER_AFTER_SCRIPT_TIMEOUT", "value": after }
+                { "key": "RUNNER_AFTER_SCRIPT_TIMEOUT", "value": after },
+                { "key": "T", "value": "90s" }, { "key": "LONG", "value": "1".repeat(300) },
             ]);
             let job = spec(serde_json::json!({
                 "id": 1, "token": "t", "variables": variables, "runner_info": { "timeout": 3600 }
@@ -247,6 +263,10 @@ mod tests {
         assert_eq!(of("soon", "-1m"), (None, 300));
         assert_eq!(of("0", "0"), (None, 300));
         assert_eq!(of("3h", "3h"), (Some(3600), 3600), "no more than the job has");
+        assert_eq!(of("$T", "${UNKNOWN}1m"), (Some(90), 60), "they are expanded");
+        assert_eq!(of("${CI_JOB_TIMEOUT}s", "$LONG"), (Some(3600), 300));
+        let short = spec(serde_json::json!({ "id": 1, "token": "t", "runner_info": { "timeout": 60 } }));
+        assert_eq!(short.spec().after_script_timeout().as_secs(), 60, "also if the job does not say");
     }
 
     #[test]
