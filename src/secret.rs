@@ -99,7 +99,7 @@ token! {
     /// The token a new runner is registered with (`POST /runners`), from the settings of an instance, group or project.
     ///
     /// GitLab calls these deprecated. A token that starts with `glrt-` is not one of them: it belongs to a runner that
-    /// exists already, see [`RunnerToken`].
+    /// exists already, see [`RunnerToken::looks_like`].
     RegistrationToken
 }
 token! {
@@ -116,10 +116,11 @@ token! {
 }
 
 impl RunnerToken {
-    /// Whether the text has the prefix GitLab gives to runners created by a user. Such a token needs no registration.
+    /// Whether the text has the prefix GitLab gives to runners created by a user: `glrt-`, on some instances behind a prefix
+    /// of their own, as in `acme-glrt-`. Such a token needs no registration.
     #[must_use]
     pub fn looks_like(text: &str) -> bool {
-        text.trim().starts_with("glrt-")
+        behind_prefix(text.trim(), "glrt-").is_some()
     }
 
     /// As much of the token as may be shown, by which people tell runners apart: the nine characters after its prefix,
@@ -127,7 +128,7 @@ impl RunnerToken {
     #[must_use]
     pub fn short(&self) -> &str {
         let text = self.expose();
-        let rest = ["glrtr-", "glrt-", "glcbt-"].iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+        let rest = ["glrtr-", "glrt-", "glcbt-"].iter().find_map(|prefix| behind_prefix(text, prefix)).unwrap_or(text);
         let rest = ["t1_", "t2_", "t3_"].iter().find_map(|kind| rest.strip_prefix(kind)).unwrap_or(rest);
         let old = rest.get(2..9).filter(|hex| rest.starts_with("GR") && hex.bytes().all(|b| b.is_ascii_hexdigit()));
         let rest = old.and_then(|_| rest.get(9..)).unwrap_or(rest);
@@ -135,6 +136,13 @@ impl RunnerToken {
         let shown = if rest.chars().count() > 9 { 9 } else { 0 };
         rest.char_indices().nth(shown).and_then(|(end, _)| rest.get(..end)).unwrap_or_default()
     }
+}
+
+/// What follows GitLab's own prefix of a token. Before it there may be one that the instance's administrator chose, which
+/// ends with a hyphen.
+fn behind_prefix<'a>(token: &'a str, prefix: &str) -> Option<&'a str> {
+    let (before, rest) = token.split_once(prefix)?;
+    (before.is_empty() || before.ends_with('-')).then_some(rest)
 }
 
 /// A token that is empty, or that cannot be sent.
@@ -165,10 +173,33 @@ mod tests {
             ("GR1348941abcdefghijklmnop", "abcdefghi"),
             ("GRxyz8941abcdefghijklmnop", "GRxyz8941"),
             ("abcdefghijklmnop", "abcdefghi"),
+            ("acme-glrt-abcdefghijklmnop", "abcdefghi"),
+            ("a-b-glrt-t2_abcdefghijklmnop", "abcdefghi"),
+            ("acme-glrtr-abcdefghijklmnop", "abcdefghi"),
+            ("glrt-abcdefghi-glrt-xyz", "abcdefghi"),
+            ("acme-glrt-123456789", ""),
             ("glrt-123456789", ""),
             ("x", ""),
         ] {
             assert_eq!(RunnerToken::new(token).unwrap().short(), short, "{token}");
+        }
+    }
+
+    #[test]
+    fn tokens_of_runners_are_told_from_registration_tokens() {
+        for (text, is_one) in [
+            ("glrt-abc", true),
+            (" glrt-t1_abc\n", true),
+            ("acme-glrt-abc", true),
+            ("acme-corp-glrt-abc", true),
+            ("glrtr-abc", false),
+            ("acme-glrtr-abc", false),
+            ("GR1348941abc", false),
+            ("acmeglrt-abc", false),
+            ("t1_abc", false),
+            ("", false),
+        ] {
+            assert_eq!(RunnerToken::looks_like(text), is_one, "{text}");
         }
     }
 

@@ -245,7 +245,7 @@ impl Variables {
             return text.to_owned();
         }
         match expansion::expanded_len(text, VALUE_LIMIT, |key| self.inserted_len(&self.bounds.lengths, key)) {
-            Some(_) => expansion::expand(text, |key| self.inserted(key)),
+            Some(len) => expansion::expand(text, len, |key| self.inserted(key)),
             None => text.to_owned(),
         }
     }
@@ -311,7 +311,8 @@ impl Variables {
         if variable.raw || !expansion::has_references(value) || self.bounds.variables.contains(&at) {
             return value.into();
         }
-        Cow::Owned(expansion::expand(value, |key| {
+        let len = self.bounds.lengths.get(at).copied().unwrap_or_default();
+        Cow::Owned(expansion::expand(value, len, |key| {
             let found = self.get(key)?;
             Some(if found.file { self.path(found).into() } else { found.value().into() })
         }))

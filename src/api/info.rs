@@ -5,9 +5,30 @@
 //! `cancel_gracefully` makes GitLab cancel that manager's jobs hard for as long.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use http::HeaderValue;
 use serde::Serialize;
+
+use crate::api::job_spec::JobSpec;
+
+/// GitLab takes so many labels of a runner manager.
+const MAX_LABELS: usize = 32;
+
+/// A label that GitLab does not take. The request that carries it would be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidLabel {
+    /// The key is too short or too long.
+    #[error("the key of a label must have 3 to 65 characters")]
+    Key,
+    /// The value is too short or too long.
+    #[error("the value of a label must have 1 to 256 characters")]
+    Value,
+    /// There are too many.
+    #[error("a runner can have at most 32 labels")]
+    TooMany,
+}
 
 /// The `info` object of register, verify and job request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -86,11 +107,21 @@ impl Info {
         self
     }
 
-    /// A label of this runner manager; newer servers show it.
-    #[must_use]
-    pub fn with_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.labels.insert(key.into(), value.into());
-        self
+    /// A label of this runner manager; newer servers show it. A label of the same key is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidLabel`] unless the key has 3 to 65 characters, the value 1 to 256, and there are no more than 32 labels.
+    pub fn with_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Result<Self, InvalidLabel> {
+        let (key, value) = (key.into(), value.into());
+        if !(3..=65).contains(&key.chars().count()) {
+            return Err(InvalidLabel::Key);
+        }
+        if !(1..=256).contains(&value.chars().count()) {
+            return Err(InvalidLabel::Value);
+        }
+        self.labels.insert(key, value);
+        if self.labels.len() > MAX_LABELS { Err(InvalidLabel::TooMany) } else { Ok(self) }
     }
 
     /// The program's name.
@@ -152,6 +183,15 @@ macro_rules! features {
         ///
         /// The default is what this library itself keeps. Claim the others only if your executor keeps them: GitLab
         /// **fails** a job that needs a feature its runner did not announce, and trusts the ones it did.
+        ///
+        /// ```
+        /// use gitlab_runner_api::api::info::{Features, Info};
+        ///
+        /// // Runs scripts in a shell, and uploads artifacts one by one.
+        /// let features = Features::shell_executor().artifacts(true).upload_multiple_artifacts(true);
+        /// let info = Info::new("my-runner", "1.0.0").with_features(features);
+        /// assert_eq!(info.features(), &features);
+        /// ```
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
         pub struct Features {
             $($flag: bool,)+
@@ -164,6 +204,12 @@ macro_rules! features {
         }
 
         impl Features {
+            /// Promises nothing, not even what this library keeps: for programs that ask for jobs and do the rest without it.
+            #[must_use]
+            pub const fn none() -> Self {
+                Self { $($flag: false,)+ }
+            }
+
             $(
                 $(#[$doc])*
                 #[must_use]
@@ -243,6 +289,64 @@ features! {
     job_inputs = false,
 }
 
+impl Features {
+    /// The promises of a runner that executes scripts in a shell on its own machine. Beside those of the default it promises
+    /// that
+    ///
+    /// - job variables reach the script's environment ([`variables`](Self::variables)), and those that are marked raw are
+    ///   not expanded ([`raw_variables`](Self::raw_variables)): [`Variables`](crate::variables::Variables) does both,
+    /// - jobs share the machine ([`shared`](Self::shared)),
+    /// - the refspecs of the payload are fetched ([`refspecs`](Self::refspecs)),
+    /// - all entries of `steps` are run, in order ([`multi_build_steps`](Self::multi_build_steps)),
+    /// - a cancelled script is stopped gracefully and `after_script` runs ([`cancel_gracefully`](Self::cancel_gracefully)).
+    ///
+    /// It promises no artifacts, caches, images, services, secrets, inputs and native steps. Add what your runner does.
+    #[must_use]
+    pub fn shell_executor() -> Self {
+        Self::default()
+            .variables(true)
+            .raw_variables(true)
+            .shared(true)
+            .refspecs(true)
+            .multi_build_steps(true)
+            .cancel_gracefully(true)
+    }
+
+    /// What a payload asks for without that it was promised.
+    #[must_use]
+    pub fn unpromised(&self, spec: &JobSpec) -> Vec<Unpromised> {
+        let image = spec.image.as_ref().is_some_and(|image| !image.name.is_empty());
+        let run = spec.run.as_ref().is_some_and(|run| !matches!(run.trim(), "" | "[]"));
+        let rows = [
+            ("artifacts", !spec.artifacts.is_empty(), self.artifacts, "artifacts"),
+            ("cache", !spec.cache.is_empty(), self.cache, "cache"),
+            ("services", !spec.services.is_empty(), self.services, "services"),
+            ("image", image, self.image, "image"),
+            ("secrets", !spec.secrets.is_empty(), self.vault_secrets, "vault_secrets"),
+            ("run", run, self.native_steps_integration, "native_steps_integration"),
+            ("inputs", !spec.inputs.is_empty(), self.job_inputs, "job_inputs"),
+        ];
+        let unpromised = rows.into_iter().filter(|(_, wanted, promised, _)| *wanted && !*promised);
+        unpromised.map(|(member, _, _, method)| Unpromised { member, method }).collect()
+    }
+}
+
+/// Something that a job asks for and its runner did not promise, so that perhaps nothing is done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unpromised {
+    /// The member of the payload: `artifacts`, `cache`, `services`, `image`, `secrets`, `run` or `inputs`.
+    pub member: &'static str,
+    /// The method of [`Features`] that promises it.
+    pub method: &'static str,
+}
+
+impl fmt::Display for Unpromised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (Features::{})", self.member, self.method)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,6 +368,36 @@ mod tests {
         kept.sort_unstable();
         assert_eq!(promised, kept);
         assert_eq!(json.as_object().unwrap().len(), 31);
+    }
+
+    #[test]
+    fn presets_promise_what_they_say() {
+        let promised = |features: Features| {
+            let json = serde_json::to_value(features).unwrap();
+            let on = json.as_object().unwrap().iter().filter(|(_, on)| **on == true);
+            on.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        assert!(promised(Features::none()).is_empty());
+        let (shell, default) = (promised(Features::shell_executor()), promised(Features::default()));
+        let more: Vec<_> = shell.iter().filter(|name| !default.contains(name)).collect();
+        let listed = ["cancel_gracefully", "multi_build_steps", "raw_variables", "refspecs", "shared", "variables"];
+        assert_eq!(more, listed);
+        assert_eq!(shell.len(), default.len() + listed.len());
+    }
+
+    #[test]
+    fn labels_are_checked() {
+        let label = |key: usize, value: usize| Info::new("r", "1").with_label("\u{e9}".repeat(key), "v".repeat(value));
+        assert!(label(3, 1).is_ok() && label(65, 256).is_ok());
+        assert_eq!(label(2, 1), Err(InvalidLabel::Key));
+        assert_eq!(label(66, 1), Err(InvalidLabel::Key));
+        assert_eq!(label(3, 0), Err(InvalidLabel::Value));
+        assert_eq!(label(3, 257), Err(InvalidLabel::Value));
+        let many = |count: usize| {
+            (0..count).try_fold(Info::new("r", "1"), |info, at| info.with_label(format!("key{at}"), "v"))
+        };
+        assert!(many(32).is_ok_and(|info| info.with_label("key0", "again").is_ok()));
+        assert_eq!(many(33), Err(InvalidLabel::TooMany));
     }
 
     #[test]

@@ -67,6 +67,14 @@ pub fn rotation_due(obtained: Timestamp, expires: Timestamp) -> Timestamp {
     obtained.saturating_add(expires.saturating_since(obtained) / 4 * 3)
 }
 
+/// The same for a token that can be reset until a deadline only, after which a reset is refused for good
+/// ([`CreateRunner::with_token_rotation_deadline`](super::create_runner::CreateRunner::with_token_rotation_deadline)). It is due
+/// after three quarters of the time to the deadline, which is never later than three quarters of the token's life.
+#[must_use]
+pub fn rotation_due_before(obtained: Timestamp, expires: Timestamp, deadline: Timestamp) -> Timestamp {
+    rotation_due(obtained, deadline.min(expires))
+}
+
 fn decode(response: &Response<Bytes>, used: &Secret) -> Result<NewToken, CallError> {
     match response.status() {
         StatusCode::CREATED | StatusCode::OK => {

@@ -45,7 +45,20 @@ pub struct UpdateJob {
 #[derive(Clone, Debug)]
 enum Report {
     Running,
-    Final { state: JobState, failure_reason: Option<FailureReason>, exit_code: Option<i32>, digest: Option<LogDigest> },
+    Final {
+        state: JobState,
+        failure_reason: Option<FailureReason>,
+        exit_code: Option<i32>,
+        digest: Option<LogDigest>,
+        environment_key: Option<String>,
+    },
+}
+
+/// GitLab answers 400 to a report with a longer key, in characters.
+const ENVIRONMENT_KEY_LIMIT: usize = 4096;
+
+pub(crate) fn is_environment_key(key: &str) -> bool {
+    (1..=ENVIRONMENT_KEY_LIMIT).contains(&key.chars().count())
 }
 
 impl UpdateJob {
@@ -58,16 +71,35 @@ impl UpdateJob {
     /// `state=success`.
     #[must_use]
     pub fn success(job: u64, token: JobToken) -> Self {
-        let report = Report::Final { state: JobState::Success, failure_reason: None, exit_code: None, digest: None };
-        Self { job, token, report }
+        Self::ended(job, token, JobState::Success, None, None)
     }
 
     /// `state=failed`. An exit code of 0 is not sent.
     #[must_use]
     pub fn failed(job: u64, token: JobToken, reason: FailureReason, exit_code: Option<i32>) -> Self {
         let exit_code = exit_code.filter(|code| *code != 0);
-        let report = Report::Final { state: JobState::Failed, failure_reason: Some(reason), exit_code, digest: None };
+        Self::ended(job, token, JobState::Failed, Some(reason), exit_code)
+    }
+
+    fn ended(
+        job: u64,
+        token: JobToken,
+        state: JobState,
+        failure_reason: Option<FailureReason>,
+        exit_code: Option<i32>,
+    ) -> Self {
+        let report = Report::Final { state, failure_reason, exit_code, digest: None, environment_key: None };
         Self { job, token, report }
+    }
+
+    /// The environment that was suspended; no part of `state=running`. A key that is empty or has more than 4096 characters
+    /// is left out, because GitLab refuses the whole report with it.
+    #[must_use]
+    pub fn with_runtime_environment_key(mut self, key: impl Into<String>) -> Self {
+        if let Report::Final { environment_key, .. } = &mut self.report {
+            *environment_key = Some(key.into()).filter(|key| is_environment_key(key));
+        }
+        self
     }
 
     /// The log's checksum and size; no part of `state=running`. Without them GitLab ends the job at once and compares
@@ -110,6 +142,11 @@ impl Endpoint for UpdateJob {
             exit_code: Option<i32>,
             #[serde(skip_serializing_if = "Option::is_none")]
             checksum: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            runtime_environment_key: Option<&'a str>,
+            /// What GitLab 19.0 to 19.3 call it. A server skips parameters that it does not know.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            environment_key: Option<&'a str>,
             output: Output,
         }
         #[derive(Default, Serialize)]
@@ -127,13 +164,25 @@ impl Endpoint for UpdateJob {
                 failure_reason: None,
                 exit_code: None,
                 checksum: None,
+                runtime_environment_key: None,
+                environment_key: None,
                 output: Output::default(),
             },
-            Report::Final { state, failure_reason, exit_code, digest } => {
+            Report::Final { state, failure_reason, exit_code, digest, environment_key } => {
                 let checksum = digest.map(|digest| format!("crc32:{:08x}", digest.crc32));
                 let output = Output { checksum: checksum.clone(), bytesize: digest.map(|digest| digest.bytesize) };
                 let (failure_reason, exit_code) = (failure_reason.as_ref(), *exit_code);
-                Form { token, state: state.as_str(), failure_reason, exit_code, checksum, output }
+                let key = environment_key.as_deref();
+                Form {
+                    token,
+                    state: state.as_str(),
+                    failure_reason,
+                    exit_code,
+                    checksum,
+                    runtime_environment_key: key,
+                    environment_key: key,
+                    output,
+                }
             }
         };
         let uri = server.api(format_args!("jobs/{}", self.job));

@@ -63,9 +63,9 @@ pub(super) fn expanded_len(text: &str, limit: usize, mut len_of: impl FnMut(&str
     Some(sum)
 }
 
-/// Replaces each reference by what `value` gives for its name, or by nothing. Ask for the length first.
-pub(super) fn expand<'v>(text: &str, value: impl Fn(&str) -> Option<Cow<'v, str>>) -> String {
-    let mut out = String::with_capacity(text.len());
+/// Replaces each reference by what `value` gives for its name, or by nothing. `len` is what [`expanded_len`] gave.
+pub(super) fn expand<'v>(text: &str, len: usize, value: impl Fn(&str) -> Option<Cow<'v, str>>) -> String {
+    let mut out = String::with_capacity(len);
     for part in parts(text) {
         match part {
             Part::Plain(plain) => out.push_str(plain),
@@ -81,8 +81,8 @@ pub(crate) fn expand_word<'v>(text: &str, value: impl Fn(&str) -> Option<Cow<'v,
     if text.len() > WORD_LIMIT {
         return None;
     }
-    expanded_len(text, WORD_LIMIT, |name| value(name).map_or(0, |value| value.len()))?;
-    Some(expand(text, value))
+    let len = expanded_len(text, WORD_LIMIT, |name| value(name).map_or(0, |value| value.len()))?;
+    Some(expand(text, len, value))
 }
 
 /// No switch and no span is longer, in bytes.
@@ -156,7 +156,7 @@ mod tests {
             ("", ""),
         ];
         for (text, expanded) in rows {
-            assert_eq!(expand(text, |name| value(name).map(Cow::Owned)), expanded, "{text:?}");
+            assert_eq!(expand(text, 0, |name| value(name).map(Cow::Owned)), expanded, "{text:?}");
             let len = |limit| expanded_len(text, limit, |name| value(name).map_or(0, |value| value.len()));
             assert_eq!(len(expanded.len()), Some(expanded.len()), "{text:?}");
             assert!(expanded.is_empty() || len(expanded.len() - 1).is_none(), "{text:?}");

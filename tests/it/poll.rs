@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::Register;
-use gitlab_runner_api::api::reset_token::rotation_due;
+use gitlab_runner_api::api::reset_token::{rotation_due, rotation_due_before};
 use gitlab_runner_api::api::verify::Verify;
 use gitlab_runner_api::{
     Cause, Exchange, Failure, Machine, Poller, PollerEvent, RegistrationToken, RunnerConfig, RunnerToken, Throttle,
@@ -440,6 +440,9 @@ fn a_registration_whose_answer_is_lost_is_not_repeated() {
 #[test]
 fn a_token_that_grows_old_is_told_of_once() {
     let obtained = START;
+    let (expires, deadline) = (obtained.saturating_add(SECOND * 4000), obtained.saturating_add(SECOND * 400));
+    assert_eq!(rotation_due_before(obtained, expires, deadline), obtained.saturating_add(SECOND * 300));
+    assert_eq!(rotation_due_before(obtained, deadline, expires), obtained.saturating_add(SECOND * 300));
     let due = rotation_due(obtained, obtained.saturating_add(SECOND * 4000));
     assert_eq!(due.saturating_since(obtained), SECOND * 3000);
     assert_eq!(

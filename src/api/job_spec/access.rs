@@ -199,8 +199,19 @@ members! {
         pub suspend_on_success: bool,
         /// After a failure.
         pub suspend_on_failure: bool,
-        /// The environment to go on in.
+        /// The environment to go on in. See [`SuspendOptions::key`].
         pub runtime_environment_key: Option<String>,
+        /// The same in GitLab 19.0 to 19.3, where the member had another name.
+        pub environment_key: Option<String>,
+    }
+}
+
+impl SuspendOptions {
+    /// The environment to go on in, under whichever name the server sends it. A new key is reported with
+    /// [`JobResult::with_runtime_environment_key`](crate::JobResult::with_runtime_environment_key).
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.runtime_environment_key.as_deref().or(self.environment_key.as_deref())
     }
 }
 
