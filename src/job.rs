@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::api::info::Unpromised;
 use crate::api::job_spec::{Assignment, JobSpec, Loss};
 use crate::backoff::{Backoff, Policy};
 use crate::call::{Owner, Wire};
@@ -64,6 +65,10 @@ pub enum JobEvent {
     /// in them were replaced: see [`Variables::unexpanded`](crate::variables::Variables::unexpanded). The job goes on, and
     /// its log names them. Comes before the job starts, and again after a resume.
     Unexpanded(Vec<String>),
+    /// The payload asks for these, and the runner did not promise them: see [`Features`](crate::api::info::Features). If
+    /// your runner does them, call the methods that are named; if not, the job goes without. Comes before the job starts, and
+    /// again after a resume.
+    NotPromised(Vec<Unpromised>),
     /// So many of the secrets that are masked are shorter than the 8 bytes GitLab asks of a masked variable. They are
     /// hidden, and much of the log that is no secret may be hidden with them.
     ShortSecrets(usize),

@@ -49,6 +49,10 @@ impl Job {
         if !unexpanded.is_empty() {
             self.events.push_back(JobEvent::Unexpanded(unexpanded));
         }
+        let unpromised = self.config.info().features().unpromised(self.spec());
+        if !unpromised.is_empty() {
+            self.events.push_back(JobEvent::NotPromised(unpromised));
+        }
     }
 
     /// Writes into the log of a new job what is to be known of its payload, each in one line.
@@ -56,14 +60,18 @@ impl Job {
         if let Some(losses) = self.assignment.losses_in_words() {
             self.write(ansi::warning(&format!("The runner could not read all of this job: {losses}.")));
         }
-        let unexpanded = self.events.iter().find_map(|event| match event {
-            JobEvent::Unexpanded(names) => Some(in_words(names)),
+        let warnings = self.events.iter().filter_map(|event| match event {
+            JobEvent::Unexpanded(names) => {
+                Some(format!("These are too long to be expanded and stay as they are written: {}.", in_words(names)))
+            }
+            JobEvent::NotPromised(what) => {
+                let what: Vec<String> = what.iter().map(ToString::to_string).collect();
+                Some(format!("This runner did not promise what the job asks for: {}.", in_words(&what)))
+            }
             _ => None,
         });
-        if let Some(names) = unexpanded {
-            self.write(ansi::warning(&format!(
-                "These are too long to be expanded and stay as they are written: {names}."
-            )));
+        for warning in warnings.collect::<Vec<_>>() {
+            self.write(ansi::warning(&warning));
         }
     }
 }

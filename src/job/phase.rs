@@ -5,7 +5,7 @@ use std::fmt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::api::update_job::LogDigest;
+use crate::api::update_job::{LogDigest, is_environment_key};
 use crate::error::Rejection;
 use crate::status::{FailureReason, JobState, JobStatus};
 use crate::time::Timestamp;
@@ -16,19 +16,21 @@ pub struct JobResult {
     pub(super) state: JobState,
     pub(super) reason: Option<FailureReason>,
     pub(super) exit_code: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) environment_key: Option<String>,
 }
 
 impl JobResult {
     /// The job did what it should.
     #[must_use]
     pub const fn success() -> Self {
-        Self { state: JobState::Success, reason: None, exit_code: None }
+        Self { state: JobState::Success, reason: None, exit_code: None, environment_key: None }
     }
 
     /// The job failed for this reason. It is mapped to one the server knows, as the payload lists them.
     #[must_use]
     pub const fn failed(reason: FailureReason) -> Self {
-        Self { state: JobState::Failed, reason: Some(reason), exit_code: None }
+        Self { state: JobState::Failed, reason: Some(reason), exit_code: None, environment_key: None }
     }
 
     /// What the exit code of the job's script says: 0 is success, all else `script_failure` with that code.
@@ -44,6 +46,14 @@ impl JobResult {
     #[must_use]
     pub const fn with_exit_code(mut self, code: i32) -> Self {
         self.exit_code = Some(code);
+        self
+    }
+
+    /// The environment that was suspended, by which a job that is resumed finds it (`suspend_options` of the payload). GitLab
+    /// refuses a report with a key that is empty or has more than 4096 characters, so such a key is left out.
+    #[must_use]
+    pub fn with_runtime_environment_key(mut self, key: impl Into<String>) -> Self {
+        self.environment_key = Some(key.into()).filter(|key| is_environment_key(key));
         self
     }
 

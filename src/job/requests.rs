@@ -71,12 +71,16 @@ impl Job {
         let (id, token) = (self.id(), self.token());
         let Phase::Finishing(finishing) = &mut self.phase else { return UpdateJob::running(id, token) };
         finishing.sent = true;
-        let JobResult { state, reason, exit_code } = finishing.result.clone();
+        let JobResult { state, reason, exit_code, environment_key } = finishing.result.clone();
         let report = match state {
             JobState::Success => UpdateJob::success(id, token),
             JobState::Failed => {
                 UpdateJob::failed(id, token, reason.unwrap_or(FailureReason::UnknownFailure), exit_code)
             }
+        };
+        let report = match environment_key {
+            Some(key) => report.with_runtime_environment_key(key),
+            None => report,
         };
         if finishing.without_digest || !intact {
             return report;

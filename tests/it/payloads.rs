@@ -5,9 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use gitlab_runner_api::api::info::Features;
 use gitlab_runner_api::api::job_spec::{ArtifactFormat, CachePolicy, InputType, LossKind, SecretProvider};
 use gitlab_runner_api::variables::{Place, Variables};
-use gitlab_runner_api::{Assignment, Job, JobEvent, JobRecord, Poller, PollerEvent, RunnerConfig, RunnerToken, Secret};
+use gitlab_runner_api::{
+    Assignment, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Poller, PollerEvent, RunnerConfig, RunnerToken,
+    Secret,
+};
 use gitlab_runner_api_testkit::fuzz::payload::{FORM_COUNT, Payload};
 use serde_json::Value;
 
@@ -346,6 +350,66 @@ fn secrets_of_every_provider_are_described_and_none_is_shown() {
         for variable in whole["variables"].as_array().into_iter().flatten().filter(|it| it["masked"] == true) {
             let value = variable["value"].as_str().unwrap_or_default();
             assert!(value.len() < 6 || !shown.contains(value), "{name}: {} shows", variable["key"]);
+        }
+    }
+}
+
+#[test]
+fn what_a_runner_did_not_promise_is_told() {
+    let rows = [
+        ("artifacts", r#"[{"paths":["a"]}]"#, "artifacts"),
+        ("cache", r#"[{"key":"k"}]"#, "cache"),
+        ("services", r#"[{"name":"s"}]"#, "services"),
+        ("image", r#"{"name":"alpine"}"#, "image"),
+        ("secrets", r#"{"A":{}}"#, "vault_secrets"),
+        ("run", r#""[{}]""#, "native_steps_integration"),
+        ("inputs", r#"[{"key":"k"}]"#, "job_inputs"),
+    ];
+    let empty =
+        r#"{"id":7,"token":"t","artifacts":[],"cache":[null],"services":null,"image":null,"secrets":{},"run":" [] "}"#;
+    assert!(Features::none().unpromised(Assignment::from_json(empty).unwrap().spec()).is_empty());
+    for (member, value, method) in rows {
+        let assignment = Assignment::from_json(format!(r#"{{"id":7,"token":"t","{member}":{value}}}"#)).unwrap();
+        let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
+        job.sends("running");
+        let [JobEvent::NotPromised(told)] = &job.events[..] else { panic!("{member}: {:?}", job.events) };
+        assert_eq!((told.len(), told[0].member, told[0].method), (1, member, method));
+        job.answer(200, &[], "");
+        let log = String::from_utf8(job.call().request.body().to_vec()).unwrap();
+        assert!(log.contains(&format!("asks for: {member} (Features::{method}).")), "{log}");
+        let features = Features::shell_executor()
+            .artifacts(true)
+            .cache(true)
+            .services(true)
+            .image(true)
+            .vault_secrets(true)
+            .native_steps_integration(true)
+            .job_inputs(true);
+        assert!(features.unpromised(assignment.spec()).is_empty());
+    }
+}
+
+#[test]
+fn a_suspended_environment_is_reported() {
+    let key = |members: &str| {
+        let json = format!(r#"{{"id":7,"token":"t","suspend_options":{{{members}}}}}"#);
+        Assignment::from_json(json).unwrap().spec().suspend_options.as_ref().unwrap().key().map(str::to_owned)
+    };
+    assert_eq!(key(r#""runtime_environment_key":"42/s_a/x""#).as_deref(), Some("42/s_a/x"));
+    assert_eq!(key(r#""environment_key":"42/s_a/y""#).as_deref(), Some("42/s_a/y"), "GitLab 19.0 to 19.3");
+    assert_eq!(key(r#""suspend_on_success":true"#), None);
+    for (key, sent) in
+        [("42/s_a/x".to_owned(), true), (String::new(), false), ("x".repeat(4096), true), ("x".repeat(4097), false)]
+    {
+        let mut job = Hand::<Job>::accepted(config());
+        job.machine.finish(JobResult::success().with_runtime_environment_key(key.clone()));
+        // The key outlives a restart.
+        let snapshot = JobSnapshot::from_json(&job.machine.snapshot().to_json()).unwrap();
+        let assignment = job.machine.assignment().clone();
+        let mut job = Hand::new(Job::resume(Arc::new(config()), &assignment, snapshot, job.now).unwrap());
+        let report = job.sends("report success").json();
+        for name in ["runtime_environment_key", "environment_key"] {
+            assert_eq!(report.get(name).and_then(Value::as_str), sent.then_some(&key[..]));
         }
     }
 }
