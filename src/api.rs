@@ -37,7 +37,7 @@ use std::fmt;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 
 use crate::body::Body;
 use crate::call::Hints;
@@ -160,11 +160,4 @@ pub(crate) fn get_request(uri: &str, id: CorrelationId, token: (HeaderName, &Sec
     let mut request = request(Method::GET, uri, id, token, JSON, Body::empty());
     request.headers_mut().remove(CONTENT_TYPE);
     request
-}
-
-/// For members that a server may leave out or send as null.
-pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }

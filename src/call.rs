@@ -148,6 +148,32 @@ pub struct Hints {
     pub priority: Priority,
 }
 
+/// How long a call may take that a person waits for.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The largest answer of a call whose answer is a small object.
+const ANSWER_LIMIT: u64 = 1 << 20;
+
+impl Hints {
+    /// The hints of most calls: 30 seconds, an answer of up to 1 MiB, and no hurry.
+    pub(crate) const fn new(kind: CallKind, replay: Replay) -> Self {
+        let response = ResponseBody::collect(ANSWER_LIMIT);
+        Self { kind, deadline: DEADLINE, replay, response, priority: Priority::Other }
+    }
+
+    pub(crate) const fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    pub(crate) const fn with_response(self, response: ResponseBody) -> Self {
+        Self { response, ..self }
+    }
+
+    pub(crate) const fn with_priority(self, priority: Priority) -> Self {
+        Self { priority, ..self }
+    }
+}
+
 /// Which token and which kind of call an answer speaks about. GitLab's rate limits count per token and kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope {

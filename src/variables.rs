@@ -123,8 +123,29 @@ impl Place {
     }
 }
 
-/// The variables of a job, those of the runner included. Of several with one name the last counts. `Debug` shows names,
-/// never values.
+/// The variables of a job, those of the runner included. If a name occurs more than once, the last value wins. `Debug` shows
+/// names, never values.
+///
+/// ```
+/// use gitlab_runner_api::Assignment;
+/// use gitlab_runner_api::variables::{Place, Variables};
+///
+/// let assignment = Assignment::from_json(
+///     r#"{
+///         "id": 1,
+///         "token": "glcbt-0123456789",
+///         "job_info": { "project_full_path": "group/project" },
+///         "variables": [{ "key": "TAG", "value": "v1" }, { "key": "IMAGE", "value": "tool:$TAG" }]
+///     }"#,
+/// )?;
+/// let variables = Variables::new(assignment.spec(), &Place::new("/builds"));
+/// assert_eq!(variables.value("IMAGE").as_deref(), Some("tool:v1"));
+/// assert_eq!(variables.expand("$CI_PROJECT_DIR/out"), "/builds/group/project/out");
+/// // Names and values for the environment of the script, and files to be written before it starts.
+/// let (environment, files) = (variables.environment(), variables.files());
+/// assert!(files.is_empty() && environment.iter().any(|(name, _)| name == "TAG"));
+/// # Ok::<(), gitlab_runner_api::ProtocolError>(())
+/// ```
 #[derive(Clone)]
 pub struct Variables {
     list: Vec<Variable>,

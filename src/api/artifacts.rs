@@ -11,7 +11,7 @@ use url::form_urlencoded;
 
 use super::{CorrelationId, Endpoint, JSON, get_request, request};
 use crate::body::Body;
-use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::call::{CallKind, Hints, Replay, ResponseBody};
 use crate::config::Server;
 use crate::error::CallError;
 use crate::headers::JOB_TOKEN;
@@ -109,13 +109,9 @@ impl Endpoint for UploadArtifact {
     }
 
     fn hints(&self) -> Hints {
-        Hints {
-            kind: CallKind::UploadArtifact,
-            deadline: Duration::from_secs(3600),
-            replay: Replay::Safe,
-            response: ResponseBody::Discard,
-            priority: Priority::Other,
-        }
+        Hints::new(CallKind::UploadArtifact, Replay::Safe)
+            .with_deadline(Duration::from_secs(3600))
+            .with_response(ResponseBody::Discard)
     }
 }
 
@@ -161,13 +157,9 @@ impl Endpoint for DownloadArtifacts {
     }
 
     fn hints(&self) -> Hints {
-        Hints {
-            kind: CallKind::DownloadArtifacts,
-            deadline: Duration::from_secs(3600),
-            replay: Replay::Safe,
-            response: ResponseBody::Collect { limit: self.limit },
-            priority: Priority::Other,
-        }
+        Hints::new(CallKind::DownloadArtifacts, Replay::Safe)
+            .with_deadline(Duration::from_secs(3600))
+            .with_response(ResponseBody::collect(self.limit))
     }
 }
 

@@ -3,7 +3,7 @@
 //! This is how GitLab wants runners to be made: the token that comes back starts with `glrt-` and is put to use with
 //! [`super::verify`]. Not idempotent: each call makes one more runner.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::register::{Attributes, Registered};
 use super::{CorrelationId, Endpoint, JSON, request};
 use crate::body::Body;
-use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::call::{CallKind, Hints, Replay};
 use crate::config::Server;
 use crate::error::{CallError, ProtocolError};
 use crate::headers::PRIVATE_TOKEN;
@@ -121,13 +121,7 @@ impl Endpoint for CreateRunner {
     }
 
     fn hints(&self) -> Hints {
-        Hints {
-            kind: CallKind::CreateRunner,
-            deadline: Duration::from_secs(30),
-            replay: Replay::Never,
-            response: ResponseBody::Collect { limit: 1 << 20 },
-            priority: Priority::Other,
-        }
+        Hints::new(CallKind::CreateRunner, Replay::Never)
     }
 }
 

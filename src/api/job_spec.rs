@@ -215,6 +215,28 @@ impl<'de> Visitor<'de> for &mut Salvage {
 
 members! {
     /// The payload, decoded.
+    ///
+    /// ```
+    /// use gitlab_runner_api::Assignment;
+    ///
+    /// let assignment = Assignment::from_json(
+    ///     r#"{
+    ///         "id": 9000000001,
+    ///         "token": "glcbt-0123456789",
+    ///         "job_info": { "name": "test", "stage": "verify" },
+    ///         "runner_info": { "timeout": 3600 },
+    ///         "variables": [{ "key": "CI_JOB_URL", "value": "https://gitlab.example.com/a/b/-/jobs/9000000001" }],
+    ///         "steps": [{ "name": "script", "script": ["make", "make test"] }],
+    ///         "cache": [null]
+    ///     }"#,
+    /// )?;
+    /// let spec = assignment.spec();
+    /// assert_eq!((spec.name(), spec.stage()), ("test", "verify"));
+    /// assert_eq!(spec.script(), ["make", "make test"]);
+    /// assert_eq!(spec.timeout().map(|timeout| timeout.as_secs()), Some(3600));
+    /// assert!(spec.job_url().is_some() && spec.cache.is_empty());
+    /// # Ok::<(), gitlab_runner_api::ProtocolError>(())
+    /// ```
     #[derive(Clone, Debug)]
     #[non_exhaustive]
     pub struct JobSpec needs {

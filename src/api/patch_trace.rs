@@ -94,12 +94,9 @@ impl Endpoint for PatchTrace {
     }
 
     fn hints(&self) -> Hints {
-        Hints {
-            kind: CallKind::PatchTrace,
-            deadline: Duration::from_secs(60),
-            replay: Replay::Safe,
-            response: ResponseBody::Discard,
-            priority: Priority::Trace,
-        }
+        Hints::new(CallKind::PatchTrace, Replay::Safe)
+            .with_deadline(Duration::from_secs(60))
+            .with_response(ResponseBody::Discard)
+            .with_priority(Priority::Trace)
     }
 }

@@ -3,16 +3,15 @@
 //! GitLab calls registration tokens deprecated and answers 410 where they are switched off. A token that starts with
 //! `glrt-` belongs to a runner that exists: use [`super::verify`]. Not idempotent: each call makes one more runner.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::info::Info;
-use super::{CorrelationId, Endpoint, Identity, or_default, runner_request};
+use super::members::members;
+use super::{CorrelationId, Endpoint, Identity, runner_request};
 use crate::body::Body;
-use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::call::{CallKind, Hints, Replay};
 use crate::config::{Server, SystemId};
 use crate::error::{CallError, ProtocolError};
 use crate::output::sealed::Sealed;
@@ -89,17 +88,19 @@ impl Register {
     }
 }
 
-/// A runner, as GitLab made it.
-#[derive(Clone, Debug, Deserialize)]
-#[non_exhaustive]
-pub struct Registered {
-    /// The runner's id.
-    pub id: u64,
-    /// Its authentication token. Save it before anything else: it is shown once.
-    pub token: RunnerToken,
-    /// When the token stops working, in ISO 8601; none if never.
-    #[serde(default, deserialize_with = "or_default")]
-    pub token_expires_at: Option<String>,
+members! {
+    /// A runner, as GitLab made it.
+    #[derive(Clone, Debug)]
+    #[non_exhaustive]
+    pub struct Registered needs {
+        /// The runner's id.
+        pub id: u64,
+        /// Its authentication token. Save it before anything else: it is shown once.
+        pub token: RunnerToken,
+    } {
+        /// When the token stops working, in ISO 8601; none if never.
+        pub token_expires_at: Option<String>,
+    }
 }
 
 impl Sealed for Register {}
@@ -129,12 +130,6 @@ impl Endpoint for Register {
     }
 
     fn hints(&self) -> Hints {
-        Hints {
-            kind: CallKind::Register,
-            deadline: Duration::from_secs(30),
-            replay: Replay::Never,
-            response: ResponseBody::Collect { limit: 1 << 20 },
-            priority: Priority::Other,
-        }
+        Hints::new(CallKind::Register, Replay::Never)
     }
 }

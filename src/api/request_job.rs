@@ -110,12 +110,9 @@ impl Endpoint for RequestJob {
     }
 
     fn hints(&self) -> Hints {
-        Hints {
-            kind: CallKind::RequestJob,
-            deadline: self.deadline,
-            replay: Replay::Never,
-            response: ResponseBody::Collect { limit: self.payload_limit },
-            priority: Priority::RequestJob,
-        }
+        Hints::new(CallKind::RequestJob, Replay::Never)
+            .with_deadline(self.deadline)
+            .with_response(ResponseBody::collect(self.payload_limit))
+            .with_priority(Priority::RequestJob)
     }
 }

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{CorrelationId, Endpoint, JSON, or_default, request};
+use super::members::members;
+use super::{CorrelationId, Endpoint, JSON, request};
 use crate::body::Body;
-use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::call::{CallKind, Hints, Replay};
 use crate::config::Server;
 use crate::error::{CallError, ProtocolError};
 use crate::headers::PRIVATE_TOKEN;
@@ -49,15 +50,17 @@ impl ResetTokenAsUser {
     }
 }
 
-/// A runner's new token.
-#[derive(Clone, Debug, Deserialize)]
-#[non_exhaustive]
-pub struct NewToken {
-    /// The token. The one before is worth nothing any more.
-    pub token: RunnerToken,
-    /// When it stops working, in ISO 8601; none if never.
-    #[serde(default, deserialize_with = "or_default")]
-    pub token_expires_at: Option<String>,
+members! {
+    /// A runner's new token.
+    #[derive(Clone, Debug)]
+    #[non_exhaustive]
+    pub struct NewToken needs {
+        /// The token. The one before is worth nothing any more.
+        pub token: RunnerToken,
+    } {
+        /// When it stops working, in ISO 8601; none if never.
+        pub token_expires_at: Option<String>,
+    }
 }
 
 /// When a token should be replaced that was obtained and stops working then: after three quarters of its life, as the
@@ -85,13 +88,7 @@ fn decode(response: &Response<Bytes>, used: &Secret) -> Result<NewToken, CallErr
 }
 
 fn hints(kind: CallKind, replay: Replay) -> Hints {
-    Hints {
-        kind,
-        deadline: Duration::from_secs(60),
-        replay,
-        response: ResponseBody::Collect { limit: 1 << 20 },
-        priority: Priority::Other,
-    }
+    Hints::new(kind, replay).with_deadline(Duration::from_secs(60))
 }
 
 impl Sealed for ResetToken {}

@@ -3,8 +3,6 @@
 //! The job router hands out jobs over gRPC in place of `POST /jobs/request`, and is off by default. This crate does not
 //! speak to it; the call is for those who do.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{Request, Response, StatusCode};
@@ -12,7 +10,7 @@ use serde::Deserialize;
 
 use super::{CorrelationId, Endpoint, JSON, get_request};
 use crate::body::Body;
-use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::call::{CallKind, Hints, Replay, ResponseBody};
 use crate::config::Server;
 use crate::error::{CallError, ProtocolError};
 use crate::headers::RUNNER_TOKEN;
@@ -64,13 +62,7 @@ impl Endpoint for DiscoverRouter {
     }
 
     fn hints(&self) -> Hints {
-        Hints {
-            kind: CallKind::DiscoverRouter,
-            deadline: Duration::from_secs(30),
-            replay: Replay::Safe,
-            response: ResponseBody::Collect { limit: 64 * 1024 },
-            priority: Priority::Other,
-        }
+        Hints::new(CallKind::DiscoverRouter, Replay::Safe).with_response(ResponseBody::collect(64 * 1024))
     }
 }
 

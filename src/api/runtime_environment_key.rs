@@ -2,8 +2,6 @@
 //!
 //! Only the newest servers have it.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{Request, Response, StatusCode};
@@ -11,7 +9,7 @@ use serde::Deserialize;
 
 use super::{CorrelationId, Endpoint, JSON, get_request};
 use crate::body::Body;
-use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::call::{CallKind, Hints, Replay, ResponseBody};
 use crate::config::Server;
 use crate::error::{CallError, ProtocolError};
 use crate::headers::JOB_TOKEN;
@@ -63,13 +61,7 @@ impl Endpoint for GetRuntimeEnvironmentKey {
     }
 
     fn hints(&self) -> Hints {
-        Hints {
-            kind: CallKind::GetRuntimeEnvironmentKey,
-            deadline: Duration::from_secs(30),
-            replay: Replay::Safe,
-            response: ResponseBody::Collect { limit: 64 * 1024 },
-            priority: Priority::Other,
-        }
+        Hints::new(CallKind::GetRuntimeEnvironmentKey, Replay::Safe).with_response(ResponseBody::collect(64 * 1024))
     }
 }
 

@@ -3,15 +3,13 @@
 //! The official runner takes the second for tokens that start with `glrt-`, since their runner was made by a user and may
 //! serve other machines, and the first for all others.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::{CorrelationId, Endpoint, JSON, request};
 use crate::body::Body;
-use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::call::{CallKind, Hints, Replay, ResponseBody};
 use crate::config::{Server, SystemId};
 use crate::error::CallError;
 use crate::headers::RUNNER_TOKEN;
@@ -70,13 +68,7 @@ fn delete(uri: &str, id: CorrelationId, token: &RunnerToken, system_id: Option<&
 }
 
 fn hints(kind: CallKind) -> Hints {
-    Hints {
-        kind,
-        deadline: Duration::from_secs(30),
-        replay: Replay::Safe,
-        response: ResponseBody::Discard,
-        priority: Priority::Other,
-    }
+    Hints::new(kind, Replay::Safe).with_response(ResponseBody::Discard)
 }
 
 impl Sealed for Unregister {}

@@ -205,13 +205,10 @@ impl Endpoint for UpdateJob {
             Report::Running => Priority::KeepAlive,
             Report::Final { .. } => Priority::FinalUpdate,
         };
-        Hints {
-            kind: CallKind::UpdateJob,
-            deadline: Duration::from_secs(60),
-            replay: Replay::Safe,
+        Hints::new(CallKind::UpdateJob, Replay::Safe)
+            .with_deadline(Duration::from_secs(60))
             // GitLab's body says nothing, but that of a login page tells it from GitLab's answer.
-            response: ResponseBody::Truncate { limit: 4096 },
-            priority,
-        }
+            .with_response(ResponseBody::Truncate { limit: 4096 })
+            .with_priority(priority)
     }
 }

@@ -3,16 +3,14 @@
 //! Only 403 means that it does not; a broken server or network says nothing about the token. The call also makes the
 //! runner manager of the given system ID known, with its features.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use serde::Deserialize;
 
 use super::info::Info;
-use super::{CorrelationId, Endpoint, Identity, or_default, runner_request};
+use super::members::members;
+use super::{CorrelationId, Endpoint, Identity, runner_request};
 use crate::body::Body;
-use crate::call::{CallKind, Hints, Priority, Replay, ResponseBody};
+use crate::call::{CallKind, Hints, Replay};
 use crate::config::{Server, SystemId};
 use crate::error::{CallError, ProtocolError, claims_json};
 use crate::output::sealed::Sealed;
@@ -41,16 +39,16 @@ impl Verify {
     }
 }
 
-/// The token is valid.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct Verified {
-    /// The runner's id. Servers before 14 or so do not tell.
-    #[serde(default, deserialize_with = "or_default")]
-    pub id: Option<u64>,
-    /// When the token stops working, in ISO 8601; none if never.
-    #[serde(default, deserialize_with = "or_default")]
-    pub token_expires_at: Option<String>,
+members! {
+    /// The token is valid.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct Verified {
+        /// The runner's id. Servers before 14 or so do not tell.
+        pub id: Option<u64>,
+        /// When the token stops working, in ISO 8601; none if never.
+        pub token_expires_at: Option<String>,
+    }
 }
 
 impl Sealed for Verify {}
@@ -79,12 +77,6 @@ impl Endpoint for Verify {
     }
 
     fn hints(&self) -> Hints {
-        Hints {
-            kind: CallKind::Verify,
-            deadline: Duration::from_secs(30),
-            replay: Replay::Safe,
-            response: ResponseBody::Collect { limit: 1 << 20 },
-            priority: Priority::Other,
-        }
+        Hints::new(CallKind::Verify, Replay::Safe)
     }
 }
