@@ -374,7 +374,7 @@ impl Variables {
         self.bounds = bounds;
     }
 
-    /// How long that is which a reference in a text is replaced by.
+    /// The length of the text that replaces a reference.
     fn inserted_len(&self, lengths: &[usize], key: &str) -> usize {
         let at = self.index.get(key).copied();
         match at.and_then(|at| self.list.get(at)) {

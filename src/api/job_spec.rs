@@ -44,8 +44,8 @@ const SHOWN_LOSSES: usize = 8;
 
 /// A job that was handed out to us: its payload, decoded and as it came.
 ///
-/// It holds the job's token and secrets. Persist [`Assignment::as_json`] before anything else: until then, a crash loses
-/// the job. `Debug` shows no secret. Cloning shares the payload.
+/// It holds the job's token and secrets. Save [`Assignment::as_json`] or [`Assignment::to_text`] before anything else: until
+/// then, a crash loses the job. `Debug` shows no secret. Cloning shares the payload.
 #[derive(Clone)]
 pub struct Assignment {
     spec: Arc<JobSpec>,
@@ -107,8 +107,8 @@ impl Assignment {
         Some(format!("{}{more}", shown.join("; ")))
     }
 
-    /// What can be saved of a payload that cannot be read: if its id and token can be found, even in JSON that is cut
-    /// off, an otherwise empty job by which to report the failure.
+    /// Returns a job with nothing to run, for a payload that is not JSON but in which an id and a token can be found, such
+    /// as one that was cut off. Use it to report the failure to GitLab.
     #[must_use]
     pub fn salvage(json: impl Into<Bytes>) -> Option<Self> {
         let mut found = Salvage::default();
@@ -178,7 +178,7 @@ impl fmt::Debug for Assignment {
     }
 }
 
-/// Takes `id` and `token` out of an object and keeps them even if a later member breaks the JSON.
+/// Takes `id` and `token` out of an object and keeps them even if the JSON is broken later on.
 #[derive(Default)]
 struct Salvage {
     id: Option<u64>,
@@ -253,7 +253,7 @@ members! {
         pub git_info: GitInfo,
         /// What GitLab says about the runner.
         pub runner_info: RunnerInfo,
-        /// The job's variables, in order; of several with one key the last counts.
+        /// The job's variables, in order. If a key occurs more than once, the last value wins.
         pub variables: Vec<Variable>,
         /// What to run, in order.
         pub steps: Vec<Step>,
@@ -289,7 +289,7 @@ members! {
 }
 
 impl JobSpec {
-    /// The value of a variable, not expanded. Of several with one key the last counts.
+    /// The value of a variable, not expanded. If the key occurs more than once, the last value wins.
     #[must_use]
     pub fn variable(&self, key: &str) -> Option<&str> {
         self.variables.iter().rev().find(|variable| variable.key == key).map(Variable::value)
@@ -343,7 +343,7 @@ members! {
         pub project_full_path: Option<String>,
         /// Its pipeline's id; newer servers.
         pub pipeline_id: Option<u64>,
-        /// The job's id once more. Servers of 11 leave it out.
+        /// The job's id, the same as [`JobSpec::id`]. GitLab 11 leaves it out.
         pub id: Option<u64>,
         /// The id of the group or user the project belongs to.
         pub namespace_id: Option<u64>,
@@ -440,7 +440,7 @@ members! {
 }
 
 impl Variable {
-    /// A variable of the runner's own, that anybody may see.
+    /// Makes a public variable that the runner adds by itself.
     #[must_use]
     pub fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
         let value = Some(Secret::new(value));

@@ -1,4 +1,4 @@
-//! What one wants to know of a job, wherever in the payload it stands.
+//! Accessors for what a runner needs to know of a job, wherever in the payload it is.
 
 use std::time::Duration;
 
@@ -174,7 +174,7 @@ impl JobSpec {
         self.credentials.iter().filter(covers).max_by_key(|credential| bare(&credential.url).len())
     }
 
-    /// A variable that says something.
+    /// The value of a variable, if it is not empty.
     fn told(&self, key: &str) -> Option<&str> {
         self.variable(key).filter(|value| !value.is_empty())
     }
