@@ -270,6 +270,24 @@ mod tests {
     }
 
     #[test]
+    fn words_of_variables_are_expanded() {
+        let of = |value: &str, raw: bool| {
+            spec(serde_json::json!({ "id": 1, "token": "t", "variables": [
+                { "key": "D", "value": "true" }, { "key": "CI_DEBUG_TRACE", "value": value, "raw": raw },
+                { "key": "CI_JOB_RETRY_COUNT", "value": value },
+            ] }))
+        };
+        assert!(of("$D", false).spec().is_debug_trace() && of("${D}", false).spec().is_debug_trace());
+        assert!(!of("$D", true).spec().is_debug_trace(), "a raw value is what it says");
+        assert!(!of("$UNKNOWN", false).spec().is_debug_trace() && !of("$D$D", false).spec().is_debug_trace());
+        // No switch is as long as this, and expanding it would take long.
+        assert!(!of(&"$D".repeat(100_000), false).spec().is_debug_trace());
+        assert_eq!(of("2", false).spec().retry_count(), Some(2));
+        assert_eq!(of("", false).spec().retry_count(), None);
+        assert_eq!(of("-1", false).spec().retry_count(), None);
+    }
+
+    #[test]
     fn the_longest_credential_of_a_registry_counts() {
         let entry = |kind: &str, url: &str| serde_json::json!({ "type": kind, "url": url, "username": url });
         let job = spec(serde_json::json!({ "id": 1, "token": "t", "credentials": [
