@@ -155,6 +155,11 @@ pub(crate) fn runner_request(uri: &str, id: CorrelationId, token: &Secret, form:
     request
 }
 
+/// A moment that a server names, unless it is in the year 1: servers written in Go name that where they know of none.
+pub(crate) fn known_time(time: Option<String>) -> Option<String> {
+    time.filter(|time| !time.starts_with("0001-"))
+}
+
 /// A call that only asks.
 pub(crate) fn get_request(uri: &str, id: CorrelationId, token: (HeaderName, &Secret)) -> Request<Body> {
     let mut request = request(Method::GET, uri, id, token, JSON, Body::empty());

@@ -28,7 +28,6 @@ use crate::log::Pipeline;
 use crate::reply::Cause;
 use crate::rng::Rng;
 use crate::snapshot::ResumeError;
-use crate::status::FailureReason;
 use crate::time::{Steady, Timestamp};
 use drive::Step;
 use pacing::{Detours, Pacing, PatchSize, Progress, Reachability};
@@ -257,7 +256,8 @@ struct Check {
 /// Something that only the application can do, and is asked for. It is asked again, with growing pauses, until it is done.
 #[derive(Clone, Copy, Debug, Default)]
 struct Request {
-    again_at: Option<Timestamp>,
+    /// In the past if it was not asked for.
+    again_at: Timestamp,
     backoff: Backoff,
 }
 
@@ -274,12 +274,12 @@ const ASK_AFTER_NOTHING: Policy = Policy { base: Duration::from_secs(6), cap: Du
 impl Request {
     /// When to ask, if that is not now.
     fn not_before(&self, now: Timestamp) -> Option<Timestamp> {
-        self.again_at.filter(|at| now < *at)
+        (now < self.again_at).then_some(self.again_at)
     }
 
     /// It was asked for, or not done: it is asked for again after a pause.
     fn ask_again(&mut self, policy: Policy, now: Timestamp, rng: &mut Rng) {
-        self.again_at = Some(now.saturating_add(self.backoff.failed(policy, None, rng)));
+        self.again_at = now.saturating_add(self.backoff.failed(policy, None, rng));
     }
 
     fn done(&mut self) {

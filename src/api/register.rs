@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::info::Info;
 use super::members::members;
-use super::{CorrelationId, Endpoint, Identity, runner_request};
+use super::{CorrelationId, Endpoint, Identity, known_time, runner_request};
 use crate::body::Body;
 use crate::call::{CallKind, Hints, Replay};
 use crate::config::{Server, SystemId};
@@ -46,7 +46,7 @@ pub struct Attributes {
     /// Takes jobs without tags. GitLab refuses a runner that takes none and has no tags.
     pub run_untagged: bool,
     /// The tags of the jobs it takes.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", with = "tags")]
     pub tag_list: Vec<String>,
     /// Which refs it takes jobs from.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,6 +54,29 @@ pub struct Attributes {
     /// The longest a job may take, in whole seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maximum_timeout: Option<u64>,
+}
+
+/// A list of tags as one text with commas, as the official runner sends it: servers that imitate GitLab take nothing else.
+mod tags {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(tags: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&tags.join(","))
+    }
+
+    /// Reads a list as well.
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Tags {
+            Text(String),
+            List(Vec<String>),
+        }
+        Ok(match Tags::deserialize(deserializer)? {
+            Tags::Text(text) => text.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect(),
+            Tags::List(list) => list,
+        })
+    }
 }
 
 /// The call.
@@ -124,7 +147,12 @@ impl Endpoint for Register {
 
     fn decode(&self, response: &Response<Bytes>) -> Result<Registered, CallError> {
         match response.status() {
-            StatusCode::CREATED => Ok(serde_json::from_slice(response.body()).map_err(|e| ProtocolError::json(&e))?),
+            StatusCode::CREATED => {
+                let registered: Registered =
+                    serde_json::from_slice(response.body()).map_err(|error| ProtocolError::json(&error))?;
+                let token_expires_at = known_time(registered.token_expires_at);
+                Ok(Registered { token_expires_at, ..registered })
+            }
             _ => Err(CallError::from_response(response, self.token.secret())),
         }
     }

@@ -11,7 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::members::members;
-use super::{CorrelationId, Endpoint, JSON, request};
+use super::{CorrelationId, Endpoint, JSON, known_time, request};
 use crate::body::Body;
 use crate::call::{CallKind, Hints, Replay};
 use crate::config::Server;
@@ -81,7 +81,9 @@ pub fn rotation_due_before(obtained: Timestamp, expires: Timestamp, deadline: Ti
 fn decode(response: &Response<Bytes>, used: &Secret) -> Result<NewToken, CallError> {
     match response.status() {
         StatusCode::CREATED | StatusCode::OK => {
-            Ok(serde_json::from_slice(response.body()).map_err(|error| ProtocolError::json(&error))?)
+            let new: NewToken = serde_json::from_slice(response.body()).map_err(|error| ProtocolError::json(&error))?;
+            let token_expires_at = known_time(new.token_expires_at);
+            Ok(NewToken { token_expires_at, ..new })
         }
         _ => Err(CallError::from_response(response, used)),
     }

@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode};
 
 use super::info::Info;
 use super::members::members;
-use super::{CorrelationId, Endpoint, Identity, runner_request};
+use super::{CorrelationId, Endpoint, Identity, known_time, runner_request};
 use crate::body::Body;
 use crate::call::{CallKind, Hints, Replay};
 use crate::config::{Server, SystemId};
@@ -68,7 +68,9 @@ impl Endpoint for Verify {
         }
         let body = response.body().trim_ascii();
         match serde_json::from_slice(body) {
-            Ok(verified) => Ok(verified),
+            Ok(Verified { id, token_expires_at }) => {
+                Ok(Verified { id, token_expires_at: known_time(token_expires_at) })
+            }
             // GitLab 13 answers with the plain text `200`. A page of some portal is not an answer.
             Err(_) if !claims_json(response.headers()) && !body.starts_with(b"<") => Ok(Verified::default()),
             Err(_) if body == b"200" || body == b"null" => Ok(Verified::default()),

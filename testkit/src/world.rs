@@ -22,6 +22,7 @@ use gitlab_runner_api::{
 use http::{Request, Response};
 
 use crate::coordinator::{Coordinator, HoldId, NewJob, Settings};
+use crate::monitor::{JobMonitor, PollerMonitor};
 use crate::net::{Faults, Net};
 use payload::Process;
 
@@ -122,6 +123,7 @@ pub struct World {
     coordinator: Coordinator,
     net: Net,
     poller: Poller,
+    poller_monitor: PollerMonitor,
     poller_done: bool,
     poller_wakes: Option<Timestamp>,
     uncertain: u32,
@@ -146,7 +148,7 @@ struct Actor {
     done: bool,
     /// The last snapshot on disk, and how much of the log is there.
     disk: Option<(String, u64)>,
-    reports: laws::Reports,
+    monitor: JobMonitor,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +172,8 @@ enum Arrival {
 }
 
 const START: Timestamp = Timestamp::from_millis(1_750_000_000_000);
+/// That of a default configuration.
+const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 const TOKEN: &str = "glrt-simulated-runner";
 const VALID: &str = "the fixed names of a world are valid";
 
@@ -195,6 +199,7 @@ impl World {
             config,
             coordinator,
             poller,
+            poller_monitor: PollerMonitor::new(CHECK_INTERVAL),
             poller_done: false,
             poller_wakes: Some(START),
             uncertain: 0,
@@ -358,6 +363,13 @@ impl World {
     fn violation(&self, what: impl Into<String>) -> Violation {
         let last = self.timeline.len().saturating_sub(200);
         Violation { what: what.into(), timeline: self.timeline.iter().skip(last).cloned().collect() }
+    }
+
+    fn violation_by(&self, who: Who, what: &str) -> Violation {
+        match who {
+            Who::Poller => self.violation(what),
+            Who::Job(id) => self.violation_of(id, what),
+        }
     }
 
     /// A violation with what concerns this job alone, from further back.

@@ -1,11 +1,13 @@
 //! The core against the simulated GitLab: one binary, a module per theme.
 
+mod adversary;
 mod archives;
 mod budget;
 mod cancel;
 mod common;
 mod documents;
 mod endpoints;
+mod exchange;
 mod exhaustive;
 mod finish;
 mod golden;

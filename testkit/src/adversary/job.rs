@@ -365,10 +365,11 @@ impl Arena {
         self.job = Job::resume(self.config.clone(), &self.assignment, snapshot, self.now)
             .map_err(|error| error.to_string())?;
         self.home = None;
-        self.monitor.resumed(!self.life.durable, self.now);
+        self.monitor.resumed(size as u64, !self.life.durable, self.now);
         // What the application wrote since is written again, and a result given since is given again.
         let lost = self.written.split_off(size);
         self.job.write(lost.clone());
+        self.monitor.wrote(&lost);
         self.written.extend_from_slice(&lost);
         if self.finished && !finishing {
             self.job.finish(JobResult::success());

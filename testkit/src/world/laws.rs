@@ -1,66 +1,12 @@
-//! The laws a correct core keeps, checked while a world runs.
+//! What a world checks on top of the [monitors](crate::monitor): it knows what GitLab really holds.
 
-use bytes::Bytes;
-use gitlab_runner_api::{CallKind, Hints, JobEvent, Machine, Outcome, Output, Priority, Timestamp};
-use http::Request;
-use serde_json::Value;
+use gitlab_runner_api::{JobEvent, Machine, Outcome, Output, Timestamp};
 
 use super::{Violation, World};
 use crate::coordinator::JobStatus;
 
-/// What a job's final updates said.
-#[derive(Debug, Default)]
-pub(super) struct Reports {
-    /// State, reason and exit code.
-    said: Option<[Value; 3]>,
-    /// Checksum and size; null once dropped.
-    digest: Option<Value>,
-}
-
 impl World {
-    /// L6 and L8: what a call of a job must look like when it leaves.
-    pub(super) fn check_call(&mut self, id: u64, hints: &Hints, request: &Request<Bytes>) -> Result<(), Violation> {
-        let Some(actor) = self.actors.get_mut(&id) else { return Ok(()) };
-        let body = request.body();
-        let problem = match (hints.kind, hints.priority) {
-            (CallKind::PatchTrace, _) => {
-                let range =
-                    request.headers().get("content-range").and_then(|value| value.to_str().ok()).unwrap_or_default();
-                let start: usize = range.split('-').next().and_then(|start| start.parse().ok()).unwrap_or(usize::MAX);
-                let end = start.saturating_add(body.len());
-                let saved = actor.disk.as_ref().map_or(0, |(_, size)| *size as usize);
-                if actor.process.payload.output.get(start..end) != Some(&body[..]) {
-                    Some(format!("L6: the patch at {start} is not the log at its place"))
-                } else if self.scenario.durable && !body.is_empty() && end > saved {
-                    Some(format!("L6: the patch ends at {end}, saved are {saved}"))
-                } else {
-                    None
-                }
-            }
-            (CallKind::UpdateJob, Priority::FinalUpdate) => {
-                let json: Value = serde_json::from_slice(body).unwrap_or_default();
-                let said = ["state", "failure_reason", "exit_code"].map(|name| json[name].clone());
-                let digest = json["output"].clone();
-                let dropped = digest.as_object().is_none_or(serde_json::Map::is_empty);
-                let first = actor.reports.said.get_or_insert_with(|| said.clone());
-                let first_digest = actor.reports.digest.get_or_insert_with(|| digest.clone());
-                if *first != said {
-                    Some(format!("L8: first reported {first:?}, and now {said:?}"))
-                } else if dropped {
-                    *first_digest = digest;
-                    None
-                } else if *first_digest != digest {
-                    Some(format!("L8: first reported {first_digest}, and now {digest}"))
-                } else {
-                    (actor.job.unsent() > 0).then(|| "L8: it reports before its log is acknowledged".to_owned())
-                }
-            }
-            _ => None,
-        };
-        problem.map_or(Ok(()), |problem| Err(self.violation_of(id, &problem)))
-    }
-
-    /// L2 and L3: a machine that waits does nothing until its time.
+    /// L2: a state machine that waits does nothing until its time. The monitor checks that the time is right.
     pub(super) fn check_rest(&mut self, id: u64, until: Option<Timestamp>) -> Result<(), Violation> {
         let now = self.now;
         let Some(actor) = self.actors.get_mut(&id) else { return Ok(()) };
@@ -68,24 +14,20 @@ impl World {
         let before = actor.job.snapshot();
         let again = actor.job.poll(now);
         let same = matches!(again, Output::Wait(again) if again == until) && actor.job.snapshot() == before;
-        let awake = until.is_some_and(|until| until > now) || (until.is_none() && actor.job.trace_needed().is_some());
         if !same {
             return Err(self.violation_of(id, &format!("L2: it waits until {until:?}, and then says {again:?}")));
         }
-        if !awake {
-            return Err(self.violation_of(id, &format!("L3: it waits until {until:?} at {now:?}")));
-        }
-        Ok(())
+        let waits = actor.monitor.waits(until, now);
+        waits.map_err(|what| self.violation_of(id, &what))
     }
 
-    /// L2 and L3 for the poller, which may wait for the application only if it can take no job.
+    /// The same for the poller.
     pub(super) fn check_poller_rest(&mut self, until: Option<Timestamp>) -> Result<(), Violation> {
         let again = self.poller.poll(self.now);
         if !matches!(again, Output::Wait(again) if again == until) {
             return Err(self.violation(format!("L2: the poller waits until {until:?}, and then says {again:?}")));
         }
-        let awake = until.map_or(self.poller.capacity() == 0, |until| until > self.now);
-        if awake { Ok(()) } else { Err(self.violation(format!("L3: the poller waits until {until:?}"))) }
+        self.poller_monitor.waits(until, self.poller.capacity(), self.now).map_err(|what| self.violation(what))
     }
 
     /// L4 for the poller.
@@ -102,6 +44,7 @@ impl World {
         let late = self.now.saturating_add(std::time::Duration::from_secs(100_000));
         let Some(actor) = self.actors.get_mut(&id) else { return Ok(()) };
         let printed = actor.job.log_size();
+        actor.monitor.ended();
         if let Some(story) = self.stories.get_mut(&id) {
             story.printed = printed;
         }

@@ -8,7 +8,8 @@ use gitlab_runner_api::{
 };
 
 use super::payload::Process;
-use super::{Actor, JobStory, Violation, Who, World, laws};
+use super::{Actor, JobStory, Violation, Who, World};
+use crate::monitor::{JobMonitor, Patience};
 
 impl World {
     /// Polls every machine until all of them wait.
@@ -22,22 +23,32 @@ impl World {
 
     fn settle_poller(&mut self) -> Result<(), Violation> {
         let busy = self.actors.values().filter(|actor| !actor.done).count() as u32;
-        self.poller.set_capacity(self.scenario.capacity.saturating_sub(busy));
+        let capacity = self.scenario.capacity.saturating_sub(busy);
+        if capacity != self.poller.capacity() {
+            self.poller_monitor.verb();
+        }
+        self.poller.set_capacity(capacity);
         while !self.poller_done {
             match self.poller.poll(self.now) {
                 Output::Send(call) => self.launch(Who::Poller, call)?,
-                Output::Event(PollerEvent::Assigned(assignment)) => self.take_on(&assignment)?,
-                Output::Event(PollerEvent::AssignmentUncertain { cause, .. }) => {
-                    self.uncertain += 1;
-                    self.note(format!("Poller: a job may be lost: {cause}"));
+                Output::Event(event) => {
+                    self.poller_monitor.told(&event, self.now).map_err(|what| self.violation(what))?;
+                    match event {
+                        PollerEvent::Assigned(assignment) => self.take_on(&assignment)?,
+                        PollerEvent::AssignmentUncertain { cause, .. } => {
+                            self.uncertain += 1;
+                            self.note(format!("Poller: a job may be lost: {cause}"));
+                        }
+                        event => self.told.push(format!("{event:?}")),
+                    }
                 }
-                Output::Event(event) => self.told.push(format!("{event:?}")),
                 Output::Wait(until) => {
                     self.poller_wakes = until;
                     return self.check_poller_rest(until);
                 }
                 Output::Done => {
                     (self.poller_done, self.poller_wakes) = (true, None);
+                    self.poller_monitor.ended();
                     return self.check_poller_done();
                 }
             }
@@ -54,8 +65,9 @@ impl World {
         self.note(format!("Poller: job {id}"));
         let job = Job::new(self.config.clone(), assignment, self.now);
         let process = Process::start(payload, self.now);
-        let reports = laws::Reports::default();
-        let actor = Actor { job, process, wakes: None, done: false, disk: None, reports };
+        let patience = Patience { durable: self.scenario.durable, ..Patience::default() };
+        let monitor = JobMonitor::new(patience, self.now);
+        let actor = Actor { job, process, wakes: None, done: false, disk: None, monitor };
         self.actors.insert(id, actor);
         self.stories.insert(id, JobStory { id, events: Vec::new(), printed: 0, crashes: 0 });
         Ok(())
@@ -93,6 +105,10 @@ impl World {
         self.check_event(id, &event)?;
         let now = self.now;
         let Some(actor) = self.actors.get_mut(&id) else { return Ok(()) };
+        let acknowledged = actor.job.log_size() - actor.job.unsent();
+        let told = actor.monitor.told(&event, acknowledged, now);
+        told.map_err(|what| self.violation_of(id, &what))?;
+        let Some(actor) = self.actors.get_mut(&id) else { return Ok(()) };
         match event {
             JobEvent::CancelRequested => {
                 actor.process.stopping = true;
@@ -101,11 +117,13 @@ impl World {
             JobEvent::TimedOut => {
                 actor.process.next = None;
                 actor.job.finish(JobResult::failed(FailureReason::JobExecutionTimeout));
+                actor.monitor.finished(now);
             }
             JobEvent::Aborted(_) => actor.process.next = None,
             JobEvent::TraceNeeded(range) => {
                 let bytes = &actor.process.payload.output[range.start as usize..range.end as usize];
                 let supplied = actor.job.supply_trace(range.start, Bytes::copy_from_slice(bytes));
+                actor.monitor.verb(false);
                 supplied.map_err(|misuse| self.violation(format!("supply_trace: {misuse}")))?;
             }
             JobEvent::Save => self.save(id)?,
@@ -127,6 +145,7 @@ impl World {
         }
         let snapshot = actor.job.snapshot();
         actor.job.saved(snapshot.revision(), size);
+        actor.monitor.saved(size);
         actor.disk = Some((snapshot.to_json(), size));
         Ok(())
     }
@@ -148,7 +167,10 @@ impl World {
                 .map_err(|error| error.to_string()),
         });
         match resumed {
-            Ok(job) => actor.job = job,
+            Ok(job) => {
+                actor.monitor.resumed(job.log_size(), !self.scenario.durable, self.now);
+                actor.job = job;
+            }
             Err(error) => return Err(self.violation_of(id, &format!("cannot be resumed: {error}"))),
         }
         // Whatever ended the process may have been forgotten: it ends again.
@@ -171,11 +193,14 @@ impl Actor {
         if !self.process.stopping {
             let (from, to) = (self.job.taken(Stream::Runner) as usize, self.process.printed(now) as usize);
             if to > from {
-                self.job.write(Bytes::copy_from_slice(&self.process.payload.output[from..to]));
+                let bytes = Bytes::copy_from_slice(&self.process.payload.output[from..to]);
+                self.monitor.wrote(&bytes);
+                self.job.write(bytes);
             }
         }
         if self.process.has_ended(now) {
             let stopped = JobResult::failed(FailureReason::ScriptFailure);
+            self.monitor.finished(now);
             self.job.finish(if self.process.stopping { stopped } else { self.process.payload.result.clone() });
             self.process.next = None;
         } else {

@@ -67,9 +67,15 @@ impl World {
         self.note(format!("{who:?}: {call:?}"));
         let (request, ticket) = call.split();
         let request = request.map(Body::into_bytes);
-        if let Who::Job(id) = who {
-            self.check_call(id, ticket.hints(), &request)?;
-        }
+        let deadline = ticket.hints().deadline;
+        let checked = match who {
+            Who::Poller => self.poller_monitor.sent(deadline.saturating_add(Duration::from_secs(30)), self.now),
+            Who::Job(id) => match self.actors.get_mut(&id) {
+                Some(actor) => actor.monitor.sent(&request, deadline, self.now),
+                None => Ok(()),
+            },
+        };
+        checked.map_err(|what| self.violation_by(who, &what))?;
         let is_patch = ticket.hints().kind == CallKind::PatchTrace;
         let deadline = self.now.saturating_add(ticket.hints().deadline);
         self.counter += 1;
@@ -117,9 +123,22 @@ impl World {
         let Some(Flight { who, ticket, .. }) = self.flights.remove(&flight) else { return Ok(()) };
         let seen = outcome.as_ref().map_or_else(|failure| format!("{failure:?}"), |answer| answer.status().to_string());
         self.note(format!("{who:?}: home comes {seen}"));
-        if who == Who::Poller && outcome.as_ref().is_err_and(|failure| failure.may_have_arrived()) {
+        let unknown = match &outcome {
+            Ok(response) => matches!(response.status().as_u16(), 408 | 500 | 502 | 504),
+            Err(failure) => failure.may_have_arrived(),
+        };
+        if who == Who::Poller && unknown {
             self.unanswered += 1;
         }
+        let checked = match who {
+            Who::Poller => self.poller_monitor.answered(outcome.as_ref().ok(), self.now),
+            Who::Job(id) => match (self.actors.get_mut(&id), &outcome) {
+                (Some(actor), Ok(response)) => actor.monitor.answered(response, self.now),
+                (Some(actor), Err(failure)) => actor.monitor.failed(failure.may_have_arrived(), self.now),
+                (None, _) => Ok(()),
+            },
+        };
+        checked.map_err(|what| self.violation_by(who, &what))?;
         let handed = match who {
             Who::Poller => hand_in(&mut self.poller, ticket, outcome, self.now),
             Who::Job(id) => match self.actors.get_mut(&id) {
