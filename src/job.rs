@@ -35,6 +35,7 @@ use phase::{Finishing, Phase};
 use rules::Intent;
 use trace::Trace;
 
+pub use log::Masked;
 pub use phase::{AbortReason, Cancellation, JobResult, Outcome};
 pub use snapshot::JobSnapshot;
 
@@ -308,7 +309,7 @@ impl Job {
             rng,
             phase: Phase::Running,
             trace,
-            pipeline: Pipeline::new(&config.log, assignment.spec()),
+            pipeline: Pipeline::new(&config.log, assignment),
             sections: Vec::new(),
             stamped_at: Timestamp::EPOCH,
             events: VecDeque::new(),

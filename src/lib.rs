@@ -152,7 +152,7 @@ pub use config::{Retain, RunnerConfig, Server, SystemId};
 pub use error::{CallError, ConfigError, Misuse, ProtocolError, Rejection};
 pub use exchange::{Exchange, ExchangeError};
 pub use http_options::{HttpOptions, Proxies, ProxyUrl};
-pub use job::{AbortReason, Cancellation, Job, JobEvent, JobResult, JobSnapshot, Outcome, WaitReason, Written};
+pub use job::{AbortReason, Cancellation, Job, JobEvent, JobResult, JobSnapshot, Masked, Outcome, WaitReason, Written};
 pub use log::Stream;
 pub use output::{Machine, Output};
 pub use poller::{Poller, PollerEvent, Refusal, Uncertainty};

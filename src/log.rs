@@ -35,9 +35,11 @@
 
 pub mod ansi;
 mod automaton;
+mod encodings;
 mod limit;
 mod mask;
 mod options;
+mod piece;
 pub(crate) mod section;
 #[cfg(test)]
 mod tests;
@@ -52,10 +54,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::api::job_spec::JobSpec;
+use crate::api::job_spec::Assignment;
+use crate::secret::Secret;
 use crate::time::Timestamp;
 use automaton::Automaton;
 use limit::{Ending, Limit};
+use piece::Piece;
 use timestamps::{Line, Stamper};
 use tokens::Tokens;
 use urls::Urls;
@@ -93,16 +97,22 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(crate) fn new(options: &LogOptions, spec: &JobSpec) -> Self {
+    pub(crate) fn new(options: &LogOptions, assignment: &Assignment) -> Self {
+        let spec = assignment.spec();
         let variables = LogOptions::variables(spec);
         Self {
             raw: options.is_raw(),
             stamped: options.stamps(&variables),
-            masks: options.masks(spec, &variables),
+            masks: options.masks(assignment, &variables),
             prefixes: options.prefixes(spec, &variables),
             chains: BTreeMap::new(),
             limit: Limit::new(options.limit()),
         }
+    }
+
+    /// Whether nothing is hidden, see [`LogOptions::dangerously_raw`].
+    pub(crate) fn is_raw(&self) -> bool {
+        self.raw
     }
 
     /// Takes a piece in, and gives out what may go on.
@@ -110,24 +120,46 @@ impl Pipeline {
         if chunk.is_empty() {
             return;
         }
-        let chain = self.chains.entry(stream).or_insert_with(|| {
+        let Self { chains, limit, .. } = self;
+        let chain = chains.entry(stream).or_insert_with(|| {
             Chain::new(stream, Masker::new(Arc::clone(&self.masks)), Arc::clone(&self.prefixes), self.stamped)
         });
         chain.taken = chain.taken.saturating_add(chunk.len() as u64);
-        if self.limit.is_cut() {
+        if limit.is_cut() {
             return;
         }
         if self.raw {
-            return self.limit.push(chunk, out);
+            return limit.push(chunk, out);
         }
-        chain.push(chunk, now, &mut |bytes| self.limit.push(bytes, out));
+        chain.push(chunk, now, &mut |bytes| limit.push(bytes, out));
     }
 
-    /// The log has ended: gives out what was held back.
-    pub(crate) fn end(&mut self, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
-        for chain in self.chains.values_mut() {
-            chain.end(now, &mut |bytes| self.limit.push(bytes, out));
+    /// Takes in what the runner itself adds between pieces of text, without secrets: no stage of a script's text touches it, and
+    /// what is held back stays so. With timestamps it is an entry of its own.
+    pub(crate) fn insert(&mut self, marker: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        let Self { chains, limit, .. } = self;
+        if self.raw || !self.stamped || marker.is_empty() {
+            return limit.push(marker, out);
         }
+        let chain = chains.entry(Stream::Runner).or_insert_with(|| {
+            let masker = Masker::new(Arc::clone(&self.masks));
+            Chain::new(Stream::Runner, masker, Arc::clone(&self.prefixes), true)
+        });
+        if let Some(stamper) = &mut chain.stamper {
+            stamper.insert(marker, now, &mut |bytes| limit.push(bytes, out));
+        }
+    }
+
+    /// These streams have ended: gives out what they held back. What is written to one of them later begins anew.
+    pub(crate) fn close(&mut self, of: impl Fn(Stream) -> bool, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        let Self { chains, limit, .. } = self;
+        for (_, chain) in chains.iter_mut().filter(|(stream, _)| of(**stream)) {
+            chain.end(now, &mut |bytes| limit.push(bytes, out));
+        }
+    }
+
+    /// The log has ended, after all its streams: gives out what waited for that.
+    pub(crate) fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
         self.limit.end(out);
     }
 
@@ -136,12 +168,49 @@ impl Pipeline {
         self.chains.get(&stream).map_or(0, |chain| chain.taken)
     }
 
-    /// Hides also what the payload names since.
-    pub(crate) fn mask_more(&mut self, options: &LogOptions, spec: &JobSpec) {
-        self.masks = options.masks(spec, &LogOptions::variables(spec));
+    /// Hides also a secret that the assignment names since, first of all in what was written and is still here.
+    ///
+    /// What may become another secret is searched as if it came now. An unfinished line, and what waits for the end of the log, are
+    /// behind the stages already: there the secret is hidden where all of it is.
+    pub(crate) fn mask_more(
+        &mut self,
+        options: &LogOptions,
+        assignment: &Assignment,
+        secret: &Secret,
+        out: &mut dyn FnMut(Bytes),
+    ) {
+        self.masks = options.masks(assignment, &LogOptions::variables(assignment.spec()));
+        let late = options.masks_of(secret);
         for chain in self.chains.values_mut() {
             chain.masker.replace(&self.masks);
+            if let Some(stamper) = &mut chain.stamper {
+                stamper.rewrite(|text| late.hide_in(text));
+            }
         }
+        if !self.raw {
+            self.limit.rewrite(|text| late.hide_in(text), out);
+        }
+    }
+
+    /// A text of the runner's that is no part of any stream, without secrets.
+    pub(crate) fn hidden(&self, text: &str) -> String {
+        let masker = Masker::new(Arc::clone(&self.masks));
+        let mut chain = Chain::new(Stream::Runner, masker, Arc::clone(&self.prefixes), false);
+        let mut shown = Vec::new();
+        let mut out = |bytes: Bytes| shown.extend_from_slice(&bytes);
+        chain.push(Bytes::copy_from_slice(text.as_bytes()), Timestamp::EPOCH, &mut out);
+        chain.end(Timestamp::EPOCH, &mut out);
+        String::from_utf8_lossy(&shown).into_owned()
+    }
+
+    /// The name of a section as it may stand in the log and in snapshots: without secrets, and of characters that GitLab takes.
+    pub(crate) fn section_name(&self, name: &str) -> String {
+        self.masks.hide_in_name(&section::sanitized(&self.hidden(name)))
+    }
+
+    /// The same for a name that was fit for the log when its section was opened.
+    pub(crate) fn hide_in_section_name(&self, name: &mut String) {
+        *name = self.masks.hide_in_name(name);
     }
 
     /// How many secrets are short, see [`Masks::short`].
@@ -198,12 +267,15 @@ impl Chain {
 
     fn push(&mut self, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         let Self { taken: _, masker, urls, tokens, repair, stamper } = self;
-        masker.push(chunk, &mut |bytes| behind_masks(urls, tokens, repair, stamper, bytes, now, out));
+        masker.push_pieces(chunk, &mut |piece| behind_masks(urls, tokens, repair, stamper, piece, now, out));
     }
 
+    /// Gives out what is held back, and is again as at the beginning of a stream.
     fn end(&mut self, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         let Self { taken: _, masker, urls, tokens, repair, stamper } = self;
-        masker.end(&mut |bytes| behind_masks(urls, tokens, repair, stamper, bytes, now, out));
+        masker.end_pieces(&mut |piece| behind_masks(urls, tokens, repair, stamper, piece, now, out));
+        urls.end();
+        tokens.end();
         repair.end(&mut |bytes| stamp(stamper, bytes, now, out));
         if let Some(stamper) = stamper {
             stamper.end(out);
@@ -228,12 +300,12 @@ fn behind_masks(
     tokens: &mut Tokens,
     repair: &mut Repair,
     stamper: &mut Option<Stamper>,
-    bytes: Bytes,
+    piece: Piece,
     now: Timestamp,
     out: &mut dyn FnMut(Bytes),
 ) {
-    urls.push(bytes, &mut |bytes| {
-        tokens.push(bytes, &mut |bytes| repair.push(bytes, &mut |bytes| stamp(stamper, bytes, now, out)));
+    urls.push(piece, &mut |piece| {
+        tokens.push(piece, &mut |bytes| repair.push(bytes, &mut |bytes| stamp(stamper, bytes, now, out)));
     });
 }
 

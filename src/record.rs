@@ -34,6 +34,9 @@ pub struct JobRecord {
 struct Stored {
     url: String,
     payload: String,
+    /// What [`Job::mask`] hides besides what the payload names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    masked_at_run_time: Vec<String>,
     snapshot: String,
     log_start: u64,
     log: String,
@@ -85,6 +88,7 @@ impl JobRecord {
         let stored = Stored {
             url: self.server.as_str().to_owned(),
             payload: self.assignment.to_text(),
+            masked_at_run_time: self.assignment.masked_at_run_time().iter().map(|it| it.expose().to_owned()).collect(),
             snapshot: self.snapshot.to_json(),
             log_start: self.log_start,
             log: STANDARD.encode(&self.log),
@@ -102,6 +106,8 @@ impl JobRecord {
         let corrupt = |what: &str| ResumeError::Corrupt(what.to_owned());
         let server = Server::parse(&stored.url).map_err(|_| corrupt("its address is none"))?;
         let assignment = Assignment::from_text(stored.payload).map_err(|_| corrupt("its payload cannot be read"))?;
+        let assignment =
+            assignment.with_masked_at_run_time(stored.masked_at_run_time.into_iter().map(crate::secret::Secret::new));
         let snapshot = JobSnapshot::from_json(&stored.snapshot)?;
         let log = STANDARD.decode(stored.log).map_err(|_| corrupt("its log cannot be read"))?;
         if snapshot.job_id() != assignment.id() {

@@ -52,6 +52,7 @@ pub struct Assignment {
     json: Bytes,
     /// None if all of it was read.
     losses: Option<Arc<Losses>>,
+    masked_at_run_time: Arc<[Secret]>,
 }
 
 impl Assignment {
@@ -68,7 +69,7 @@ impl Assignment {
         let json = json.into();
         // Nearly every payload is read here. If anything is wrong with one, it is read again with more care.
         if let Ok(spec) = serde_json::from_slice(&json) {
-            return Ok(Self { spec: Arc::new(spec), json, losses: None });
+            return Ok(Self { spec: Arc::new(spec), json, losses: None, masked_at_run_time: Arc::default() });
         }
         let (text, replaced) = repair(&json);
         let document: &RawValue = serde_json::from_str(&text).map_err(|error| ProtocolError::json(&error))?;
@@ -78,7 +79,7 @@ impl Assignment {
         })?;
         let losses = walk.into_losses();
         let losses = (!losses.list.is_empty()).then(|| Arc::new(losses));
-        Ok(Self { spec: Arc::new(spec), json, losses })
+        Ok(Self { spec: Arc::new(spec), json, losses, masked_at_run_time: Arc::default() })
     }
 
     /// The parts of the payload that could not be read, in the payload's own order within each object. Empty for nearly every
@@ -126,18 +127,14 @@ impl Assignment {
         &self.spec
     }
 
-    /// The same, and a value to be masked that is not in the payload: it becomes part of the JSON.
-    pub(crate) fn masking(&self, secret: &Secret) -> Result<Self, ProtocolError> {
-        let mut json: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(&self.json).map_err(|error| ProtocolError::json(&error))?;
-        let known = self.spec.masked_at_run_time.iter();
-        let values: Vec<&str> = known.chain([secret]).map(Secret::expose).collect();
-        json.insert("masked_at_run_time".to_owned(), values.into());
-        Self::from_json(serde_json::Value::from(json).to_string())
+    /// The same, and a value to be masked that is not in the payload.
+    pub(crate) fn masking(&self, secret: Secret) -> Self {
+        let all = self.masked_at_run_time.iter().cloned().chain([secret]);
+        Self { masked_at_run_time: all.collect(), ..self.clone() }
     }
 
-    /// The payload as it came; after [`crate::Job::mask`], with what is masked besides. **Secret**: it holds the job's
-    /// token and its variables.
+    /// The payload as it came, byte by byte. **Secret**: it holds the job's token and its variables. Values that were
+    /// [masked](crate::Job::mask) later are not in it, see [`Assignment::masked_at_run_time`].
     #[must_use]
     pub fn as_json(&self) -> &Bytes {
         &self.json
@@ -163,6 +160,19 @@ impl Assignment {
         let Some(encoded) = text.strip_prefix(BASE64) else { return Self::from_json(text) };
         let json = STANDARD.decode(encoded);
         Self::from_json(json.map_err(|_| ProtocolError::Unreadable("this is not Base64".to_owned()))?)
+    }
+
+    /// The values that [`crate::Job::mask`] hides besides those of the payload, in the order in which they were learnt. Save them
+    /// with the payload, as [`crate::JobRecord`] does. **Secret.**
+    #[must_use]
+    pub fn masked_at_run_time(&self) -> &[Secret] {
+        &self.masked_at_run_time
+    }
+
+    /// The same, with values that were saved from [`Assignment::masked_at_run_time`].
+    #[must_use]
+    pub fn with_masked_at_run_time(self, secrets: impl IntoIterator<Item = Secret>) -> Self {
+        Self { masked_at_run_time: secrets.into_iter().collect(), ..self }
     }
 
     /// The job's id.
@@ -283,8 +293,6 @@ members! {
         pub policy_options: Option<PolicyOptions>,
         /// Whether the environment is to be suspended when the job has ended.
         pub suspend_options: Option<SuspendOptions>,
-        /// Not of GitLab: values that the runner learnt in the meantime, see [`crate::Job::mask`].
-        pub(crate) masked_at_run_time: Vec<Secret>,
     }
 }
 

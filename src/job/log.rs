@@ -8,6 +8,19 @@ use crate::log::{Section, Stream, section};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
+/// Whether a value is hidden, see [`Job::mask`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Masked {
+    /// It is hidden in all that goes into the log from now on.
+    Hidden,
+    /// There is nothing to hide: it is empty, or white space.
+    Empty,
+    /// It **shows**: the log was asked to pass all on as it is, with
+    /// [`LogOptions::dangerously_raw`](crate::log::LogOptions::dangerously_raw).
+    Raw,
+}
+
 impl Job {
     /// Appends to the log, as the runner itself.
     pub fn write(&mut self, chunk: impl Into<Bytes>) -> Written {
@@ -22,7 +35,7 @@ impl Job {
     /// Appends to the log. The time is that of [timestamps](crate::log::Timestamps), where lines have any; the job's own clock, which
     /// its timeout goes by, is not moved by it.
     pub fn write_at(&mut self, stream: Stream, chunk: impl Into<Bytes>, now: Timestamp) -> Written {
-        if self.abandoned || self.phase != Phase::Running {
+        if self.takes_no_log() {
             return Written::Ended;
         }
         self.stamped_at = self.stamped_at.max(now);
@@ -40,23 +53,33 @@ impl Job {
         self.pipeline.taken(stream)
     }
 
-    /// Hides this value too, in all that is written from now on: a secret the runner fetched, or one it made. What of it
-    /// the log holds already stays.
+    /// Hides this value too, wherever it is written from now on: a secret the runner fetched, or one it made.
     ///
-    /// It becomes part of [`Job::assignment`]. Where jobs are saved, save that again before the next snapshot: without the
-    /// value, a job taken up from there does not mask it.
-    pub fn mask(&mut self, secret: &Secret) {
-        let known = self.spec().masked_at_run_time.iter().any(|known| known.expose() == secret.expose());
-        if known || secret.expose().trim().is_empty() {
-            return;
+    /// What was written before and is still held back is searched too: what may become another secret, the unfinished line of a
+    /// log with timestamps, and what waits for the end of a log near its [limit](crate::log::LogLimit). What went out before stays.
+    ///
+    /// The value is kept beside the payload, in [`Assignment::masked_at_run_time`](crate::Assignment::masked_at_run_time) of
+    /// [`Job::assignment`]. Where jobs are saved, save that again before the next snapshot: without the value, a job taken up
+    /// from there does not hide it.
+    ///
+    /// The result says whether the value is hidden.
+    pub fn mask(&mut self, secret: &Secret) -> Masked {
+        if secret.expose().trim().is_empty() {
+            return Masked::Empty;
         }
-        // What was read once can be read with one more member.
-        let Ok(assignment) = self.assignment.masking(secret) else { return };
-        self.assignment = assignment;
+        let known = self.assignment.masked_at_run_time().iter().any(|known| known.expose() == secret.expose());
+        if !known {
+            self.assignment = self.assignment.masking(secret.clone());
+        }
         let before = self.pipeline.short_secrets();
-        self.pipeline.mask_more(&self.config.log, self.assignment.spec());
+        let trace = &mut self.trace;
+        self.pipeline.mask_more(&self.config.log, &self.assignment, secret, &mut |bytes| trace.write(bytes));
+        for name in &mut self.sections {
+            self.pipeline.hide_in_section_name(name);
+        }
         self.report_short_secrets(before);
         self.revision += 1;
+        if self.pipeline.is_raw() { Masked::Raw } else { Masked::Hidden }
     }
 
     pub(super) fn report_short_secrets(&mut self, before: usize) {
@@ -68,30 +91,88 @@ impl Job {
 
     /// Opens a section of the log, within the one that is open. Where the server does not understand sections
     /// (`features.trace_sections`), only its title is written.
+    ///
+    /// Marker and title go into the log at once, also where text is held back that was written before.
     pub fn open_section(&mut self, section: &Section, now: Timestamp) -> Written {
-        let markers = self.spec().features.trace_sections;
-        let written = self.write_at(Stream::Runner, section.start(now, markers), now);
-        if markers && written == Written::Queued {
-            self.sections.push(section.name().to_owned());
+        if self.takes_no_log() {
+            return Written::Ended;
         }
-        written
+        let mut text = String::new();
+        if self.spec().features.trace_sections {
+            let name = self.pipeline.section_name(section.wanted_name());
+            text = section.start(&name, now);
+            self.sections.push(name);
+        }
+        if let Some(title) = section.title() {
+            let title = if self.pipeline.is_raw() { title.to_owned() } else { self.pipeline.hidden(title) };
+            text += &section::title_line(&title);
+        }
+        self.insert(text, now);
+        Written::Queued
     }
 
     /// Closes the section that was opened last. Those that are open when the job finishes are closed then.
+    ///
+    /// The marker goes into the log at once. What is held back of the script's text stays so, since the script may go on
+    /// writing: call [`Job::end_step`] or [`Job::close_stream`] first where it has ended.
     pub fn close_section(&mut self, now: Timestamp) -> Written {
-        match self.sections.pop() {
-            Some(name) => self.write_at(Stream::Runner, section::end(&name, now), now),
-            None => self.write_at(Stream::Runner, "", now),
+        if self.takes_no_log() {
+            return Written::Ended;
         }
+        if let Some(name) = self.sections.pop() {
+            self.insert(section::end(&name, now), now);
+        }
+        Written::Queued
     }
 
-    /// Nothing more is written.
+    /// A step of the job has ended, and with it what it wrote: gives out what is held back of the runner's messages, standard
+    /// output and standard error. Services run on; end their streams with [`Job::close_stream`].
+    ///
+    /// Call it when a script has ended, before anything else is written: otherwise the script's last bytes come out behind what
+    /// the runner says next, because they may be the beginning of a secret, or because their line has no end and lines are
+    /// stamped. No secret, token or value of a URL reaches over the end of a step: one that began before and goes on behind it is
+    /// shown in two parts.
+    pub fn end_step(&mut self, now: Timestamp) -> Written {
+        self.close_streams(|stream| !matches!(stream, Stream::Service(_)), now)
+    }
+
+    /// A stream has ended: gives out what is held back of it, as [`Job::end_step`] does. What is written to it later begins anew.
+    pub fn close_stream(&mut self, stream: Stream, now: Timestamp) -> Written {
+        self.close_streams(|of| of == stream, now)
+    }
+
+    fn close_streams(&mut self, of: impl Fn(Stream) -> bool, now: Timestamp) -> Written {
+        if self.takes_no_log() {
+            return Written::Ended;
+        }
+        self.stamped_at = self.stamped_at.max(now);
+        let trace = &mut self.trace;
+        self.pipeline.close(of, now, &mut |bytes| trace.write(bytes));
+        self.revision += 1;
+        Written::Queued
+    }
+
+    /// Puts a marker of the runner into the log.
+    fn insert(&mut self, marker: String, now: Timestamp) {
+        self.stamped_at = self.stamped_at.max(now);
+        let trace = &mut self.trace;
+        self.pipeline.insert(marker.into(), now, &mut |bytes| trace.write(bytes));
+        self.revision += 1;
+    }
+
+    fn takes_no_log(&self) -> bool {
+        self.abandoned || self.phase != Phase::Running
+    }
+
+    /// Nothing more is written: all streams end, then the sections that are open, then the log.
     pub(super) fn complete_log(&mut self) {
         let now = self.clock.now().max(self.stamped_at);
-        while !self.sections.is_empty() {
-            self.close_section(now);
+        let Self { pipeline, trace, sections, .. } = self;
+        let mut out = |bytes| trace.write(bytes);
+        pipeline.close(|_| true, now, &mut out);
+        while let Some(name) = sections.pop() {
+            pipeline.insert(section::end(&name, now).into(), now, &mut out);
         }
-        let trace = &mut self.trace;
-        self.pipeline.end(now, &mut |bytes| trace.write(bytes));
+        pipeline.end(&mut out);
     }
 }

@@ -111,6 +111,11 @@ impl Automaton {
         self.bytes.is_empty()
     }
 
+    /// The texts in order.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.starts.len().saturating_sub(1)).map(|text| self.text(text as u32))
+    }
+
     /// The lengths of the texts, in one number: by it, a stored state is told from one of other texts.
     pub(super) fn shape(&self) -> u32 {
         let mut hasher = crc32fast::Hasher::new();

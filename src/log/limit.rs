@@ -6,20 +6,27 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// How large a log may become, counted as GitLab stores it. The total is never exceeded, notices included.
+/// How large a log may become, counted as GitLab stores it.
+///
+/// The total is never exceeded, notices included. A log that fits is left as it is. To tell whether it fits, the last bytes before
+/// the limit, as many as the notices need, wait until the log goes on or ends.
+///
+/// A log that does not fit is cut at a character, and a notice says so. Where the total is too small for the notice, the log is cut
+/// without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogLimit {
     /// Without end.
     None,
-    /// The first bytes, at most so many: what the official runner does. A notice ends such a log.
+    /// The first bytes, at most so many: what the official runner does. A notice ends a log that is cut.
     #[non_exhaustive]
     Head {
         /// Bytes in all.
         total: u64,
     },
     /// The first bytes, and the last ones: of a long log, the end is what tells why it failed. The last `tail` bytes are
-    /// kept in memory and in the job's snapshot, and written when the job has ended, behind a notice.
+    /// kept in memory and in the job's snapshot, and written when the job has ended, behind a notice. Where the total is too small
+    /// for the two notices, this is [`LogLimit::Head`].
     #[non_exhaustive]
     HeadAndTail {
         /// Bytes in all.
@@ -51,41 +58,58 @@ impl Default for LogLimit {
 }
 
 /// The stage behind all streams. Takes whole characters.
+///
+/// ```text
+/// 0                  head                          total
+/// | passed on at once | waits until the log goes on or ends |
+/// ```
+///
+/// If the log ends before `total`, what waits follows as it is. If more comes, the room behind `head` is for the notices and, with
+/// [`LogLimit::HeadAndTail`], for the last bytes.
 pub(super) struct Limit {
     policy: LogLimit,
     total: u64,
-    /// What the first bytes leave free.
-    reserve: u64,
-    /// How many bytes of the end fit.
-    tail: usize,
+    /// The bytes before this are passed on at once.
+    head: u64,
+    /// What stands where the log was cut.
+    notice: Option<String>,
+    /// How many of the last bytes are kept, if any.
+    tail: Option<usize>,
     written: u64,
     phase: Phase,
 }
 
 enum Phase {
-    Open,
+    /// All that came fits. Behind the head it waits.
+    Fits { waiting: Vec<u8> },
     /// Nothing more fits.
     Cut,
     /// All that comes is for the end.
-    Tail {
-        kept: VecDeque<u8>,
-        dropped: u64,
-    },
+    Tail { kept: VecDeque<u8>, dropped: u64 },
 }
 
 impl Limit {
     pub(super) fn new(policy: LogLimit) -> Self {
-        let (total, reserve, tail) = match policy {
-            LogLimit::None => (u64::MAX, 0, 0),
-            LogLimit::Head { total } => (total, exceeded(total, NO_MORE).len() as u64, 0),
-            LogLimit::HeadAndTail { total, tail } => {
-                let notices = (exceeded(total, END_FOLLOWS).len() + left_out(u64::MAX).len()) as u64;
-                let tail = tail.min(total.saturating_sub(notices));
-                (total, notices + tail, tail)
+        let (total, wanted) = match policy {
+            LogLimit::None => (u64::MAX, None),
+            LogLimit::Head { total } => (total, None),
+            LogLimit::HeadAndTail { total, tail } => (total, Some(tail)),
+        };
+        let follows = exceeded(total, END_FOLLOWS);
+        let notices = (follows.len() + left_out(u64::MAX).len()) as u64;
+        let tail = wanted.filter(|_| notices <= total).map(|tail| tail.min(total - notices));
+        let (notice, reserve) = match tail {
+            Some(tail) => (Some(follows), notices + tail),
+            None => {
+                let notice = Some(exceeded(total, NO_MORE)).filter(|notice| notice.len() as u64 <= total);
+                let reserve = notice.as_ref().map_or(0, String::len) as u64;
+                (notice, reserve)
             }
         };
-        let tail = usize::try_from(tail).unwrap_or(usize::MAX);
-        Self { policy, total, reserve, tail, written: 0, phase: Phase::Open }
+        // Without a limit nothing ever waits.
+        let head = if policy == LogLimit::None { u64::MAX } else { total - reserve };
+        let tail = tail.map(|tail| usize::try_from(tail).unwrap_or(usize::MAX));
+        Self { policy, total, head, notice, tail, written: 0, phase: Phase::Fits { waiting: Vec::new() } }
     }
 
     /// Whether more bytes have no effect.
@@ -94,47 +118,85 @@ impl Limit {
     }
 
     pub(super) fn push(&mut self, mut chunk: Bytes, out: &mut dyn FnMut(Bytes)) {
-        if matches!(self.phase, Phase::Open) {
-            let room = self.total.saturating_sub(self.written).saturating_sub(self.reserve);
+        if matches!(&self.phase, Phase::Fits { waiting } if waiting.is_empty()) {
+            let room = self.head.saturating_sub(self.written);
             if chunk.len() as u64 <= room {
                 return self.pass_on(chunk, out);
             }
             let head = chunk.split_to(floor_char(&chunk, room as usize));
             self.pass_on(head, out);
-            if let LogLimit::HeadAndTail { .. } = self.policy {
-                self.phase = Phase::Tail { kept: VecDeque::new(), dropped: 0 };
-            } else {
+        }
+        self.push_behind_head(&chunk, out);
+    }
+
+    fn push_behind_head(&mut self, chunk: &[u8], out: &mut dyn FnMut(Bytes)) {
+        match &mut self.phase {
+            Phase::Fits { waiting } => {
+                waiting.extend_from_slice(chunk);
+                if self.written.saturating_add(waiting.len() as u64) > self.total {
+                    self.cut(out);
+                }
+            }
+            Phase::Tail { .. } => self.keep(chunk),
+            Phase::Cut => {}
+        }
+    }
+
+    /// The log does not fit. What waited makes room for the notice.
+    fn cut(&mut self, out: &mut dyn FnMut(Bytes)) {
+        let Phase::Fits { waiting } = std::mem::replace(&mut self.phase, Phase::Cut) else { return };
+        if let Some(notice) = self.notice.take() {
+            self.pass_on(notice.into(), out);
+        }
+        if self.tail.is_some() {
+            self.phase = Phase::Tail { kept: VecDeque::new(), dropped: 0 };
+            self.keep(&waiting);
+        }
+    }
+
+    /// The log is complete: writes what waited, or what was kept of its end.
+    pub(super) fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
+        match &mut self.phase {
+            Phase::Fits { waiting } => {
+                let waiting = std::mem::take(waiting);
+                self.pass_on(waiting.into(), out);
+            }
+            Phase::Cut => {}
+            Phase::Tail { kept, dropped } => {
+                let (mut tail, dropped) = (Bytes::from(Vec::from(std::mem::take(kept))), *dropped);
                 self.phase = Phase::Cut;
-                self.pass_on(exceeded(self.total, NO_MORE).into(), out);
+                // A line that is cut off at its start says little, unless it is a long one.
+                let near = tail.get(..tail.len() / 4).unwrap_or_default();
+                let start = memchr::memchr(b'\n', near).map_or(0, |end| end + 1);
+                _ = tail.split_to(start);
+                self.pass_on(left_out(dropped.saturating_add(start as u64)).into(), out);
+                self.pass_on(tail, out);
             }
         }
-        if self.keep(&chunk) {
-            self.pass_on(exceeded(self.total, END_FOLLOWS).into(), out);
+    }
+
+    /// Hides what was not hidden when it came, in all that is not passed on yet.
+    pub(super) fn rewrite(&mut self, hide: impl Fn(&[u8]) -> Vec<u8>, out: &mut dyn FnMut(Bytes)) {
+        match &mut self.phase {
+            Phase::Fits { waiting } if !waiting.is_empty() => {
+                let hidden = hide(&std::mem::take(waiting));
+                self.push_behind_head(&hidden, out);
+            }
+            Phase::Tail { kept, .. } => {
+                let hidden = hide(kept.make_contiguous());
+                kept.clear();
+                self.keep(&hidden);
+            }
+            Phase::Fits { .. } | Phase::Cut => {}
         }
     }
 
-    /// The log is complete: writes what was kept of its end.
-    pub(super) fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
-        let Phase::Tail { kept, dropped } = &mut self.phase else { return };
-        let (mut tail, dropped) = (Bytes::from(Vec::from(std::mem::take(kept))), *dropped);
-        self.phase = Phase::Cut;
-        if dropped > 0 {
-            // A line that is cut off at its start says little, unless it is a long one.
-            let near = tail.get(..tail.len() / 4).unwrap_or_default();
-            let start = memchr::memchr(b'\n', near).map_or(0, |end| end + 1);
-            _ = tail.split_to(start);
-            self.pass_on(left_out(dropped.saturating_add(start as u64)).into(), out);
-        }
-        self.pass_on(tail, out);
-    }
-
-    /// Keeps what may be the end, and says whether this was the first time that something else had to go.
-    fn keep(&mut self, chunk: &[u8]) -> bool {
-        let Phase::Tail { kept, dropped } = &mut self.phase else { return false };
-        let first = *dropped == 0;
-        let skipped = chunk.len().saturating_sub(self.tail);
+    /// Keeps what may be the end.
+    fn keep(&mut self, chunk: &[u8]) {
+        let (Phase::Tail { kept, dropped }, Some(most)) = (&mut self.phase, self.tail) else { return };
+        let skipped = chunk.len().saturating_sub(most);
         let chunk = chunk.get(skipped..).unwrap_or_default();
-        let excess = (kept.len() + chunk.len()).saturating_sub(self.tail);
+        let excess = (kept.len() + chunk.len()).saturating_sub(most);
         kept.drain(..excess);
         kept.extend(chunk);
         *dropped = dropped.saturating_add((skipped + excess) as u64);
@@ -142,10 +204,9 @@ impl Limit {
             kept.pop_front();
             *dropped = dropped.saturating_add(1);
         }
-        first && *dropped > 0
     }
 
-    /// What does not fit is left out: notices of a total that is smaller than they are.
+    /// What would exceed the total is left out: a notice, where a job is taken up with a smaller limit.
     fn pass_on(&mut self, bytes: Bytes, out: &mut dyn FnMut(Bytes)) {
         let written = self.written.saturating_add(bytes.len() as u64);
         if !bytes.is_empty() && written <= self.total {
@@ -156,13 +217,14 @@ impl Limit {
 
     /// What must be remembered besides the size.
     pub(super) fn ending(&self) -> Ending {
+        let text = |bytes: &[u8]| Text(String::from_utf8_lossy(bytes).into_owned());
         match &self.phase {
-            Phase::Open => Ending::Open,
+            Phase::Fits { waiting } if waiting.is_empty() => Ending::Open,
+            Phase::Fits { waiting } => Ending::Waiting { text: text(waiting) },
             Phase::Cut => Ending::Cut,
             Phase::Tail { kept, dropped } => {
                 let (front, back) = kept.as_slices();
-                let text = String::from_utf8_lossy(&[front, back].concat()).into_owned();
-                Ending::Tail { text: Text(text), dropped: *dropped }
+                Ending::Tail { text: text(&[front, back].concat()), dropped: *dropped }
             }
         }
     }
@@ -172,9 +234,11 @@ impl Limit {
         let mut limit = Self { written, ..Self::new(policy) };
         match ending {
             Ending::Open => {}
+            Ending::Waiting { text } => limit.phase = Phase::Fits { waiting: text.0.into_bytes() },
             Ending::Cut => limit.phase = Phase::Cut,
             Ending::Tail { text, dropped } => {
                 limit.phase = Phase::Tail { kept: VecDeque::new(), dropped };
+                limit.tail = limit.tail.or(Some(0));
                 limit.keep(text.0.as_bytes());
             }
         }
@@ -195,6 +259,9 @@ impl fmt::Debug for Limit {
 pub(super) enum Ending {
     #[default]
     Open,
+    Waiting {
+        text: Text,
+    },
     Cut,
     Tail {
         text: Text,

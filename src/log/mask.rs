@@ -5,18 +5,20 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use base64::Engine as _;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::automaton::{Automaton, ROOT, State};
+use super::encodings::encodings;
+use super::piece::Piece;
+use super::section::sanitized;
 use crate::secret::Secret;
 
 /// What stands in place of a secret.
 pub(super) const MARKER: Bytes = Bytes::from_static(b"[MASKED]");
 
-/// GitLab takes no shorter value for a masked variable.
-const SHORT: usize = 8;
+/// GitLab takes no shorter value for a masked variable, and makes no shorter tokens and passwords.
+pub(super) const SHORT: usize = 8;
 
 /// Shorter lines of a value of several lines say too little to be secrets of their own.
 const SHORTEST_LINE: usize = 8;
@@ -56,6 +58,46 @@ impl Masks {
         Self { automaton: Automaton::new(texts), count, short }
     }
 
+    /// Hides them in a text that was behind the stages before they were known. Markers in it stay whole.
+    pub(super) fn hide_in(self: &Arc<Self>, text: &[u8]) -> Vec<u8> {
+        let mut hidden = Vec::with_capacity(text.len());
+        let mut from = 0;
+        let markers = memchr::memmem::find_iter(text, b"[MASKED]").map(|at| at..at + MARKER.len());
+        for marker in markers.chain(std::iter::once(text.len()..text.len())) {
+            let mut masker = Masker::new(Arc::clone(self));
+            let mut out = |bytes: Bytes| hidden.extend_from_slice(&bytes);
+            masker.push(Bytes::copy_from_slice(text.get(from..marker.start).unwrap_or_default()), &mut out);
+            masker.end(&mut out);
+            hidden.extend_from_slice(text.get(marker.clone()).unwrap_or_default());
+            from = marker.end;
+        }
+        hidden
+    }
+
+    /// Hides them in the name of a section, where characters that do not fit into one were replaced.
+    pub(super) fn hide_in_name(&self, name: &str) -> String {
+        let mut is_hidden = vec![false; name.len()];
+        let secrets = self.automaton.texts().map(|text| sanitized(&String::from_utf8_lossy(text)));
+        for secret in secrets {
+            for (at, _) in
+                name.char_indices().filter(|(at, _)| name.get(*at..).is_some_and(|it| it.starts_with(&secret)))
+            {
+                is_hidden.iter_mut().skip(at).take(secret.len()).for_each(|hidden| *hidden = true);
+            }
+        }
+        let mut shown = String::with_capacity(name.len());
+        let mut before = false;
+        for (c, hidden) in name.chars().zip(is_hidden) {
+            match (hidden, before) {
+                (false, _) => shown.push(c),
+                (true, false) => shown.push_str(&sanitized("[MASKED]")),
+                (true, true) => {}
+            }
+            before = hidden;
+        }
+        shown
+    }
+
     /// How many of the secrets are shorter than the 8 bytes GitLab asks of a masked variable. They are hidden like all
     /// others, and much of a log that is no secret may be hidden with them.
     #[must_use]
@@ -71,47 +113,17 @@ impl fmt::Debug for Masks {
 }
 
 fn add_forms(secret: &str, forms: Forms, add: &mut impl FnMut(Vec<u8>)) {
-    add(secret.into());
+    let mut whole = vec![secret.to_owned()];
     if secret.contains(['\n', '\r']) {
         let unix = secret.replace("\r\n", "\n");
-        add(unix.replace('\n', "\r\n").into());
         let lines = unix.split(['\n', '\r']).map(str::trim).filter(|line| forms.lines && line.len() >= SHORTEST_LINE);
         lines.for_each(|line| add(line.into()));
-        add(unix.into());
+        whole.extend([unix.replace('\n', "\r\n"), unix]);
     }
     if forms.encoded {
-        encodings(secret).into_iter().for_each(add);
+        whole.iter().flat_map(|text| encodings(text)).for_each(&mut *add);
     }
-}
-
-/// Base64 wherever the secret lies in what was encoded, percent-encoding, and JSON.
-fn encodings(secret: &str) -> Vec<Vec<u8>> {
-    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-    let mut forms: Vec<Vec<u8>> = Vec::new();
-    for engine in [&STANDARD, &URL_SAFE] {
-        forms.push(engine.encode(secret).into());
-        for before in 0..3_usize {
-            let encoded = engine.encode([&vec![0; before], secret.as_bytes()].concat());
-            // Only those characters that hold no bit of what is before or after the secret.
-            let whole = (before * 8).div_ceil(6)..(before + secret.len()) * 8 / 6;
-            forms.extend(encoded.as_bytes().get(whole).map(<[u8]>::to_vec));
-        }
-    }
-    const UNRESERVED: &percent_encoding::AsciiSet =
-        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-    let percent = percent_encoding::utf8_percent_encode(secret, UNRESERVED).to_string();
-    let lower = percent.split('%').enumerate().map(|(at, part)| match part.split_at_checked(2) {
-        Some((hex, rest)) if at > 0 => format!("%{}{rest}", hex.to_ascii_lowercase()),
-        _ => part.to_owned(),
-    });
-    forms.push(lower.collect::<String>().into());
-    forms.push(percent.replace("%20", "+").into());
-    forms.push(percent.into());
-    let json = serde_json::Value::from(secret).to_string();
-    forms.push(json.trim_start_matches('"').strip_suffix('"').unwrap_or_default().into());
-    // A form of three characters is anywhere.
-    forms.retain(|form| form.len() > 3);
-    forms
+    whole.into_iter().for_each(|text| add(text.into()));
 }
 
 /// Hides secrets in one stream: every byte of every occurrence, however the stream is cut.
@@ -154,10 +166,19 @@ impl Masker {
 
     /// Takes more of the stream in, and passes on what is no secret for certain.
     pub fn push(&mut self, chunk: Bytes, out: &mut dyn FnMut(Bytes)) {
+        self.push_pieces(chunk, &mut |piece| piece.show(out));
+    }
+
+    /// The stream has ended: passes on what was held back and is no secret.
+    pub fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
+        self.end_pieces(&mut |piece| piece.show(out));
+    }
+
+    pub(super) fn push_pieces(&mut self, chunk: Bytes, out: &mut dyn FnMut(Piece)) {
         self.pay_marker(out);
         if self.masks.automaton.is_empty() || chunk.is_empty() {
             if !chunk.is_empty() {
-                out(chunk);
+                out(Piece::Shown(chunk));
             }
             return;
         }
@@ -168,17 +189,16 @@ impl Masker {
         self.release(self.position - undecided, held, &chunk, out);
     }
 
-    /// The stream has ended: passes on what was held back and is no secret.
-    pub fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
+    pub(super) fn end_pieces(&mut self, out: &mut dyn FnMut(Piece)) {
         self.pay_marker(out);
         let masks = Arc::clone(&self.masks);
         self.release(self.position, masks.automaton.held(self.state), &Bytes::new(), out);
         self.state = ROOT;
     }
 
-    fn pay_marker(&mut self, out: &mut dyn FnMut(Bytes)) {
+    fn pay_marker(&mut self, out: &mut dyn FnMut(Piece)) {
         if std::mem::take(&mut self.owes_marker) {
-            out(MARKER);
+            out(Piece::Hidden { bytes: Bytes::new(), starts: true, continues: false });
         }
     }
 
@@ -221,19 +241,21 @@ impl Masker {
     }
 
     /// Passes on all up to an offset. The last bytes of the stream are `chunk`, and before that was `held`.
-    fn release(&mut self, to: u64, held: &[u8], chunk: &Bytes, out: &mut dyn FnMut(Bytes)) {
+    fn release(&mut self, to: u64, held: &[u8], chunk: &Bytes, out: &mut dyn FnMut(Piece)) {
         let source = Source { held, chunk, base: self.position - chunk.len() as u64 };
         while self.done < to {
             let Some(span) = self.hidden.front().filter(|span| span.start < to).cloned() else {
-                source.pass_on(self.done..to, out);
+                source.show(self.done..to, out);
                 self.done = to;
                 return;
             };
-            if self.done <= span.start {
-                source.pass_on(self.done..span.start, out);
-                out(MARKER);
+            let starts = self.done <= span.start;
+            if starts {
+                source.show(self.done..span.start, out);
             }
-            self.done = span.end.min(to);
+            let end = span.end.min(to);
+            source.hide(self.done.max(span.start)..end, starts, span.end > to, out);
+            self.done = end;
             if span.end <= to {
                 self.hidden.pop_front();
             }
@@ -290,16 +312,31 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn pass_on(&self, range: Range<u64>, out: &mut dyn FnMut(Bytes)) {
+    fn show(&self, range: Range<u64>, out: &mut dyn FnMut(Piece)) {
+        for part in self.parts(range) {
+            if !part.is_empty() {
+                out(Piece::Shown(part));
+            }
+        }
+    }
+
+    /// `continues`: the same is hidden also behind this range.
+    fn hide(&self, range: Range<u64>, starts: bool, continues: bool, out: &mut dyn FnMut(Piece)) {
+        let [held, rest] = self.parts(range);
+        let in_both = !held.is_empty() && !rest.is_empty();
+        if !held.is_empty() {
+            out(Piece::Hidden { bytes: held, starts, continues: continues || in_both });
+        }
+        if !rest.is_empty() {
+            out(Piece::Hidden { bytes: rest, starts: starts && !in_both, continues });
+        }
+    }
+
+    /// What of a range was held, and what is in the chunk.
+    fn parts(&self, range: Range<u64>) -> [Bytes; 2] {
         let in_held = |offset: u64| self.held.len().saturating_sub(self.base.saturating_sub(offset) as usize);
         let held = self.held.get(in_held(range.start)..in_held(range.end)).unwrap_or_default();
-        if !held.is_empty() {
-            out(Bytes::copy_from_slice(held));
-        }
         let in_chunk = |offset: u64| offset.saturating_sub(self.base) as usize;
-        let rest = self.chunk.slice(in_chunk(range.start)..in_chunk(range.end));
-        if !rest.is_empty() {
-            out(rest);
-        }
+        [Bytes::copy_from_slice(held), self.chunk.slice(in_chunk(range.start)..in_chunk(range.end))]
     }
 }

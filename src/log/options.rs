@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::automaton::Automaton;
 use super::limit::LogLimit;
-use super::mask::{Forms, Masks};
+use super::mask::{Forms, Masks, SHORT};
 use super::tokens::{self, ALWAYS, DEFAULTS};
-use crate::api::job_spec::JobSpec;
+use crate::api::job_spec::{Assignment, JobSpec};
+use crate::secret::Secret;
 use crate::variables::{Place, Variables, is_true};
 
 /// Whether lines begin with the time they were written at, in the form GitLab reads and shows.
@@ -77,8 +78,17 @@ impl LogOptions {
         self
     }
 
-    /// Whether secrets are hidden also in Base64 (wherever they lie in what was encoded), percent-encoded, and as they
-    /// stand in JSON. Default no: it makes up to ten forms of each secret.
+    /// Whether secrets are hidden also as the usual encoders write them. Default no: it makes up to thirty forms of each
+    /// secret, fewer if it holds few special characters.
+    ///
+    /// - Base64, with either alphabet, wherever the secret lies in what was encoded.
+    /// - In URLs, with digits of either case: JavaScript's `encodeURIComponent` and `encodeURI`, Python's `quote` and
+    ///   `quote_plus`, Java's `URLEncoder`, Go's `url.QueryEscape` and `url.PathEscape`.
+    /// - In strings of JSON: JavaScript's `JSON.stringify`, Go's `json.Marshal` with and without its escapes for HTML, PHP's
+    ///   `json_encode` with and without `JSON_UNESCAPED_SLASHES` and `JSON_UNESCAPED_UNICODE`, Python's `json.dumps` with and
+    ///   without `ensure_ascii`.
+    ///
+    /// A value of several lines is encoded as a whole. Forms of less than four bytes are not hidden.
     #[must_use]
     pub fn with_masked_encodings(mut self, masked: bool) -> Self {
         self.forms.encoded = masked;
@@ -95,10 +105,16 @@ impl LogOptions {
         if self.raw { LogLimit::None } else { self.limit }
     }
 
-    pub(super) fn masks(&self, spec: &JobSpec, variables: &Variables) -> Arc<Masks> {
+    pub(super) fn masks(&self, assignment: &Assignment, variables: &Variables) -> Arc<Masks> {
         let mut secrets = variables.masked();
-        secrets.extend_from_slice(&spec.masked_at_run_time);
+        secrets.extend_from_slice(assignment.masked_at_run_time());
+        secrets.extend(credentials(assignment.spec()));
         Arc::new(Masks::with_forms(&secrets, self.forms))
+    }
+
+    /// One secret alone.
+    pub(super) fn masks_of(&self, secret: &Secret) -> Arc<Masks> {
+        Arc::new(Masks::with_forms(std::slice::from_ref(secret), self.forms))
     }
 
     pub(super) fn prefixes(&self, spec: &JobSpec, variables: &Variables) -> Arc<Automaton> {
@@ -122,6 +138,24 @@ impl LogOptions {
     pub(super) fn variables(spec: &JobSpec) -> Variables {
         Variables::new(spec, &Place::default())
     }
+}
+
+/// The secrets of a payload that need not be variables: the job's token, and passwords of its repository and of registries.
+fn credentials(spec: &JobSpec) -> impl Iterator<Item = Secret> {
+    let token = spec.token.expose().to_owned();
+    let of_registries = spec.credentials.iter().filter_map(|it| it.password.as_ref());
+    let of_registries = of_registries.map(|password| password.expose().to_owned());
+    let of_repository = spec.git_info.repo_url.as_ref().map(|url| passwords(url.expose())).unwrap_or_default();
+    let all = [token].into_iter().chain(of_repository).chain(of_registries);
+    all.filter(|secret| secret.trim().len() >= SHORT).map(Secret::new)
+}
+
+/// The password in an address, as it stands there and decoded.
+fn passwords(url: &str) -> Vec<String> {
+    let authority = url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    let user_info = authority.and_then(|authority| authority.rsplit_once('@'));
+    let Some((_, password)) = user_info.and_then(|(user_info, _)| user_info.split_once(':')) else { return Vec::new() };
+    vec![password.to_owned(), percent_encoding::percent_decode_str(password).decode_utf8_lossy().into_owned()]
 }
 
 impl fmt::Debug for LogOptions {

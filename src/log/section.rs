@@ -1,13 +1,13 @@
 //! Parts of a log that can be folded.
 
-use std::fmt::Write as _;
-
 use super::ansi::{BOLD_CYAN, CLEAR_LINE, RESET};
 use crate::time::Timestamp;
 
 /// A part of a log that GitLab shows with its duration, and folds. Open it with [`crate::Job::open_section`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
+    /// As it was given: secrets in it are found before it is fitted into the log.
+    wanted: String,
     name: String,
     title: Option<String>,
     collapsed: bool,
@@ -16,13 +16,11 @@ pub struct Section {
 
 impl Section {
     /// A section of this name, unique within the log. Anything but letters, digits, `_`, `.` and `-`, which is all GitLab
-    /// takes, becomes `_`.
+    /// takes, becomes `_`. A secret of the job in it becomes `_MASKED_` when the section is opened.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-        let name: String = name.chars().map(|c| if fits(c) { c } else { '_' }).collect();
-        let name = if name.is_empty() { "section".to_owned() } else { name };
-        Self { name, title: None, collapsed: false, hide_duration: false }
+        let name = if name.is_empty() { "section" } else { name };
+        Self { wanted: name.to_owned(), name: sanitized(name), title: None, collapsed: false, hide_duration: false }
     }
 
     /// The line that stays to be seen when the section is folded. Line ends in it become spaces.
@@ -46,29 +44,43 @@ impl Section {
         self
     }
 
-    /// The name, as it stands in the log.
+    /// The name, as it stands in the log if it holds no secret.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What opens the section: its marker, if the server understands such, and its title.
-    pub(crate) fn start(&self, now: Timestamp, markers: bool) -> String {
-        let mut text = String::new();
-        if markers {
-            let options = [(self.hide_duration, "hide_duration=true"), (self.collapsed, "collapsed=true")];
-            let options: Vec<&str> = options.into_iter().filter_map(|(set, option)| set.then_some(option)).collect();
-            let options = if options.is_empty() { String::new() } else { format!("[{}]", options.join(",")) };
-            _ = write!(text, "section_start:{}:{}{options}\r{CLEAR_LINE}", seconds(now), self.name);
-        }
-        if let Some(title) = &self.title {
-            _ = writeln!(text, "{CLEAR_LINE}{BOLD_CYAN}{title}{RESET}{RESET}");
-        }
-        text
+    /// The name as it was given.
+    pub(crate) fn wanted_name(&self) -> &str {
+        &self.wanted
+    }
+
+    /// The marker that opens the section under this name.
+    pub(crate) fn start(&self, name: &str, now: Timestamp) -> String {
+        let options = [(self.hide_duration, "hide_duration=true"), (self.collapsed, "collapsed=true")];
+        let options: Vec<&str> = options.into_iter().filter_map(|(set, option)| set.then_some(option)).collect();
+        let options = if options.is_empty() { String::new() } else { format!("[{}]", options.join(",")) };
+        format!("section_start:{}:{name}{options}\r{CLEAR_LINE}", seconds(now))
+    }
+
+    /// The title, as it was given.
+    pub(crate) fn title(&self) -> Option<&str> {
+        self.title.as_deref()
     }
 }
 
-/// What closes a section.
+/// The line that follows the marker.
+pub(crate) fn title_line(title: &str) -> String {
+    format!("{CLEAR_LINE}{BOLD_CYAN}{title}{RESET}{RESET}\n")
+}
+
+/// A name with `_` for all that GitLab does not take. It has as many characters as before.
+pub(super) fn sanitized(name: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    name.chars().map(|c| if fits(c) { c } else { '_' }).collect()
+}
+
+/// The marker that closes a section.
 pub(crate) fn end(name: &str, now: Timestamp) -> String {
     format!("section_end:{}:{name}\r{CLEAR_LINE}", seconds(now))
 }

@@ -95,6 +95,35 @@ fn encoded_secrets_are_hidden_on_request() {
     }
 }
 
+/// What JavaScript, Python, Java, Go and PHP make of one secret, and of one of several lines.
+#[test]
+fn secrets_are_hidden_as_the_usual_encoders_write_them() {
+    let encoded = Forms { lines: true, encoded: true };
+    let secret = "p@ss/w0rd!x &<\u{e4}\u{1f600}'*~";
+    for form in [
+        "p%40ss%2Fw0rd!x%20%26%3C%C3%A4%F0%9F%98%80'*~",
+        "p@ss/w0rd!x%20&%3C%C3%A4%F0%9F%98%80'*~",
+        "p%40ss/w0rd%21x%20%26%3C%C3%A4%F0%9F%98%80%27%2A~",
+        "p%40ss%2Fw0rd%21x+%26%3C%C3%A4%F0%9F%98%80%27%2A~",
+        "p%40ss%2Fw0rd%21x+%26%3C%C3%A4%F0%9F%98%80%27*%7E",
+        "p%40ss%2fw0rd%21x+%26%3c%c3%a4%f0%9f%98%80%27%2a~",
+        "p@ss%2Fw0rd%21x%20&%3C%C3%A4%F0%9F%98%80%27%2A~",
+        "p@ss/w0rd!x \\u0026\\u003c\u{e4}\u{1f600}'*~",
+        "p@ss\\/w0rd!x &<\\u00e4\\ud83d\\ude00'*~",
+        "p@ss\\/w0rd!x &<\u{e4}\u{1f600}'*~",
+        "p@ss/w0rd!x &<\\u00e4\\ud83d\\ude00'*~",
+    ] {
+        assert_eq!(masked_with(&[secret], encoded, format!("a {form} b").as_bytes()), "a [MASKED] b", "{form}");
+        assert_ne!(masked_with(&[secret], PLAIN, form.as_bytes()), "[MASKED]", "{form}");
+    }
+    let lines = "a first line\nshort";
+    for form in
+        ["a first line\\nshort", "a first line\\r\\nshort", "a+first+line%0D%0Ashort", "a%20first%20line%0ashort"]
+    {
+        assert_eq!(masked_with(&[lines], encoded, format!("a {form} b").as_bytes()), "a [MASKED] b", "{form}");
+    }
+}
+
 #[test]
 fn short_secrets_are_counted_and_hidden() {
     let masks = Masks::new(&[Secret::new("abc"), Secret::new(" 1234567 "), Secret::new("12345678"), Secret::new(" ")]);
@@ -169,13 +198,16 @@ fn url_parameters() {
     ] {
         let shown = in_pieces(input.as_bytes(), |pieces| {
             let (mut urls, mut output) = (Urls::default(), Vec::new());
-            pieces.iter().for_each(|piece| urls.push(piece.clone(), &mut |bytes| output.extend(bytes)));
+            pieces.iter().for_each(|piece| {
+                urls.push(Piece::Shown(piece.clone()), &mut |piece| piece.show(&mut |bytes| output.extend(bytes)))
+            });
             output
         });
         assert_eq!(String::from_utf8(shown).unwrap(), output, "{input}");
     }
     let mut output = Vec::new();
-    Urls::default().push(Bytes::from_static(b"?rss_token=\xc2 \xe2\x80"), &mut |bytes| output.extend(bytes));
+    let cut = Piece::Shown(Bytes::from_static(b"?rss_token=\xc2 \xe2\x80"));
+    Urls::default().push(cut, &mut |piece| piece.show(&mut |bytes| output.extend(bytes)));
     assert_eq!(output, b"?rss_token=[MASKED] \xe2\x80");
 }
 
@@ -203,7 +235,7 @@ fn tokens() {
             let (mut tokens, mut output) = (Tokens::new(Arc::clone(&prefixes)), Vec::new());
             for piece in pieces {
                 tokens = Tokens::resume(Arc::clone(&prefixes), tokens.mark());
-                tokens.push(piece.clone(), &mut |bytes| output.extend(bytes));
+                tokens.push(Piece::Shown(piece.clone()), &mut |bytes| output.extend(bytes));
             }
             output
         });
@@ -263,6 +295,13 @@ fn timestamps() {
             "2021-11-23T01:02:03.000000Z 01O 10%\r\n2021-11-23T01:02:04.000000Z 01O+20%\r\n2021-11-23T01:02:05.000000Z 01O+done\n2021-11-23T01:02:06.000000Z 01O x\n",
         ),
         (&[(0, "a\r\nb")], "2021-11-23T01:02:03.000000Z 01O a\r\n2021-11-23T01:02:03.000000Z 01O b\n"),
+        // Each CR that ends no line ends an entry, in one write as in many.
+        (
+            &[(0, "10%\r20%\rdone\n")],
+            "2021-11-23T01:02:03.000000Z 01O 10%\r\n2021-11-23T01:02:03.000000Z 01O+20%\r\n2021-11-23T01:02:03.000000Z 01O+done\n",
+        ),
+        // A CR at the end of a write is not waited for: the one difference that cutting makes.
+        (&[(0, "a\r"), (1, "\n")], "2021-11-23T01:02:03.000000Z 01O a\r\n2021-11-23T01:02:04.000000Z 01O+\n"),
     ] {
         assert_eq!(stamped(Stream::Stdout, writes), output, "{writes:?}");
     }
@@ -312,13 +351,22 @@ fn a_log_ends_with_a_notice_at_its_limit() {
         "\n{ESC}[33;1mJob's log exceeded limit of 200 bytes.\nJob execution will continue but no more output will be \
          collected.{ESC}[0;m\n"
     );
-    let room = 200 - notice.len();
-    let text = "x".repeat(room);
-    assert_eq!(limited(LogLimit::head(200), text.as_bytes()), text);
-    assert_eq!(limited(LogLimit::head(200), format!("{text}yz").as_bytes()), format!("{text}{notice}"));
-    let cut = "x".repeat(room - 1);
-    assert_eq!(limited(LogLimit::head(200), format!("{cut}\u{20ac}").as_bytes()), format!("{cut}{notice}"));
-    assert_eq!(limited(LogLimit::head(9), b"0123456789"), "");
+    let text = "x".repeat(300);
+    let head = &text[..200 - notice.len()];
+    for size in [0, head.len(), head.len() + 1, 199, 200] {
+        assert_eq!(limited(LogLimit::head(200), &text.as_bytes()[..size]), text[..size]);
+    }
+    for size in [201, 202, 300] {
+        assert_eq!(limited(LogLimit::head(200), &text.as_bytes()[..size]), format!("{head}{notice}"));
+    }
+    // It is cut at a character.
+    let cut = format!("{}\u{20ac}{text}", &head[1..]);
+    assert_eq!(limited(LogLimit::head(200), cut.as_bytes()), format!("{}{notice}", &head[1..]));
+    // Where the notice does not fit, there is none.
+    for limit in [LogLimit::head(9), LogLimit::head_and_tail(9, 4)] {
+        assert_eq!(limited(limit, b"01234567\xe2\x82\xac"), "01234567");
+        assert_eq!(limited(limit, b"012345678"), "012345678");
+    }
     assert_eq!(limited(LogLimit::None, &[b'x'; 10_000]).len(), 10_000);
 }
 
@@ -335,10 +383,10 @@ fn the_end_of_a_long_log_is_kept() {
     assert!(lines.ends_with(tail) && tail.starts_with("line ") && tail.len() > 80, "{tail}");
     assert_eq!(head.len() + left_out + tail.len(), lines.len());
     // A log that just fits is whole.
-    for size in [head.len(), head.len() + 50, head.len() + 100] {
+    for size in [head.len(), head.len() + 50, 999, 1000] {
         assert_eq!(limited(policy, &lines.as_bytes()[..size]), lines[..size]);
     }
-    assert!(limited(policy, &lines.as_bytes()[..head.len() + 101]).contains("left out"));
+    assert!(limited(policy, &lines.as_bytes()[..1001]).contains("left out"));
     // One long line has no start to be found.
     let shown = limited(policy, "\u{20ac}".repeat(1000).as_bytes());
     assert!(shown.len() <= 1000 && shown.ends_with(&"\u{20ac}".repeat(33)), "{shown}");
@@ -351,20 +399,15 @@ fn the_end_of_a_long_log_is_kept() {
 #[test]
 fn sections() {
     let now = Timestamp::from_millis(1_560_896_352_999);
-    let marker = |section: Section| section.start(now, true);
+    let marker = |section: Section| section.start(section.name(), now);
     assert_eq!(marker(Section::new("step_script")), format!("section_start:1560896352:step_script\r{ESC}[0K"));
     assert_eq!(
-        marker(Section::new("my name\u{e4}\r[x]").with_collapsed().without_duration().with_title("Build\nall")),
-        format!(
-            "section_start:1560896352:my_name___x_[hide_duration=true,collapsed=true]\r{ESC}[0K{ESC}[0K{ESC}[36;1mBuild \
-             all{ESC}[0;m{ESC}[0;m\n"
-        )
+        marker(Section::new("my name\u{e4}\r[x]").with_collapsed().without_duration()),
+        format!("section_start:1560896352:my_name___x_[hide_duration=true,collapsed=true]\r{ESC}[0K")
     );
     assert_eq!(Section::new("").name(), "section");
-    assert_eq!(
-        Section::new("x").with_collapsed().with_title("T").start(now, false),
-        format!("{ESC}[0K{ESC}[36;1mT{ESC}[0;m{ESC}[0;m\n")
-    );
+    assert_eq!(Section::new("x").with_title("Build\nall").title(), Some("Build all"));
+    assert_eq!(section::title_line("T"), format!("{ESC}[0K{ESC}[36;1mT{ESC}[0;m{ESC}[0;m\n"));
     assert_eq!(section::end("x", now), format!("section_end:1560896352:x\r{ESC}[0K"));
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use memchr::{memchr, memrchr};
+use memchr::memchr2;
 use serde::{Deserialize, Serialize};
 
 use super::Stream;
@@ -35,15 +35,22 @@ impl Stamper {
         Self::resume(stream, Line::default())
     }
 
+    /// An entry ends with a line, and with a CR that ends none: progress is shown while it is made. A CR that ends a write is not
+    /// waited for, so that a CR LF that is cut in two makes two entries.
     pub(super) fn push(&mut self, mut chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         if self.line.is_empty() {
             self.since = now;
         }
-        while let Some(end) = memchr(b'\n', &chunk) {
+        while let Some(end) = memchr2(b'\n', b'\r', &chunk) {
+            let is_line = chunk.get(end) == Some(&b'\n') || chunk.get(end + 1) == Some(&b'\n');
+            let end = if is_line && chunk.get(end) == Some(&b'\r') { end + 1 } else { end };
             self.entry(chunk.split_to(end + 1), out);
             (self.since, self.continues) = (now, false);
+            if !is_line {
+                self.break_off(out);
+            }
         }
-        if memrchr(b'\r', &chunk).is_some() || HEADER + self.line.len() + chunk.len() > LONGEST {
+        if HEADER + self.line.len() + chunk.len() > LONGEST {
             self.entry(chunk, out);
             self.break_off(out);
         } else {
@@ -51,10 +58,31 @@ impl Stamper {
         }
     }
 
+    /// An entry of its own, before the line that is not complete.
+    pub(super) fn insert(&mut self, text: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        let since = std::mem::replace(&mut self.since, now);
+        let is_line = text.ends_with(b"\n");
+        out(self.header());
+        out(text);
+        (self.since, self.continues) = (since, false);
+        if !is_line {
+            self.break_off(out);
+        }
+    }
+
+    /// The stream has ended: its last line is completed. What comes is another stream's.
     pub(super) fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
         if !self.line.is_empty() {
             self.entry(Bytes::new(), out);
             self.break_off(out);
+        }
+        self.continues = false;
+    }
+
+    /// Hides what was not hidden when it came, in the line that is not complete.
+    pub(super) fn rewrite(&mut self, hide: impl Fn(&[u8]) -> Vec<u8>) {
+        if !self.line.is_empty() {
+            self.line = hide(&self.line).as_slice().into();
         }
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::automaton::{Automaton, ROOT, State};
 use super::mask::MARKER;
+use super::piece::Piece;
 
 /// The prefix that is always looked for: personal access tokens.
 pub(super) const ALWAYS: &str = "glpat-";
@@ -57,7 +58,19 @@ impl Tokens {
         Self { prefixes, state: ROOT, place: Place::Text }
     }
 
-    pub(super) fn push(&mut self, mut chunk: Bytes, out: &mut dyn FnMut(Bytes)) {
+    pub(super) fn push(&mut self, piece: Piece, out: &mut dyn FnMut(Bytes)) {
+        match piece {
+            Piece::Shown(chunk) => self.push_shown(chunk, out),
+            Piece::Hidden { bytes, starts, .. } => self.push_hidden(&bytes, starts, out),
+        }
+    }
+
+    /// The stream has ended, and with it a token.
+    pub(super) fn end(&mut self) {
+        (self.state, self.place) = (ROOT, Place::Text);
+    }
+
+    fn push_shown(&mut self, mut chunk: Bytes, out: &mut dyn FnMut(Bytes)) {
         let mut ends = Vec::new();
         self.state = self.prefixes.feed(self.state, &chunk, |end, _| ends.push(end));
         let mut done = self.hide(&mut chunk, out);
@@ -72,6 +85,22 @@ impl Tokens {
         if !chunk.is_empty() {
             out(chunk);
         }
+    }
+
+    /// A prefix counts also where a secret overlaps it, and no byte of a secret ends a token.
+    fn push_hidden(&mut self, bytes: &[u8], starts: bool, out: &mut dyn FnMut(Bytes)) {
+        let mut ends = (None, None);
+        self.state = self.prefixes.feed(self.state, bytes, |end, _| ends = (ends.0.or(Some(end)), Some(end)));
+        if starts && self.place != Place::Token {
+            out(MARKER);
+        }
+        self.place = match (self.place, ends) {
+            (place, _) if bytes.is_empty() => place,
+            (Place::Prefix | Place::Token, _) => Place::Token,
+            (Place::Text, (Some(first), _)) if first < bytes.len() => Place::Token,
+            (Place::Text, (_, Some(_))) => Place::Prefix,
+            (Place::Text, _) => Place::Text,
+        };
     }
 
     /// Hides what `chunk` has of a token at its start, and tells how many bytes that was.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use memchr::memchr2;
 use serde::{Deserialize, Serialize};
 
-use super::mask::MARKER;
+use super::piece::Piece;
 
 /// Those the official runner hides. Compared without regard to case.
 const KEYS: [&[u8]; 6] = [
@@ -41,7 +41,19 @@ const ENDS: [(&[u8], std::ops::RangeInclusive<u8>); 7] = [
 ];
 
 impl Urls {
-    pub(super) fn push(&mut self, mut chunk: Bytes, out: &mut dyn FnMut(Bytes)) {
+    pub(super) fn push(&mut self, piece: Piece, out: &mut dyn FnMut(Piece)) {
+        match piece {
+            Piece::Shown(chunk) => self.push_shown(chunk, out),
+            Piece::Hidden { bytes, starts, continues } => self.push_hidden(bytes, starts, continues, out),
+        }
+    }
+
+    /// The stream has ended, and with it a value.
+    pub(super) fn end(&mut self) {
+        *self = Self::Text;
+    }
+
+    fn push_shown(&mut self, mut chunk: Bytes, out: &mut dyn FnMut(Piece)) {
         let mut at = 0;
         while let Some(&byte) = chunk.get(at) {
             match *self {
@@ -55,24 +67,30 @@ impl Urls {
                     at += 1;
                     *self = Self::in_key(candidates, matched, byte);
                     if matches!(self, Self::Value { .. }) {
-                        out(chunk.split_to(at));
-                        out(MARKER);
+                        out(Piece::Shown(chunk.split_to(at)));
+                        out(Piece::marker());
                         at = 0;
                     }
                 }
                 Self::Value { end: _, matched: 0 } if !may_end(byte) => {
                     let more = chunk.iter().position(|byte| may_end(*byte)).unwrap_or(chunk.len());
-                    _ = chunk.split_to(more);
+                    out(Piece::more(chunk.split_to(more)));
                 }
                 Self::Value { end, matched } => match in_value(end, matched, byte) {
-                    Step::On(state) => {
-                        *self = state;
-                        _ = chunk.split_to(1);
-                    }
-                    Step::Over(held) => {
-                        if !held.is_empty() {
-                            out(Bytes::from_static(held));
+                    Step::On { end: next, matched: more } => {
+                        *self = Self::Value { end: next, matched: more };
+                        let byte = chunk.split_to(1);
+                        // What was a beginning of an end is none.
+                        if more <= matched {
+                            out(Piece::more(Bytes::from_static(begun(end, matched))));
                         }
+                        if more == 0 {
+                            out(Piece::more(byte));
+                        }
+                    }
+                    Step::Over { of_end } => {
+                        let before = Bytes::from_static(begun(end, matched));
+                        out(if of_end { Piece::Shown(before) } else { Piece::more(before) });
                         // It may be the `?` or `&` of the next.
                         *self = if matches!(byte, b'?' | b'&') { Self::key() } else { Self::Text };
                         at = 1;
@@ -81,7 +99,29 @@ impl Urls {
             }
         }
         if !chunk.is_empty() {
-            out(chunk);
+            out(Piece::Shown(chunk));
+        }
+    }
+
+    /// A key counts also where a secret overlaps it, and no byte of a secret ends a value.
+    fn push_hidden(&mut self, bytes: Bytes, starts: bool, continues: bool, out: &mut dyn FnMut(Piece)) {
+        if let Self::Value { end, matched } = *self {
+            *self = Self::Value { end: 0, matched: 0 };
+            out(Piece::more(Bytes::from_static(begun(end, matched))));
+            return out(Piece::more(bytes));
+        }
+        let key_at = bytes.iter().position(|byte| {
+            *self = match *self {
+                Self::Key { candidates, matched } => Self::in_key(candidates, matched, *byte),
+                _ if matches!(byte, b'?' | b'&') => Self::key(),
+                _ => Self::Text,
+            };
+            matches!(self, Self::Value { .. })
+        });
+        let value_touches = key_at.is_some_and(|at| at + 1 == bytes.len()) && !continues;
+        out(Piece::Hidden { bytes, starts, continues });
+        if value_touches {
+            out(Piece::marker());
         }
     }
 
@@ -111,10 +151,18 @@ impl Urls {
     }
 }
 
+/// What one more byte of a value makes of it.
 enum Step {
-    On(Urls),
-    /// With this byte a value is over. These before it belong to the same character.
-    Over(&'static [u8]),
+    /// So many of the last bytes are the first of that end.
+    On { end: u8, matched: u8 },
+    /// With this byte the value is over. `of_end`: the bytes that began an end belong to the same character.
+    Over { of_end: bool },
+}
+
+/// The first bytes of an end.
+fn begun(end: u8, matched: u8) -> &'static [u8] {
+    let lead: &'static [u8] = ENDS.get(usize::from(end)).map_or(&[], |(lead, _)| lead);
+    lead.get(..usize::from(matched)).unwrap_or_default()
 }
 
 /// Whether a value may end with this byte, or with a character that begins with it.
@@ -128,20 +176,17 @@ const fn ends(byte: u8) -> bool {
 
 /// One more byte of a value, of which the last `matched` bytes are the first of an end.
 fn in_value(end: u8, matched: u8, byte: u8) -> Step {
-    let lead: &'static [u8] = ENDS.get(usize::from(end)).map_or(&[], |(lead, _)| lead);
-    let held = lead.get(..usize::from(matched)).unwrap_or_default();
+    let held = begun(end, matched);
     for (number, (lead, last)) in ENDS.iter().enumerate().filter(|_| matched > 0) {
         match lead.strip_prefix(held).map(<[u8]>::first) {
-            Some(None) if last.contains(&byte) => return Step::Over(held),
-            Some(Some(next)) if *next == byte => {
-                return Step::On(Urls::Value { end: number as u8, matched: matched + 1 });
-            }
+            Some(None) if last.contains(&byte) => return Step::Over { of_end: true },
+            Some(Some(next)) if *next == byte => return Step::On { end: number as u8, matched: matched + 1 },
             _ => {}
         }
     }
     if ends(byte) {
-        return Step::Over(&[]);
+        return Step::Over { of_end: false };
     }
     let begun = ENDS.iter().position(|(lead, _)| lead.first() == Some(&byte));
-    Step::On(begun.map_or(Urls::Value { end: 0, matched: 0 }, |end| Urls::Value { end: end as u8, matched: 1 }))
+    begun.map_or(Step::On { end: 0, matched: 0 }, |end| Step::On { end: end as u8, matched: 1 })
 }

@@ -11,7 +11,7 @@ use gitlab_runner_api::variables::{Place, Variables};
 use gitlab_runner_api::{Assignment, Timestamp, headers};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-pub use log::{LogCase, log};
+pub use log::{LogCase, LogStep, log};
 pub use machines::{job, poller, record, resume};
 
 /// The headers the core reads.

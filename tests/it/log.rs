@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gitlab_runner_api::log::{LogLimit, LogOptions, Section, Timestamps};
 use gitlab_runner_api::{
-    Assignment, Job, JobEvent, JobResult, JobSnapshot, Outcome, Retain, RunnerConfig, Secret, Stream, Timestamp,
+    Assignment, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Outcome, Retain, RunnerConfig, Secret, Stream,
+    Timestamp,
 };
-use gitlab_runner_api_testkit::fuzz::{self, LogCase};
+use gitlab_runner_api_testkit::fuzz::{self, LogCase, LogStep};
 use gitlab_runner_api_testkit::{NewJob, Settings};
 use proptest::prelude::*;
 
@@ -58,8 +59,7 @@ proptest! {
         for end in 1..=text.len() {
             job.write_to(Stream::Stdout, Bytes::copy_from_slice(&text.as_bytes()[end - 1..end]));
             // Each of the bytes that may be held back may stand for a marker.
-            let case = LogCase { secrets: secrets.clone(), writes: vec![(Stream::Stdout, text[..end].into())], ..LogCase::default() };
-            let settled = case.expected(Stream::Stdout);
+            let settled = LogCase::printing(secrets.clone(), &[&text.as_bytes()[..end]]).expected();
             let settled_size = settled.len().saturating_sub(longest * 8);
             prop_assert!(job.log_size() >= settled_size as u64, "{} of {}", job.log_size(), settled_size);
         }
@@ -72,8 +72,217 @@ fn an_occurrence_is_hidden_to_its_end_after_a_restart() {
     let text = "abcabc".repeat(6).into_bytes();
     let secrets = vec!["abcabcabcabc".to_owned(), "a".to_owned()];
     for size in 1..text.len() {
-        let writes = text.chunks(size).map(|piece| (Stream::Stdout, piece.to_vec())).collect();
-        LogCase { secrets: secrets.clone(), writes, resumes: u32::MAX, ..LogCase::default() }.check();
+        let write = |piece: &[u8]| [LogStep::Write(Stream::Stdout, piece.to_vec()), LogStep::Resume];
+        let steps = text.chunks(size).flat_map(write).collect();
+        LogCase { secrets: secrets.clone(), steps, ..LogCase::default() }.check();
+    }
+}
+
+/// Runs a case, and returns its log as it is without a limit.
+fn checked(case: &LogCase) -> String {
+    case.check();
+    String::from_utf8(case.run(LogLimit::None).0).unwrap()
+}
+
+fn printed(secrets: &[&str], text: &str) -> String {
+    // However it is cut, and stored in between.
+    for size in 1..text.len() {
+        let write = |piece: &[u8]| [LogStep::Write(Stream::Stdout, piece.to_vec()), LogStep::Resume];
+        let steps = text.as_bytes().chunks(size).flat_map(write).collect();
+        let secrets = secrets.iter().map(|it| (*it).to_owned()).collect();
+        LogCase { secrets, steps, ..LogCase::default() }.check();
+    }
+    checked(&LogCase::printing(secrets.iter().map(|it| (*it).to_owned()).collect(), &[text.as_bytes()]))
+}
+
+/// A token's value, and the value of a URL's parameter, are occurrences like those of secrets: what overlaps shares a marker.
+#[test]
+fn a_secret_ends_neither_a_token_nor_the_value_of_a_parameter() {
+    for (secrets, text, shown) in [
+        (&["hunter2-hunter2"][..], "glpat-hunter2-hunter2abcdef end", "glpat-[MASKED] end"),
+        (&["hunter2-hunter2"], "glpat-abc.hunter2-hunter2 end", "glpat-[MASKED] end"),
+        (&["hunter2-hunter2"], "glpat-hunter2-hunter2hunter2-hunter2x", "glpat-[MASKED]"),
+        // What is in a token only as a part of a secret ends it neither.
+        (&["p@ss word"], "glpat-p@ss wordabc end", "glpat-[MASKED] end"),
+        (&["p@ss word"], "glpat-abcp@ss worddef end", "glpat-[MASKED] end"),
+        (&["p@ss word"], "?private_token=ap@ss wordb&c", "?private_token=[MASKED]&c"),
+        (&["&more&"], "?private_token=a&more&b&c", "?private_token=[MASKED]&c"),
+        // A secret may begin before the token, or overlap its prefix.
+        (&["my glpat-abc"], "my glpat-abcdef end", "[MASKED] end"),
+        (&["pat-abc"], "glpat-abcdef end", "gl[MASKED] end"),
+        (&["token=abc"], "?private_token=abcdef end", "?private_[MASKED] end"),
+        (&["my glpat-"], "my glpat-abc end", "[MASKED][MASKED] end"),
+        // What only touches has markers of its own.
+        (&["secret-a", "secret-b"], "secret-asecret-b", "[MASKED][MASKED]"),
+        (&["token="], "?private_token=&a ?private_token=b", "?private_[MASKED][MASKED]&a ?private_[MASKED][MASKED]"),
+        (&["aaaaaaaaaa"], &"a".repeat(45), "[MASKED]"),
+    ] {
+        assert_eq!(printed(secrets, text), shown, "{secrets:?} in {text:?}");
+    }
+}
+
+fn written(stream: Stream, text: &str) -> LogStep {
+    LogStep::Write(stream, text.as_bytes().to_vec())
+}
+
+/// The markers of sections are the runner's: no stage of a script's text touches them, and they end no stream.
+#[test]
+fn markers_of_sections_stay_whole_in_any_text() {
+    let start = "section_start:1750000000:deploy\r\u{1b}[0K";
+    let end = "section_end:1750000000:deploy\r\u{1b}[0K";
+    let (open, close) = (LogStep::OpenSection("deploy"), LogStep::CloseSection);
+    for (before, shown, after, then) in [
+        ("GET https://h/?private_token=abc", "GET https://h/?private_token=[MASKED]", "def ghi", " ghi"),
+        ("glpat-abc", "glpat-[MASKED]", "def ghi", " ghi"),
+        ("glpat-", "glpat-", "def ghi", "[MASKED] ghi"),
+        ("no errors", "no error", " left", "s left"),
+        ("no secret-val", "no ", "ue", "[MASKED]"),
+        ("caf\u{e9}", "caf\u{e9}", "s", "s"),
+        // Behind a key of a URL, a marker's text is no part of the key.
+        ("?private_", "?private_", "token=abc d", "token=[MASKED] d"),
+    ] {
+        for stream in [Stream::Runner, Stream::Stdout] {
+            let steps = vec![open.clone(), written(stream, before), close.clone(), written(stream, after)];
+            let case = LogCase { secrets: vec!["secret-value".to_owned()], steps, ..LogCase::default() };
+            assert_eq!(checked(&case), format!("{start}{shown}{end}{then}"), "{before:?} to {stream:?}");
+        }
+    }
+}
+
+/// Without the end of a step, a possible secret stays held back when a section is closed: the script may go on writing.
+#[test]
+fn the_end_of_a_step_gives_out_what_was_held_back() {
+    let start = "section_start:1750000000:deploy\r\u{1b}[0K";
+    let end = "section_end:1750000000:deploy\r\u{1b}[0K";
+    for (ending, expected) in [
+        (None, format!("{start}no error{end}Job succeeded\ns")),
+        (Some(LogStep::EndStep), format!("{start}no errors{end}Job succeeded\n")),
+        (Some(LogStep::CloseStream(Stream::Stdout)), format!("{start}no errors{end}Job succeeded\n")),
+        (Some(LogStep::CloseStream(Stream::Stderr)), format!("{start}no error{end}Job succeeded\ns")),
+    ] {
+        let mut steps = vec![LogStep::OpenSection("deploy"), written(Stream::Stdout, "no errors")];
+        steps.extend(ending);
+        steps.extend([LogStep::CloseSection, written(Stream::Runner, "Job succeeded\n")]);
+        let case = LogCase { secrets: vec!["secret-value".to_owned()], steps, ..LogCase::default() };
+        assert_eq!(checked(&case), expected);
+    }
+}
+
+#[test]
+fn no_secret_reaches_over_the_end_of_a_stream() {
+    for (before, after, shown) in [
+        ("secret-", "value", "secret-value"),
+        ("glpat-abc", "def", "glpat-[MASKED]def"),
+        ("glpat-", "def", "glpat-def"),
+        ("?private_token=abc", "def", "?private_token=[MASKED]def"),
+        ("?private_", "token=abc", "?private_token=abc"),
+    ] {
+        let steps = vec![written(Stream::Stdout, before), LogStep::EndStep, written(Stream::Stdout, after)];
+        let case = LogCase { secrets: vec!["secret-value".to_owned()], steps, ..LogCase::default() };
+        assert_eq!(checked(&case), shown);
+    }
+    // The first half of a character, and the other.
+    let halves = [&b"\xc3"[..], b"\xa4"].map(|half| LogStep::Write(Stream::Stdout, half.to_vec()));
+    let [first, second] = halves;
+    let case = LogCase { steps: vec![first, LogStep::EndStep, second], ..LogCase::default() };
+    assert_eq!(checked(&case), "\u{fffd}\u{fffd}");
+}
+
+/// Services run on when a step ends.
+#[test]
+fn the_end_of_a_step_is_not_that_of_a_service() {
+    let service = Stream::Service(0);
+    for (ending, shown) in [(LogStep::EndStep, "a [MASKED]"), (LogStep::CloseStream(service), "a secret-value")] {
+        let steps = vec![written(service, "a secret-"), ending, written(service, "value")];
+        let case = LogCase { secrets: vec!["secret-value".to_owned()], steps, ..LogCase::default() };
+        assert_eq!(checked(&case), shown);
+    }
+}
+
+#[test]
+fn with_timestamps_a_script_that_has_ended_comes_before_what_the_runner_says() {
+    let lines = |ending: Option<LogStep>| {
+        let mut steps = vec![written(Stream::Stdout, "all tests passed")];
+        steps.extend(ending);
+        steps.push(written(Stream::Runner, "Job succeeded\n"));
+        let case = LogCase { stamped: true, steps, ..LogCase::default() };
+        let lines: Vec<String> = checked(&case).lines().map(|line| line[28..].to_owned()).collect();
+        lines
+    };
+    let (script, runner) = ("01O all tests passed", "00O Job succeeded");
+    assert_eq!(lines(Some(LogStep::EndStep)), [script, runner]);
+    assert_eq!(lines(Some(LogStep::CloseStream(Stream::Stdout))), [script, runner]);
+    assert_eq!(lines(None), [runner, script]);
+}
+
+/// With timestamps, a marker is an entry of its own, and an unfinished line stays held back.
+#[test]
+fn with_timestamps_markers_of_sections_are_entries_of_their_own() {
+    for (stream, ending, expected) in [
+        (Stream::Stdout, None, ["00O section_start", "00O+section_end", "01O half a", "01O line"].as_slice()),
+        (Stream::Stdout, Some(LogStep::EndStep), &["00O section_start", "01O half a", "00O section_end", "01O line"]),
+        (Stream::Runner, None, &["00O section_start", "00O+section_end", "00O+half a line"]),
+        (Stream::Runner, Some(LogStep::EndStep), &["00O section_start", "00O+half a", "00O section_end", "00O+ line"]),
+    ] {
+        let mut steps = vec![LogStep::OpenSection("deploy"), written(stream, "half a")];
+        steps.extend(ending.clone());
+        steps.extend([LogStep::CloseSection, written(stream, " line\n")]);
+        let case = LogCase { stamped: true, steps, ..LogCase::default() };
+        let entries: Vec<String> =
+            checked(&case).lines().map(|line| line[28..].replace(":1750000000:deploy\r\u{1b}[0K", "")).collect();
+        let expected: Vec<&str> = if stream == Stream::Stdout && ending.is_none() {
+            vec!["00O section_start", "00O+section_end", "01O half a line"]
+        } else {
+            expected.iter().map(|it| if *it == "01O line" { "01O  line" } else { it }).collect()
+        };
+        assert_eq!(entries, expected, "{stream:?} {ending:?}");
+    }
+}
+
+/// All that a log is made of, from nothing to far too much, with every limit around the sizes that matter.
+#[test]
+fn a_log_that_fits_is_never_touched() {
+    let text: String = (0..40).map(|number| format!("line {number} \u{20ac}\n")).collect();
+    for size in (0..text.len()).filter(|at| text.is_char_boundary(*at)).step_by(7) {
+        let text = &text[..size];
+        for total in (0..600).step_by(13).chain([size as u64, size as u64 + 1, size.saturating_sub(1) as u64]) {
+            for limit in
+                [LogLimit::head(total), LogLimit::head_and_tail(total, 60), LogLimit::head_and_tail(total, total / 2)]
+            {
+                for cut in [text.len().max(1), 5] {
+                    let pieces: Vec<&[u8]> = text.as_bytes().chunks(cut).collect();
+                    let case = LogCase { limit: Some(limit), ..LogCase::printing(Vec::new(), &pieces) };
+                    case.check();
+                    let log = String::from_utf8(case.run(limit).0).unwrap();
+                    assert!(log.len() as u64 <= total, "{} bytes of {limit:?}", log.len());
+                    if size as u64 <= total {
+                        assert_eq!(log, text, "{limit:?}");
+                    } else if !log.contains("exceeded limit") {
+                        assert!(text.starts_with(&log) && log.len() as u64 + 3 >= total.min(130), "{limit:?}: {log:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The largest log that fits into the usual limit.
+#[test]
+fn a_log_as_long_as_its_limit_is_whole() {
+    for limit in [LogLimit::head(4 << 20), LogLimit::default()] {
+        for (size, fits) in [(4_194_254, true), (4 << 20, true), ((4 << 20) + 1, false)] {
+            let mut job =
+                Job::new(Arc::new(config().with_log(LogOptions::default().with_limit(limit))), &assignment(), START);
+            let line = Bytes::from_static(b"a usual line of a log, of a certain length of 64 bytes or so...\n");
+            let text = Bytes::from(line.repeat(size / line.len() + 1)).slice(..size);
+            for piece in (0..size).step_by(50_000) {
+                job.write_to(Stream::Stdout, text.slice(piece..size.min(piece + 50_000)));
+            }
+            job.finish(JobResult::success());
+            let log = Bytes::from(job.retained().1.concat());
+            assert_eq!(log == text, fits, "{size} bytes of {limit:?}");
+            assert!(log.len() <= 4 << 20);
+        }
     }
 }
 
@@ -235,9 +444,10 @@ fn what_was_learnt_stays_hidden_after_a_restart() {
     let mut job = Job::new(config.clone(), &assignment(), START);
     job.mask(&Secret::new("fetched-secret"));
     job.write("fetched-");
-    let stored = Assignment::from_json(job.assignment().as_json().clone()).unwrap();
+    let stored = JobRecord::from_json(&JobRecord::of(&mut job).to_json()).unwrap();
+    assert_eq!(stored.assignment().as_json(), assignment().as_json(), "the payload is kept as it came");
     assert!(!format!("{stored:?}").contains("fetched"));
-    let mut resumed = Job::resume(config, &stored, job.snapshot(), START).unwrap();
+    let mut resumed = Job::resume(config, stored.assignment(), stored.snapshot().clone(), START).unwrap();
     resumed.write("secret fetched-secret");
     assert_eq!(resumed.taken(Stream::Runner), 8 + 21);
     assert_eq!(ended(resumed), "[MASKED] [MASKED]");

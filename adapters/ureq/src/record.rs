@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use gitlab_runner_api::{Assignment, Job, JobRecord, JobSnapshot, Server};
+use gitlab_runner_api::{Assignment, Job, JobRecord, JobSnapshot, Secret, Server};
 use gitlab_runner_api_common::{FileError, form};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,9 @@ const DAMAGED: &str = "it is damaged: its checksum is not the one in the job's s
 struct StoredAssignment {
     url: String,
     payload: String,
+    /// What is masked besides what the payload names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    masked_at_run_time: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -258,7 +261,8 @@ impl Record {
     /// Saves a job, and tells it so.
     pub(crate) fn save(&mut self, job: &mut Job) -> Result<(), FileError> {
         self.confirm()?;
-        if job.assignment().as_json() != self.saved.as_json() {
+        // The payload never changes; what was learnt since only grows.
+        if job.assignment().masked_at_run_time().len() != self.saved.masked_at_run_time().len() {
             self.save_assignment(job.assignment())?;
             self.saved = job.assignment().clone();
         }
@@ -301,7 +305,9 @@ impl Record {
     }
 
     fn save_assignment(&self, assignment: &Assignment) -> Result<(), FileError> {
-        let stored = StoredAssignment { url: self.server.as_str().to_owned(), payload: assignment.to_text() };
+        let payload = assignment.to_text();
+        let masked_at_run_time = assignment.masked_at_run_time().iter().map(|it| it.expose().to_owned()).collect();
+        let stored = StoredAssignment { url: self.server.as_str().to_owned(), payload, masked_at_run_time };
         form::write(&self.folder.join(ASSIGNMENT), ASSIGNMENT_KIND, FORMAT, &stored)
     }
 
@@ -375,6 +381,7 @@ impl Claimed {
         let server = Server::parse(&stored.url).map_err(|error| FileError::bad(&path, error.to_string()))?;
         let assignment =
             Assignment::from_text(stored.payload).map_err(|error| FileError::bad(&path, error.to_string()))?;
+        let assignment = assignment.with_masked_at_run_time(stored.masked_at_run_time.into_iter().map(Secret::new));
         let path = folder.join(SNAPSHOT);
         let snapshot = fs::read_to_string(&path).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => FileError::bad(&path, "it is no text"),
