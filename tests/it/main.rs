@@ -14,6 +14,7 @@ mod golden;
 mod laws;
 mod log;
 mod msrv;
+mod official;
 mod payloads;
 mod poll;
 mod python;
