@@ -68,11 +68,14 @@ async fn serve(mut job: Job, shared: &Shared) {
 async fn execute(job: &Job, shared: &Shared) -> Result<(JobResult, String)> {
     shared.console.job(job.spec(), State::Running, "");
     let mut execution = Execution::new(&shared.host, job.spec())?;
-    execution.secrets().iter().for_each(|secret| job.mask(secret));
+    for secret in execution.secrets() {
+        job.mask(secret);
+    }
     execution.introduction().iter().for_each(|(section, text)| write_section(job, section, text));
     while let Some(step) = execution.next_step()? {
         job.open_section(&step.section);
         let end = run(job, step, shared).await?;
+        job.end_step();
         write(job, &execution.step_ended(end));
         job.close_section();
     }

@@ -75,11 +75,14 @@ fn serve(mut job: Job, host: &Host, console: &Console) {
 fn execute(job: &Job, host: &Host, console: &Console) -> Result<(JobResult, String)> {
     console.job(job.spec(), State::Running, "");
     let mut execution = Execution::new(host, job.spec())?;
-    execution.secrets().iter().for_each(|secret| job.mask(secret));
+    for secret in execution.secrets() {
+        job.mask(secret);
+    }
     execution.introduction().iter().for_each(|(section, text)| write_section(job, section, text));
     while let Some(step) = execution.next_step()? {
         job.open_section(&step.section);
         let end = run(job, step, console)?;
+        job.end_step();
         write(job, &execution.step_ended(end));
         job.close_section();
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gitlab_runner_api::log::{Section, ansi};
 use gitlab_runner_api::{
-    Assignment, Cancellation, FailureReason, JobResult, JobSpec, JobStatus, Outcome, Secret, Stream,
+    Assignment, Cancellation, FailureReason, JobResult, JobSpec, JobStatus, Masked, Outcome, Secret, Stream,
 };
 
 use crate::clock::Clock;
@@ -95,10 +95,23 @@ impl Job {
         Log::new(self.shared.clone())
     }
 
-    /// Hides this value too in all that is written from now on: a secret that was fetched or made for this job. Those of
-    /// masked variables are hidden anyway.
-    pub fn mask(&self, secret: &Secret) {
-        self.shared.mask(secret);
+    /// Hides this value too, wherever it is written from now on: a secret that was fetched or made for this job. Those of the
+    /// payload are hidden anyway. What was written before and is still held back is searched too. The result says whether the value
+    /// is hidden.
+    pub fn mask(&self, secret: &Secret) -> Masked {
+        self.shared.mask(secret)
+    }
+
+    /// A step of the job has ended, and with it what it wrote. Call it when a script has ended, before anything else is written:
+    /// otherwise the script's last bytes, which may be the beginning of a secret, come out behind what the runner says next. No
+    /// secret reaches over the end of a step. Services run on: end their streams with [`Job::close_stream`].
+    pub fn end_step(&self) {
+        self.shared.log(gitlab_runner_api::Job::end_step);
+    }
+
+    /// A stream has ended: what is held back of it is written, as by [`Job::end_step`]. What is written to it later begins anew.
+    pub fn close_stream(&self, stream: Stream) {
+        self.shared.log(|job, now| job.close_stream(stream, now));
     }
 
     /// Opens a section of the log, within the one that is open. GitLab shows how long it took, and can fold it.
@@ -106,7 +119,8 @@ impl Job {
         self.shared.log(|job, now| job.open_section(section, now));
     }
 
-    /// Closes the section that was opened last. Those that are open when the job ends are closed then.
+    /// Closes the section that was opened last. Those that are open when the job ends are closed then. Where the section is
+    /// a step that has ended, call [`Job::end_step`] first.
     pub fn close_section(&self) {
         self.shared.log(gitlab_runner_api::Job::close_section);
     }

@@ -90,7 +90,8 @@ pub use error::Error;
 pub use gitlab_runner_api;
 pub use gitlab_runner_api::log::{LogLimit, LogOptions, Section, Timestamps, ansi};
 pub use gitlab_runner_api::{
-    Cancellation, FailureReason, HttpOptions, JobResult, Outcome, PollerEvent, Proxies, ProxyUrl, Secret, Stream,
+    Cancellation, FailureReason, HttpOptions, JobResult, Masked, Outcome, PollerEvent, Proxies, ProxyUrl, Secret,
+    Stream,
 };
 pub use gitlab_runner_api_common::{Registration, write_files};
 pub use job::{Job, State};

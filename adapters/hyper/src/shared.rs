@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use gitlab_runner_api::{
-    AbortReason, Cancellation, Job, JobEvent, JobResult, Outcome, Output, Secret, Stream, Timestamp, Written,
+    AbortReason, Cancellation, Job, JobEvent, JobResult, Masked, Outcome, Output, Secret, Stream, Timestamp, Written,
 };
 use gitlab_runner_api_common::short_secrets_warning;
 use tokio::sync::Notify;
@@ -97,9 +97,10 @@ impl Shared {
     }
 
     /// Hides a value from now on.
-    pub(crate) fn mask(&self, secret: &Secret) {
-        lock(&self.state).job.mask(secret);
+    pub(crate) fn mask(&self, secret: &Secret) -> Masked {
+        let masked = lock(&self.state).job.mask(secret);
         self.wake_driver();
+        masked
     }
 
     /// Whatever goes into the log.

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gitlab_runner_api::{
-    AbortReason, Cancellation, Job, JobEvent, JobRecord, JobResult, Outcome, Output, RunnerConfig, Secret, Stream,
-    Timestamp, Written,
+    AbortReason, Cancellation, Job, JobEvent, JobRecord, JobResult, Masked, Outcome, Output, RunnerConfig, Secret,
+    Stream, Timestamp, Written,
 };
 use gitlab_runner_api_common::{FileError, short_secrets_warning};
 
@@ -171,9 +171,10 @@ impl Shared {
     }
 
     /// Hides a value from now on.
-    pub(crate) fn mask(&self, secret: &Secret) {
-        lock(&self.state).job.mask(secret);
+    pub(crate) fn mask(&self, secret: &Secret) -> Masked {
+        let masked = lock(&self.state).job.mask(secret);
         self.work.notify_all();
+        masked
     }
 
     /// Gives the job its result; false if it has one, or is over.
