@@ -105,11 +105,13 @@
 //! - GitLab's log is always a prefix of what the application wrote. Nothing in it is lost, doubled or reordered.
 //! - The result is sent after GitLab has acknowledged the whole log. It is sent again until GitLab has confirmed it, or
 //!   has refused it for good.
-//! - No number of failed calls ends a running job early. Only an answer that looks like GitLab's refusal does. A proxy
-//!   that answers 403 can imitate such a refusal: [`manual::protocol`] lists what ends a job.
+//! - No number of failed calls ends a running job within an hour, and no page of a proxy does. Only GitLab's own refusal
+//!   ends it at once: [`manual::protocol`] says how that is recognised, and what cannot be told from it.
 //! - Each state machine has at most one call in flight. It never repeats a call that is not safe to repeat.
-//! - The value of a masked variable is replaced with `[MASKED]` wherever a job prints it unchanged, however the output
-//!   is cut into writes. Some other forms of a value are not recognised: see [`log`].
+//! - No sequence of answers makes a state machine send more than a few calls a minute that achieve nothing.
+//! - The value of a masked variable, and the job's own token, are replaced with `[MASKED]` wherever one stream of a job
+//!   prints them unchanged, however the output is cut into writes. Some other forms of a value are not recognised: see
+//!   [`log`], which names them.
 //! - No token and no variable appears in any `Debug` or `Display` output, event, error or snapshot.
 //! - No input from a server, a file or a caller makes this crate panic.
 //!

@@ -6,26 +6,53 @@
 //!
 //! | Stage | What it does | Holds back |
 //! | --- | --- | --- |
-//! | masks | every byte of every occurrence of a secret is hidden | what may become a secret |
-//! | URL parameters | `?private_token=` and the like keep their key only | nothing |
-//! | token prefixes | of `glpat-…` and the like only the prefix stays | nothing |
-//! | UTF-8 | bytes that are no text become U+FFFD | an incomplete character |
-//! | timestamps | each line begins with its time, if wanted | an unfinished line |
+//! | masks | hides every byte of every occurrence of a secret | what may become a secret |
+//! | URL parameters | hides the values of `?private_token=` and the like | nothing |
+//! | token prefixes | hides what follows `glpat-` and the like | nothing |
+//! | UTF-8 | replaces bytes that are no text with U+FFFD | an incomplete character |
+//! | timestamps | puts its time before each line, if wanted | an unfinished line |
 //!
-//! Behind all chains is the limit. UTF-8 is made whole before lines are stamped, and per stream, so that a character
+//! Behind all chains is the [limit](LogLimit). UTF-8 is made whole before lines are stamped, and per stream, so that a character
 //! that one write begins and the next one ends survives whatever comes between them.
 //!
-//! How a stream is cut into writes makes no difference to what comes out. A secret that is cut in two by a write of
-//! *another* stream is not found: write standard output and standard error to one stream where that matters.
+//! # What is hidden
+//!
+//! - The values of the variables that are masked, the job's token, the password in the address of the repository, the passwords of
+//!   `credentials`, and what [`Job::mask`](crate::Job::mask) adds. Tokens and passwords that are not variables count from 8 bytes
+//!   on.
+//! - The value of a query parameter that authenticates, such as `private_token`, up to white space, a control character, `?` or `&`.
+//! - What follows the prefix of a token, as long as it is made of letters, digits and `-._=`.
+//!
+//! Each of these is an occurrence. Occurrences that overlap share one `[MASKED]`; those that only touch have one each. A secret ends
+//! neither a token nor the value of a parameter: `glpat-` before a secret and more letters hides all three parts.
+//!
+//! How a stream is cut into writes makes no difference to what a reader sees. With timestamps it makes one to the entries: a CR at
+//! the end of a write ends an entry, also if an LF follows in the next, and a line without an end is waited for up to 8 KiB. Each
+//! entry that continues a line says so, and the text is the same.
+//!
+//! # Where a stream ends
+//!
+//! What is held back comes out when it is decided what it is, or when its stream ends: by [`Job::end_step`](crate::Job::end_step),
+//! [`Job::close_stream`](crate::Job::close_stream) or the end of the job. The end of a section is not the end of a stream, because
+//! a script may write on; end the step first where it has ended. The markers of sections are the runner's: they go into the log at
+//! once, pass none of the stages, and end nothing.
 //!
 //! # What is not hidden
 //!
-//! A secret is recognised where its bytes stand in the log of one stream as they are. These other forms show:
+//! A secret is recognised where its bytes stand in one stream as they are. These show:
 //!
-//! - An encoded value, such as Base64 or hexadecimal digits. [`LogOptions::with_masked_encodings`] hides Base64, one form
-//!   of percent-encoding, and the form that a value has in JSON.
-//! - A single line of a secret of several lines, if the line is shorter than 8 bytes. Such lines match too much other text.
-//! - A value that a job changes in any other way, for example one that it prints in two halves.
+//! - An encoded value, such as Base64 or hexadecimal digits. [`LogOptions::with_masked_encodings`] hides the forms that it names;
+//!   hexadecimal digits, compressed text and other alphabets are never recognised.
+//! - A single line of a secret of several lines, if the line is shorter than 8 bytes. Such lines match too much other text. The
+//!   same holds for all lines without [`LogOptions::with_masked_lines`].
+//! - A value that a job changes in any other way: in upper case, one that it prints in two halves, or with colours in between.
+//! - A secret that is cut in two by the end of its stream, or one of which a part each is in two streams. Write standard output and
+//!   standard error to one stream where that matters.
+//! - What went out before [`Job::mask`](crate::Job::mask) was called. A part of such a secret may have gone out too: then the rest
+//!   shows as well.
+//! - A secret that is learnt when its first bytes are already in the unfinished line of a log with timestamps, or wait for the end
+//!   of the log, and its last ones come later. Where all of it waits there, it is hidden.
+//! - A character of a token that its form does not allow, and all behind it; a prefix that is neither GitLab's nor named by the job.
 //! - Everything, with [`LogOptions::dangerously_raw`].
 //!
 //! Masked values are expanded as they are in [`crate::variables::Place::default`]. Where a job runs elsewhere and a value depends

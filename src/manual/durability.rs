@@ -4,7 +4,8 @@
 //!
 //! | Part | When it changes | Secret |
 //! |---|---|---|
-//! | the assignment: [`Assignment::as_json`](crate::Assignment::as_json) | by [`Job::mask`](crate::Job::mask) alone | **yes**: it holds the job's token and its variables |
+//! | the payload: [`Assignment::as_json`](crate::Assignment::as_json) | never | **yes**: it holds the job's token and its variables |
+//! | secrets learnt later: [`Assignment::masked_at_run_time`](crate::Assignment::masked_at_run_time) | by [`Job::mask`](crate::Job::mask), grows | **yes** |
 //! | the log: an append-only file of what [`Job::unsaved`](crate::Job::unsaved) gives | it grows | as much as the log is |
 //! | the snapshot: [`JobSnapshot::to_json`](crate::JobSnapshot::to_json), a few hundred bytes | with each call | no, see below |
 //!

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gitlab_runner_api::log::{LogLimit, LogOptions, Section, Timestamps};
 use gitlab_runner_api::{
-    Assignment, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Outcome, Retain, RunnerConfig, Secret, Stream,
-    Timestamp,
+    Assignment, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Masked, Outcome, Retain, RunnerConfig, Secret,
+    Stream, Timestamp,
 };
 use gitlab_runner_api_testkit::fuzz::{self, LogCase, LogStep};
 use gitlab_runner_api_testkit::{NewJob, Settings};
@@ -243,9 +243,9 @@ fn with_timestamps_markers_of_sections_are_entries_of_their_own() {
 #[test]
 fn a_log_that_fits_is_never_touched() {
     let text: String = (0..40).map(|number| format!("line {number} \u{20ac}\n")).collect();
-    for size in (0..text.len()).filter(|at| text.is_char_boundary(*at)).step_by(7) {
+    for size in (0..text.len()).filter(|at| text.is_char_boundary(*at)).step_by(29) {
         let text = &text[..size];
-        for total in (0..600).step_by(13).chain([size as u64, size as u64 + 1, size.saturating_sub(1) as u64]) {
+        for total in (0..600).step_by(37).chain([size as u64, size as u64 + 1, size.saturating_sub(1) as u64]) {
             for limit in
                 [LogLimit::head(total), LogLimit::head_and_tail(total, 60), LogLimit::head_and_tail(total, total / 2)]
             {
@@ -451,6 +451,141 @@ fn what_was_learnt_stays_hidden_after_a_restart() {
     resumed.write("secret fetched-secret");
     assert_eq!(resumed.taken(Stream::Runner), 8 + 21);
     assert_eq!(ended(resumed), "[MASKED] [MASKED]");
+}
+
+/// Payloads that serde reads, but that cannot be written again: `mask` must not need to.
+#[test]
+fn what_is_learnt_is_hidden_whatever_the_payload_holds() {
+    let nested = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    for unknown in ["1e400", "123456789012345678901234567890", "\"\\ud800\"", &nested, "null", "{\"a\":1,\"a\":2}"] {
+        let payload = format!("{{\"id\":7,\"token\":\"t\",\"unknown\":{unknown}}}");
+        let Ok(assignment) = Assignment::from_json(payload.clone()) else { panic!("{unknown} is not decoded") };
+        let config = Arc::new(config());
+        let mut job = Job::new(config.clone(), &assignment, START);
+        job.write("correct-");
+        assert_eq!(job.mask(&Secret::new("correct-horse")), Masked::Hidden);
+        assert_eq!(job.mask(&Secret::new(" \n")), Masked::Empty);
+        job.write("horse, correct-horse");
+        assert_eq!(job.assignment().as_json(), payload.as_bytes(), "the payload as it came");
+        let record = JobRecord::from_json(&JobRecord::of(&mut job).to_json()).unwrap();
+        assert_eq!(record.assignment().as_json(), payload.as_bytes(), "the payload as it came");
+        let mut resumed = Job::resume(config, record.assignment(), record.snapshot().clone(), START).unwrap();
+        resumed.write(" and correct-horse");
+        // What had gone out when it was learnt stays.
+        assert_eq!(
+            String::from_utf8(record.log().1.to_vec()).unwrap() + &ended(resumed),
+            "correct-horse, [MASKED] and [MASKED]"
+        );
+    }
+    let mut raw = Job::new(Arc::new(config().with_log(LogOptions::dangerously_raw())), &assignment(), START);
+    assert_eq!(raw.mask(&Secret::new("correct-horse")), Masked::Raw);
+}
+
+/// What is held back when a secret is learnt is searched for it: a beginning of another secret, an unfinished line, and what waits
+/// for the end of the log.
+#[test]
+fn what_is_still_held_back_is_searched_when_a_secret_is_learnt() {
+    let learn = || LogStep::Mask("correct-horse".to_owned());
+    let held = LogCase {
+        secrets: vec!["correct-horse-battery".to_owned(), "horses".to_owned()],
+        steps: vec![written(Stream::Stdout, "a correct-horse"), learn(), written(Stream::Stdout, " b")],
+        ..LogCase::default()
+    };
+    assert_eq!(checked(&held), "a [MASKED] b");
+    let steps = vec![written(Stream::Stdout, "out\na correct-horse"), learn(), written(Stream::Stdout, " b\n")];
+    let line = LogCase { stamped: true, steps, ..LogCase::default() };
+    assert!(checked(&line).ends_with("01O a [MASKED] b\n"));
+    let filler = "x".repeat(70);
+    let text = format!("{filler} a correct-horse");
+    let steps = vec![written(Stream::Stdout, &text), learn(), written(Stream::Stdout, " b\n")];
+    for limit in [LogLimit::head(140), LogLimit::head_and_tail(300, 50)] {
+        let waiting = LogCase { limit: Some(limit), steps: steps.clone(), ..LogCase::default() };
+        waiting.check();
+        assert_eq!(String::from_utf8(waiting.run(limit).0).unwrap(), format!("{filler} a [MASKED] b\n"));
+    }
+    // Long after the limit, the end is still here.
+    let many = written(Stream::Stdout, &"a usual line\n".repeat(100));
+    let steps = vec![many, written(Stream::Stdout, "a correct-horse"), learn(), written(Stream::Stdout, " b\n")];
+    let limit = LogLimit::head_and_tail(600, 100);
+    let cut = LogCase { limit: Some(limit), steps, ..LogCase::default() };
+    cut.check();
+    assert!(String::from_utf8(cut.run(limit).0).unwrap().ends_with("usual line\na [MASKED] b\n"));
+}
+
+/// The job's token and passwords are secrets also where they are no variables.
+#[test]
+fn credentials_of_the_payload_are_hidden() {
+    let payload = serde_json::json!({
+        "id": 7, "token": "canary-job-token",
+        "git_info": { "repo_url": "https://gitlab-ci-token:canary%2Frepository@gitlab.example.test/group/project.git" },
+        "credentials": [
+            { "type": "registry", "url": "registry.example.test", "username": "user", "password": "canary-registry" },
+            { "type": "registry", "url": "other.example.test", "username": "user", "password": "" },
+        ],
+    });
+    let mut hand = Hand::new(job(config(), &payload));
+    hand.call();
+    assert_eq!(hand.events, []);
+    hand.machine
+        .write_to(Stream::Stdout, "canary-job-token canary%2Frepository canary/repository canary-registry user");
+    assert_eq!(ended(hand.machine), "[MASKED] [MASKED] [MASKED] [MASKED] user");
+    // One that is too short for a token would hide much that is none.
+    let short = job(config(), &serde_json::json!({ "id": 7, "token": "t" }));
+    let mut short = short;
+    short.write("a test");
+    assert_eq!(ended(short), "a test");
+}
+
+/// A section that is named after a secret shows it neither in the log nor in a snapshot, whether it was known or is learnt later.
+#[test]
+fn names_and_titles_of_sections_hold_no_secrets() {
+    let variables = serde_json::json!([
+        { "key": "A", "value": "canary-variable", "masked": true }, { "key": "B", "value": "canary of/signs", "masked": true },
+    ]);
+    let features = serde_json::json!({ "trace_sections": true });
+    let payload = serde_json::json!({ "id": 7, "token": "t", "variables": variables, "features": features });
+    let config = Arc::new(config());
+    let assignment = Assignment::from_json(payload.to_string()).unwrap();
+    let mut job = Job::new(config.clone(), &assignment, START);
+    for name in ["deploy-canary-variable", "canary of/signs", "canary_of_signs", "glpat-canary-token", "learnt-later"] {
+        job.open_section(&Section::new(name).with_title(&format!("Title: {name}")), START);
+    }
+    job.mask(&Secret::new("learnt-later"));
+    let snapshot = job.snapshot();
+    let shown = log(&mut job);
+    let json = snapshot.to_json();
+    for text in [&json, &format!("{snapshot:?}"), &format!("{job:?}")] {
+        assert!(!text.contains("canary") && !text.contains("learnt-later"), "{text}");
+    }
+    assert!(!shown.contains("canary-") && !shown.contains("canary of"), "{shown}");
+    assert!(shown.contains(":deploy-_MASKED_\r") && shown.contains("Title: deploy-[MASKED]"), "{shown}");
+    let mut job = Job::resume(config, &assignment, JobSnapshot::from_json(&json).unwrap(), START).unwrap();
+    for name in ["_MASKED_", "glpat-_MASKED_", "_MASKED_", "_MASKED_", "deploy-_MASKED_"] {
+        let before = log(&mut job).len();
+        job.close_section(START);
+        let end = log(&mut job).split_off(before);
+        assert!(end.ends_with(&format!(":{name}\r\u{1b}[0K")), "{end:?} does not close {name}");
+    }
+}
+
+/// Titles pass no stage of a stream: what the runner wrote before is not a part of them.
+#[test]
+fn a_title_is_a_line_of_its_own_with_timestamps_too() {
+    for timestamps in [Timestamps::Off, Timestamps::On] {
+        let config = config().with_log(LogOptions::default().with_timestamps(timestamps));
+        let features = serde_json::json!({ "trace_sections": true });
+        let mut job = job(config, &serde_json::json!({ "id": 7, "token": "t", "features": features }));
+        job.write("GET https://h/?private_token=abc");
+        job.open_section(&Section::new("x").with_title("Build all"), START);
+        job.write("def ghi\n");
+        let shown = ended(job);
+        assert_eq!(
+            shown.matches("\r\u{1b}[0K\u{1b}[0K\u{1b}[36;1mBuild all\u{1b}[0;m\u{1b}[0;m\n").count(),
+            1,
+            "{shown}"
+        );
+        assert!(shown.contains("private_token=[MASKED]") && !shown.contains("def"), "{shown}");
+    }
 }
 
 #[test]
