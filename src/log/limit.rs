@@ -118,6 +118,14 @@ impl Limit {
     }
 
     pub(super) fn push(&mut self, mut chunk: Bytes, out: &mut dyn FnMut(Bytes)) {
+        // Taken up with a larger limit, a log waits no longer.
+        if let Phase::Fits { waiting } = &mut self.phase
+            && !waiting.is_empty()
+            && self.written.saturating_add(waiting.len() as u64) <= self.head
+        {
+            let waiting = std::mem::take(waiting);
+            self.pass_on(waiting.into(), out);
+        }
         if matches!(&self.phase, Phase::Fits { waiting } if waiting.is_empty()) {
             let room = self.head.saturating_sub(self.written);
             if chunk.len() as u64 <= room {

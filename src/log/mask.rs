@@ -313,30 +313,37 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn show(&self, range: Range<u64>, out: &mut dyn FnMut(Piece)) {
-        for part in self.parts(range) {
-            if !part.is_empty() {
-                out(Piece::Shown(part));
-            }
+        let held = self.of_held(&range);
+        if !held.is_empty() {
+            out(Piece::Shown(Bytes::copy_from_slice(held)));
+        }
+        let rest = self.of_chunk(&range);
+        if !rest.is_empty() {
+            out(Piece::Shown(rest));
         }
     }
 
     /// `continues`: the same is hidden also behind this range.
     fn hide(&self, range: Range<u64>, starts: bool, continues: bool, out: &mut dyn FnMut(Piece)) {
-        let [held, rest] = self.parts(range);
+        let (held, rest) = (self.of_held(&range), self.of_chunk(&range));
         let in_both = !held.is_empty() && !rest.is_empty();
         if !held.is_empty() {
-            out(Piece::Hidden { bytes: held, starts, continues: continues || in_both });
+            out(Piece::Hidden { bytes: Bytes::copy_from_slice(held), starts, continues: continues || in_both });
         }
         if !rest.is_empty() {
             out(Piece::Hidden { bytes: rest, starts: starts && !in_both, continues });
         }
     }
 
-    /// What of a range was held, and what is in the chunk.
-    fn parts(&self, range: Range<u64>) -> [Bytes; 2] {
-        let in_held = |offset: u64| self.held.len().saturating_sub(self.base.saturating_sub(offset) as usize);
-        let held = self.held.get(in_held(range.start)..in_held(range.end)).unwrap_or_default();
-        let in_chunk = |offset: u64| offset.saturating_sub(self.base) as usize;
-        [Bytes::copy_from_slice(held), self.chunk.slice(in_chunk(range.start)..in_chunk(range.end))]
+    /// What of a range was held.
+    fn of_held(&self, range: &Range<u64>) -> &[u8] {
+        let at = |offset: u64| self.held.len().saturating_sub(self.base.saturating_sub(offset) as usize);
+        self.held.get(at(range.start)..at(range.end)).unwrap_or_default()
+    }
+
+    /// What of a range is in the chunk.
+    fn of_chunk(&self, range: &Range<u64>) -> Bytes {
+        let at = |offset: u64| offset.saturating_sub(self.base) as usize;
+        self.chunk.slice(at(range.start)..at(range.end))
     }
 }

@@ -370,6 +370,25 @@ fn a_log_ends_with_a_notice_at_its_limit() {
     assert_eq!(limited(LogLimit::None, &[b'x'; 10_000]).len(), 10_000);
 }
 
+/// A job may be taken up with another configuration.
+#[test]
+fn a_limit_may_change_while_the_end_of_a_log_waits() {
+    let text = "0123456789".repeat(15);
+    for (new, shown) in [(LogLimit::None, text.clone() + "x"), (LogLimit::head(160), text.clone() + "x")] {
+        let (mut output, mut old) = (Vec::new(), Limit::new(LogLimit::head(155)));
+        old.push(text.clone().into(), &mut |bytes| output.extend(bytes));
+        assert!(output.len() < text.len());
+        let mut limit = Limit::resume(new, output.len() as u64, old.ending());
+        limit.push("x".into(), &mut |bytes| output.extend(bytes));
+        assert_eq!(output.len() == shown.len(), new == LogLimit::None, "without a limit nothing waits");
+        limit.end(&mut |bytes| output.extend(bytes));
+        assert_eq!(String::from_utf8(output).unwrap(), shown);
+    }
+    let mut smaller = Limit::resume(LogLimit::head(20), 30, Limit::new(LogLimit::head(155)).ending());
+    smaller.push("x".into(), &mut |_| panic!("the log is longer than it may be"));
+    smaller.end(&mut |_| panic!("the log is longer than it may be"));
+}
+
 #[test]
 fn the_end_of_a_long_log_is_kept() {
     let policy = LogLimit::head_and_tail(1000, 100);

@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 use serde::{Deserialize, Serialize};
 
 use super::Stream;
@@ -41,9 +41,15 @@ impl Stamper {
         if self.line.is_empty() {
             self.since = now;
         }
-        while let Some(end) = memchr2(b'\n', b'\r', &chunk) {
-            let is_line = chunk.get(end) == Some(&b'\n') || chunk.get(end + 1) == Some(&b'\n');
-            let end = if is_line && chunk.get(end) == Some(&b'\r') { end + 1 } else { end };
+        // Most text has none, and to look for one byte is faster than for two.
+        let has_cr = memchr(b'\r', &chunk).is_some();
+        let entry_end = |chunk: &[u8]| if has_cr { memchr2(b'\n', b'\r', chunk) } else { memchr(b'\n', chunk) };
+        while let Some(mut end) = entry_end(&chunk) {
+            let mut is_line = true;
+            if has_cr && chunk.get(end) == Some(&b'\r') {
+                is_line = chunk.get(end + 1) == Some(&b'\n');
+                end += usize::from(is_line);
+            }
             self.entry(chunk.split_to(end + 1), out);
             (self.since, self.continues) = (now, false);
             if !is_line {

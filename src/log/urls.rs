@@ -138,6 +138,10 @@ impl Urls {
         if matches!(byte, b'?' | b'&') {
             return Self::key();
         }
+        // Hardly any `?` or `&` of a log is before one of the keys: their first letters tell.
+        if matched == 0 && !matches!(byte.to_ascii_lowercase(), b'p' | b'a' | b'r' | b'x') {
+            return Self::Text;
+        }
         let at = usize::from(matched);
         let mut left = 0;
         for (number, key) in KEYS.iter().enumerate().filter(|(number, _)| candidates >> number & 1 == 1) {

@@ -476,7 +476,7 @@ fn hide(text: &[u8], mut spans: Vec<Range<usize>>) -> Vec<u8> {
     let mut joined: Vec<Range<usize>> = Vec::new();
     for span in spans {
         match joined.last_mut() {
-            Some(last) if span.start < last.end || span.start == last.start => last.end = last.end.max(span.end),
+            Some(last) if span.start < last.end || span == *last => last.end = last.end.max(span.end),
             _ => joined.push(span),
         }
     }
