@@ -39,6 +39,12 @@ impl Log {
         Self { shared: self.shared.clone(), stream }
     }
 
+    /// The stream that this writes to has ended, see [`Job::close_stream`](crate::Job::close_stream). Neither dropping a writer nor
+    /// shutting it down says so: others may write to the same stream.
+    pub fn close_stream(&self) {
+        self.shared.log(|job, now| job.close_stream(self.stream, now));
+    }
+
     /// Appends a buffer without a copy, when there is room. Whoever drops the future before has appended nothing.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gitlab_runner_api_hyper::gitlab_runner_api::api::info::{Features, Info};
 use gitlab_runner_api_hyper::{
-    Cancellation, Error, FailureReason, JobResult, LogLimit, LogOptions, Outcome, Registration, Runner, Secret,
+    Cancellation, Error, FailureReason, JobResult, LogLimit, LogOptions, Masked, Outcome, Registration, Runner, Secret,
     Section, State, Stream, Timestamps,
 };
 use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, Maintenance, NewJob, Server, Settings, TimeLimit};
@@ -315,6 +315,28 @@ async fn logs_have_sections_and_times_and_no_secrets() {
     job.close_section();
     job.success().await.unwrap();
     is_clean(&held(&server, id).2);
+}
+
+/// What a script wrote last is before what the runner says next, although it may have become a secret.
+#[tokio::test]
+async fn what_a_script_wrote_comes_before_what_follows_it() {
+    let server = server(Settings::default());
+    let runner = runner(&server).await;
+    let id =
+        server.with(|gitlab, now| gitlab.queue(now, NewJob::new("steps").with_masked_variable("A", "secret-value")));
+    let mut job = runner.next_job().await.unwrap();
+    assert_eq!(job.mask(&Secret::new("canary-fetched")), Masked::Hidden);
+    let (out, err) = (job.log().stream(Stream::Stdout), job.log().stream(Stream::Stderr));
+    out.send("no errors").await.unwrap();
+    job.end_step();
+    job.log().send("; then canary").await.unwrap();
+    job.close_stream(Stream::Runner);
+    err.send("; s").await.unwrap();
+    err.close_stream();
+    out.send("; the end\n").await.unwrap();
+    job.success().await.unwrap();
+    let log = held(&server, id).2;
+    assert!(log.ends_with("no errors; then canary; s; the end\n"), "{log}");
 }
 
 /// What both adapters are to make of a log: sections, times, and nothing that is secret.

@@ -444,6 +444,12 @@ impl Log {
     pub fn stream(&self, stream: Stream) -> Self {
         Self { shared: self.shared.clone(), stream }
     }
+
+    /// The stream that this writes to has ended, see [`Job::close_stream`]. Dropping a writer does not say so: others may write to
+    /// the same stream.
+    pub fn close_stream(&self) {
+        self.shared.log(|job, now| job.close_stream(self.stream, now));
+    }
 }
 
 impl io::Write for Log {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings, TimeLimit};
 use gitlab_runner_api_ureq::gitlab_runner_api::api::info::{Features, Info};
 use gitlab_runner_api_ureq::{
-    Cancellation, Error, FailureReason, JobResult, LogOptions, Outcome, Registration, RunEvent, Runner, Secret,
+    Cancellation, Error, FailureReason, JobResult, LogOptions, Masked, Outcome, Registration, RunEvent, Runner, Secret,
     Section, State, Stop, Stream, Timestamps,
 };
 
@@ -382,6 +382,28 @@ fn logs_have_sections_and_times_and_no_secrets() {
     job.close_section();
     job.success().unwrap();
     is_clean(&held(&server, id).2);
+}
+
+/// What a script wrote last is before what the runner says next, although it may have become a secret.
+#[test]
+fn what_a_script_wrote_comes_before_what_follows_it() {
+    let server = server(Settings::default());
+    let mut runner = runner(&server);
+    let id =
+        server.with(|gitlab, now| gitlab.queue(now, NewJob::new("steps").with_masked_variable("A", "secret-value")));
+    let mut job = runner.request_job().unwrap().unwrap();
+    assert_eq!(job.mask(&Secret::new("canary-fetched")), Masked::Hidden);
+    let (mut out, mut err) = (job.log().stream(Stream::Stdout), job.log().stream(Stream::Stderr));
+    write!(out, "no errors").unwrap();
+    job.end_step();
+    write!(job.log(), "; then canary").unwrap();
+    job.close_stream(Stream::Runner);
+    write!(err, "; s").unwrap();
+    err.close_stream();
+    writeln!(out, "; the end").unwrap();
+    job.success().unwrap();
+    let log = held(&server, id).2;
+    assert!(log.ends_with("no errors; then canary; s; the end\n"), "{log}");
 }
 
 /// What both adapters are to make of a log: sections, times, and nothing that is secret.
