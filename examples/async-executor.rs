@@ -68,7 +68,7 @@ async fn serve(mut job: Job, shared: &Shared) {
 async fn execute(job: &Job, shared: &Shared) -> Result<(JobResult, String)> {
     shared.console.job(job.spec(), State::Running, "");
     let mut execution = Execution::new(&shared.host, job.spec())?;
-    for secret in execution.secrets() {
+    for secret in &execution.secrets() {
         job.mask(secret);
     }
     execution.introduction().iter().for_each(|(section, text)| write_section(job, section, text));

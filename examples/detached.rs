@@ -181,7 +181,9 @@ fn start(job: &Job, host: &Host) -> Result<()> {
         return Ok(());
     }
     let work = host.prepare(job.spec())?;
-    work.further_secrets(job.spec()).iter().for_each(|secret| job.mask(secret));
+    for secret in &work.further_secrets(job.spec()) {
+        job.mask(secret);
+    }
     for step in &job.spec().steps {
         if ["script", "after_script"].contains(&step.name.as_str()) {
             work.write_script(&step.name, &script(step))?;

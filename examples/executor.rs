@@ -75,7 +75,7 @@ fn serve(mut job: Job, host: &Host, console: &Console) {
 fn execute(job: &Job, host: &Host, console: &Console) -> Result<(JobResult, String)> {
     console.job(job.spec(), State::Running, "");
     let mut execution = Execution::new(host, job.spec())?;
-    for secret in execution.secrets() {
+    for secret in &execution.secrets() {
         job.mask(secret);
     }
     execution.introduction().iter().for_each(|(section, text)| write_section(job, section, text));

@@ -363,13 +363,12 @@ impl<I> Wire<I> {
         self.owner
     }
 
-    /// The number of the last call that was sent.
-    pub(crate) const fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
     pub(crate) fn intent(&self) -> Option<&I> {
         self.open.as_ref().map(|open| &open.intent)
+    }
+
+    pub(crate) fn intent_mut(&mut self) -> Option<&mut I> {
+        self.open.as_mut().map(|open| &mut open.intent)
     }
 
     pub(crate) fn overdue_at(&self) -> Option<Timestamp> {

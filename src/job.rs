@@ -181,27 +181,36 @@ pub struct Job {
     trace_request: Request,
     interval: Duration,
     deadline: Timestamp,
-    /// When an answer of GitLab last came, and when one to a `PUT` did.
+    /// When an answer of GitLab last came.
     last_contact: Timestamp,
-    put_contact: Timestamp,
     flush_at: Timestamp,
     /// What alone was answered since when, if that may mean the end of the job.
     nothing_but: Option<(NothingBut, Timestamp)>,
-    /// Since when the log is refused, and how it was refused first. Boxed, because it is rare and jobs are many.
-    log_refused: Option<Box<(Timestamp, Cause)>>,
+    /// Boxed, because it is rare and jobs are many.
+    log_refused: Option<Box<LogRefused>>,
     /// The end of a piece that may have arrived. It is repeated as it was, so that the repetition is harmless.
     frozen: Option<u64>,
     /// A piece may have arrived although its answer did not.
     fate_unknown: bool,
     probe: Option<Probe>,
-    /// GitLab's offset at which the last piece began, if a 416 named just that.
-    stalled_at: Option<u64>,
+    /// The last piece or probe was answered with a 416 that named the very offset at which it began.
+    stalled: bool,
     accepted: bool,
     check: Option<Check>,
     timed_out: bool,
     abandoned: bool,
     /// `Done` was returned, and nothing else ever is from then on.
     done: bool,
+}
+
+/// The log is refused.
+#[derive(Clone, Copy, Debug)]
+struct LogRefused {
+    since: Timestamp,
+    /// How it was refused first.
+    cause: Cause,
+    /// GitLab has answered a call of another kind since.
+    others_work: bool,
 }
 
 /// Answers that end a job when nothing else comes back for very long.
@@ -218,6 +227,8 @@ struct Sent {
     intent: Intent,
     /// It was paid for from the budget of calls that achieve nothing, and the price is given back if it achieves something.
     paid: bool,
+    /// It was sent before the application asked whether the job is still ours, so that its answer does not answer that.
+    predates_check: bool,
 }
 
 /// An empty patch that finds out where GitLab's log ends.
@@ -246,12 +257,12 @@ impl Probe {
 }
 
 /// The question of the application whether the job is still ours, see [`Job::check_in`].
-#[derive(Clone, Copy, Debug)]
-struct Check {
-    /// The number of the last call that was sent before the question: what GitLab says to that one is no answer.
-    asked_after: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    /// A call is to be sent for it.
+    Due,
     /// A call was sent for it.
-    sent: bool,
+    Sent,
 }
 
 /// Something that only the application can do, and is asked for. It is asked again, with growing pauses, until it is done.
@@ -328,14 +339,13 @@ impl Job {
             interval: config.update_interval,
             deadline: now,
             last_contact: now,
-            put_contact: now,
             flush_at: Timestamp::EPOCH,
             nothing_but: None,
             log_refused: None,
             frozen: None,
             fate_unknown: false,
             probe: None,
-            stalled_at: None,
+            stalled: false,
             accepted: false,
             check: None,
             timed_out: false,
@@ -419,7 +429,10 @@ impl Job {
     /// effect once the job has a result or is over.
     pub fn check_in(&mut self) {
         if !self.abandoned && self.phase == Phase::Running {
-            self.check = Some(Check { asked_after: self.wire.sequence(), sent: false });
+            self.check = Some(Check::Due);
+            if let Some(sent) = self.wire.intent_mut() {
+                sent.predates_check = true;
+            }
         }
     }
 
@@ -427,7 +440,7 @@ impl Job {
     /// the job has ended.
     #[must_use]
     pub fn is_checking_in(&self) -> bool {
-        self.check.is_some() && self.phase == Phase::Running
+        self.check.is_some() && !self.abandoned && self.phase == Phase::Running
     }
 
     /// Starts the job's own timeout again, from `now` on. For executors whose jobs wait in a queue of their own before they run.

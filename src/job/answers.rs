@@ -9,7 +9,7 @@ use super::pacing::{Lane, News, Progress};
 use super::phase::{AbortReason, Cancellation, Closed, Outcome, Phase};
 use super::rules::{self, Context, Intent, Verdict};
 use super::trace::Location;
-use super::{Job, JobEvent, NothingBut, Probe, Purpose, Sent};
+use super::{Job, JobEvent, LogRefused, NothingBut, Probe, Purpose, Sent};
 use crate::error::Rejection;
 use crate::headers;
 use crate::reply::Cause;
@@ -69,8 +69,7 @@ impl Job {
             _ => (0, 0),
         };
         let (begun, end) = (self.trace.at_server(start), self.trace.at_server(end));
-        let stalled = self.stalled_at == Some(begun);
-        Context { reported, report_may_have_arrived, begun, end, stalled }
+        Context { reported, report_may_have_arrived, begun, end, stalled: self.stalled }
     }
 
     /// Keeps count of what answers have in common over several calls, whatever this one means.
@@ -93,12 +92,13 @@ impl Job {
         }
         if Lane::from(intent) == Lane::Trace {
             let names_start = headers::stored_size(response.headers()) == Some(context.begun);
-            self.stalled_at = (status == StatusCode::RANGE_NOT_SATISFIABLE && names_start).then_some(context.begun);
+            self.stalled = status == StatusCode::RANGE_NOT_SATISFIABLE && names_start;
             let useless = matches!(verdict, Verdict::Failed | Verdict::ForeignForbidden | Verdict::TooLarge);
             if !useless || !is_refusal(status) {
                 self.log_refused = None;
             } else {
-                self.log_refused.get_or_insert_with(|| Box::new((now, Cause::Status(status))));
+                let refused = LogRefused { since: now, cause: Cause::Status(status), others_work: false };
+                self.log_refused.get_or_insert_with(|| Box::new(refused));
             }
         }
         if let Phase::Finishing(finishing) = &mut self.phase {
@@ -115,7 +115,7 @@ impl Job {
 
     /// The call did what it should, or the job is over.
     fn worked(&mut self, sent: Sent, verdict: Verdict, status: Option<&JobStatus>, now: Timestamp) {
-        self.contact(sent.intent, now);
+        self.contact(sent, now);
         match verdict {
             Verdict::Accepted | Verdict::NotInForce => {
                 self.accepted = true;
@@ -138,22 +138,21 @@ impl Job {
     }
 
     /// GitLab has answered, and calls of this kind work.
-    fn contact(&mut self, intent: Intent, now: Timestamp) {
-        self.pacing.of(Lane::from(intent)).worked();
-        self.reached(intent, now);
+    fn contact(&mut self, sent: Sent, now: Timestamp) {
+        self.pacing.of(Lane::from(sent.intent)).worked();
+        self.reached(sent, now);
         if !self.pacing.is_failing() {
             self.reach.recovered();
         }
     }
 
     /// GitLab has answered.
-    fn reached(&mut self, intent: Intent, now: Timestamp) {
+    fn reached(&mut self, sent: Sent, now: Timestamp) {
         self.last_contact = now;
-        if Lane::from(intent) != Lane::Trace {
-            self.put_contact = now;
+        if let Some(refused) = &mut self.log_refused {
+            refused.others_work |= Lane::from(sent.intent) != Lane::Trace;
         }
-        // A call that was sent before the question was asked does not answer it.
-        if self.check.is_some_and(|check| self.wire.sequence() > check.asked_after) {
+        if !sent.predates_check {
             self.check = None;
         }
     }
@@ -211,7 +210,7 @@ impl Job {
         if self.probe.is_some_and(|probe| matches!(probe.purpose, Purpose::NextByte(_))) {
             return self.failed(sent, Cause::Status(StatusCode::RANGE_NOT_SATISFIABLE), None, now);
         }
-        self.contact(sent.intent, now);
+        self.contact(sent, now);
         let arrived = std::mem::take(&mut self.fate_unknown) || self.probe.is_some();
         if self.probe.take().is_some() {
             self.change_critically();
@@ -261,7 +260,7 @@ impl Job {
     }
 
     fn ask_again(&mut self, sent: Sent, told: Option<Duration>, now: Timestamp) {
-        self.contact(sent.intent, now);
+        self.contact(sent, now);
         let Phase::Finishing(finishing) = &mut self.phase else { return };
         let first = finishing.accepted_since.is_none();
         let since = *finishing.accepted_since.get_or_insert(now);
@@ -281,7 +280,7 @@ impl Job {
     /// GitLab says that checksum or size do not match (412). The first time, its log is written again from the start. After that
     /// the report goes without a checksum, since sending the same again would not help.
     fn mismatch(&mut self, sent: Sent, told: Option<Duration>, now: Timestamp) {
-        self.reached(sent.intent, now);
+        self.reached(sent, now);
         let Phase::Finishing(finishing) = &mut self.phase else { return };
         finishing.mismatches = finishing.mismatches.saturating_add(1);
         if finishing.mismatches == 1 && !finishing.without_digest {
@@ -340,7 +339,7 @@ impl Job {
     }
 
     fn refused(&mut self, sent: Sent, response: &Response<Bytes>, told: Option<Duration>, now: Timestamp) {
-        self.reached(sent.intent, now);
+        self.reached(sent, now);
         let Phase::Finishing(finishing) = &mut self.phase else { return };
         let since = *finishing.refused_since.get_or_insert(now);
         if now.saturating_since(since) >= self.config.report_patience {
@@ -382,7 +381,7 @@ impl Job {
         self.note_fate(sent.intent, cause);
         if lane == Lane::Trace && matches!(cause, Cause::Failure(_)) {
             // Nobody has refused anything.
-            (self.log_refused, self.stalled_at) = (None, None);
+            (self.log_refused, self.stalled) = (None, false);
         }
         if matches!(sent.intent, Intent::Probe { .. }) {
             self.note_useless_probe(cause);

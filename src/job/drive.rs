@@ -7,7 +7,7 @@ use http::Response;
 use super::pacing::{Lane, News};
 use super::phase::{Closed, Phase};
 use super::rules::Intent;
-use super::{ASK_FOR_TRACE, ASK_TO_SAVE, Job, JobEvent, Purpose, WaitReason};
+use super::{ASK_FOR_TRACE, ASK_TO_SAVE, Check, Job, JobEvent, LogRefused, Purpose, WaitReason};
 use crate::call::{CallKind, Scope, Scopes, Ticket};
 use crate::error::Misuse;
 use crate::headers::TOLD_DELAY_CAP;
@@ -173,8 +173,7 @@ impl Job {
         match intent {
             Intent::Accept => self.pacing.keep_alive_is_free(self.config.keep_alive, now),
             Intent::Heartbeat => {
-                self.pacing.keep_alive_is_free(self.config.keep_alive, now)
-                    || self.check.is_some_and(|check| !check.sent)
+                self.pacing.keep_alive_is_free(self.config.keep_alive, now) || self.check == Some(Check::Due)
             }
             // GitLab asked for the report to be repeated, and said when.
             Intent::Final => matches!(&self.phase, Phase::Finishing(finishing) if finishing.asked_again),
@@ -276,8 +275,8 @@ impl Job {
     /// Otherwise a front end that forbids `PATCH` would hold the result back for ever, although GitLab would take it.
     fn give_up_step(&self, now: Timestamp, soonest: &mut Soonest) -> Option<Step> {
         let (Phase::Finishing(finishing), Some(refused)) = (&self.phase, &self.log_refused) else { return None };
-        let (since, cause) = **refused;
-        let others_work = !self.pacing.keep_alive.is_failing() && self.put_contact >= since;
+        let LogRefused { since, cause, others_work } = **refused;
+        let others_work = others_work && !self.pacing.keep_alive.is_failing();
         if self.is_log_delivered() || !others_work || self.wire.intent().is_some() {
             return None;
         }

@@ -5,7 +5,7 @@ use http::header::USER_AGENT;
 
 use super::phase::{JobResult, Phase};
 use super::rules::Intent;
-use super::{Job, Sent};
+use super::{Check, Job, Sent};
 use crate::api::patch_trace::PatchTrace;
 use crate::api::update_job::{LogDigest, UpdateJob};
 use crate::api::{CorrelationId, Endpoint};
@@ -23,8 +23,8 @@ impl Job {
                 if self.pacing.keep_alive_is_free(self.config.keep_alive, now) {
                     self.pacing.send_free_keep_alive(now);
                 }
-                if let Some(check) = &mut self.check {
-                    check.sent |= intent == Intent::Heartbeat;
+                if intent == Intent::Heartbeat && self.check.is_some() {
+                    self.check = Some(Check::Sent);
                 }
             }
             Intent::Patch { end, .. } => self.frozen = Some(end),
@@ -33,7 +33,7 @@ impl Job {
         if paid {
             self.pacing.budget.spend(now);
         }
-        let sent = Sent { intent, paid };
+        let sent = Sent { intent, paid, predates_check: false };
         match intent {
             Intent::Accept | Intent::Heartbeat => self.call(sent, &UpdateJob::running(self.id(), self.token()), now),
             Intent::Probe { base } => {

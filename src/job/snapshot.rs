@@ -218,7 +218,6 @@ impl Job {
         self.interval = Duration::from_millis(from.interval_ms).min(headers::UPDATE_INTERVAL_CAP);
         self.deadline = from.deadline.min(self.deadline);
         self.last_contact = from.last_contact.min(now);
-        self.put_contact = self.last_contact;
         self.flush_at = at_most(from.flush_at, self.interval);
         self.nothing_but = from.nothing_but.map(|(kind, since)| (kind, since.min(now)));
         if let Some(intent) = from.on_the_wire {

@@ -4,8 +4,6 @@
 //! cargo run --release -p gitlab-runner-api-testkit --example adversary -- 2000000
 //! ```
 
-#![expect(clippy::disallowed_methods, reason = "a program has arguments")]
-
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 

@@ -255,7 +255,9 @@ fn bytes_that_were_not_supplied_are_asked_for_again_later() {
         while !job.events.iter().any(|event| matches!(event, JobEvent::TraceNeeded(_))) {
             match job.poll() {
                 Rest::Sent(_) => job.answer(200, &[], ""),
-                Rest::Waits(Some(until)) if !job.events.iter().any(|event| matches!(event, JobEvent::TraceNeeded(_))) => {
+                Rest::Waits(Some(until))
+                    if !job.events.iter().any(|event| matches!(event, JobEvent::TraceNeeded(_))) =>
+                {
                     job.now = until;
                 }
                 _ => {}
@@ -264,7 +266,11 @@ fn bytes_that_were_not_supplied_are_asked_for_again_later() {
         job.events.clear();
         assert!(last.is_none_or(|last| job.now >= last.saturating_add(3 * SECOND)), "{last:?} {:?}", job.now);
         last = Some(job.now);
-        assert_eq!(job.machine.supply_trace(2, bytes::Bytes::new()), Ok(()), "nothing supplied is no answer, and no mistake");
+        assert_eq!(
+            job.machine.supply_trace(2, bytes::Bytes::new()),
+            Ok(()),
+            "nothing supplied is no answer, and no mistake"
+        );
     }
     job.machine.supply_trace(2, bytes::Bytes::from_static(b"cdef")).unwrap();
     assert_eq!(job.call_or_pending(), "patch 2+4");

@@ -179,12 +179,12 @@ impl JobMonitor {
         }
     }
 
-    /// The job was resumed from a snapshot that speaks of `log_size` bytes of log: what was written after it is no more, nor is what
+    /// The job was resumed from a snapshot of when so many bytes were written: what was written after it is no more, nor is what
     /// was in flight, and any report may have been sent. `at_once`: the snapshot is of this very moment. An older one cannot know
     /// of the calls since, so that L13 begins anew.
-    pub fn resumed(&mut self, log_size: u64, at_once: bool, now: Timestamp) {
+    pub fn resumed(&mut self, written: u64, at_once: bool, now: Timestamp) {
         self.highest_sent = self.highest_sent.max(self.written.len() as u64);
-        self.written.truncate(usize::try_from(log_size).unwrap_or(usize::MAX));
+        self.written.truncate(usize::try_from(written).unwrap_or(usize::MAX));
         if self.open.take().is_some() {
             self.put_failed_at = Some(now);
         }

@@ -168,7 +168,8 @@ impl World {
         });
         match resumed {
             Ok(job) => {
-                actor.monitor.resumed(job.log_size(), !self.scenario.durable, self.now);
+                // What was written and is still held back comes out without being written again.
+                actor.monitor.resumed(job.taken(Stream::Runner), !self.scenario.durable, self.now);
                 actor.job = job;
             }
             Err(error) => return Err(self.violation_of(id, &format!("cannot be resumed: {error}"))),
