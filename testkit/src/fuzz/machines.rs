@@ -250,18 +250,19 @@ pub fn poller(data: &[u8]) {
             1..=3 => {
                 if let Some(ticket) = ticket.take() {
                     let response = answer(script);
-                    let unreadable = response.status() == 201 && Assignment::salvage(response.body().clone()).is_none();
-                    if poller.handle_response(ticket, response, now).is_ok() {
-                        lost += u32::from(unreadable);
-                    }
+                    let unknown = match response.status().as_u16() {
+                        201 => Assignment::salvage(response.body().clone()).is_none(),
+                        status => matches!(status, 408 | 500 | 502 | 504),
+                    };
+                    assert_eq!(poller.handle_response(ticket, response, now), Ok(()));
+                    lost += u32::from(unknown && !done);
                 }
             }
             4 => {
                 if let Some(ticket) = ticket.take() {
                     let failure = script.pick(&FAILURES);
-                    if poller.handle_failure(ticket, failure, now).is_ok() {
-                        lost += u32::from(failure.may_have_arrived());
-                    }
+                    assert_eq!(poller.handle_failure(ticket, failure, now), Ok(()));
+                    lost += u32::from(failure.may_have_arrived() && !done);
                 }
             }
             5 => now = now.saturating_add(Duration::from_secs(script.number() % 100_000)),
