@@ -1,0 +1,65 @@
+//! What GitLab's own tests assert about the runner API, run against the simulated GitLab.
+//!
+//! The vectors are the files `../gitlab-specs/*.jsonl`; `../gitlab-specs/README.md` explains their members.
+//! `../gitlab-specs/left-out.txt` lists the vectors that do not pass, with a reason for each. The test fails if a vector
+//! outside this list fails, and also if a vector in the list passes, so the list stays correct.
+
+mod expect;
+mod lab;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use lab::Lab;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gitlab-specs")
+}
+
+/// All vectors, in the order of their files.
+fn vectors() -> Vec<Value> {
+    let entries = fs::read_dir(folder()).expect("the vectors are there");
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
+    files.sort();
+    let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).expect("text")).collect();
+    texts.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// The vectors that are left out, by ID, with the reason.
+fn left_out() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(folder().join("left-out.txt")).expect("the list is there");
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let entry = |line: &str| {
+        let (id, reason) = line.split_once(": ").expect("an entry is `ID: reason`");
+        (id.to_owned(), reason.to_owned())
+    };
+    let entries: Vec<(String, String)> = lines.map(entry).collect();
+    let count = entries.len();
+    let list: BTreeMap<String, String> = entries.into_iter().collect();
+    assert_eq!(list.len(), count, "an ID is listed twice");
+    list
+}
+
+#[test]
+fn the_simulated_gitlab_does_what_gitlab_does() {
+    let mut left_out = left_out();
+    let vectors = vectors();
+    let mut passed = 0;
+    let mut wrong = Vec::new();
+    for vector in &vectors {
+        let id = vector["id"].as_str().expect("an ID");
+        match (Lab::new().run(vector), left_out.remove(id)) {
+            (Ok(()), None) => passed += 1,
+            (Err(_), Some(_)) => {}
+            (Ok(()), Some(_)) => wrong.push(format!("{id} passes, but left-out.txt lists it")),
+            (Err(why), None) => wrong.push(format!("{id} ({}): {why}", vector["ref"].as_str().unwrap_or_default())),
+        }
+    }
+    wrong.extend(left_out.keys().map(|id| format!("left-out.txt lists {id}, which no file contains")));
+    println!("{passed} of {} vectors pass", vectors.len());
+    assert!(wrong.is_empty(), "{} of {} vectors:\n{}", wrong.len(), vectors.len(), wrong.join("\n"));
+}
