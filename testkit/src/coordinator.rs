@@ -11,6 +11,7 @@ mod artifacts;
 mod jobs;
 mod limits;
 mod ownership;
+mod params;
 mod payload;
 mod queue;
 mod runners;
@@ -41,9 +42,10 @@ pub use self::stats::{Endpoint, Stats};
 
 use self::jobs::Expiry;
 use self::limits::{HostHeaders, Limits};
+use self::params::{FilePart, Params};
 use self::queue::Hold;
 use self::runners::Runner;
-use self::wire::{Params, Reply, Route};
+use self::wire::{Reply, Route};
 
 /// Names a held request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,8 +110,13 @@ struct Envelope {
 /// A request on its way to an endpoint.
 #[derive(Debug)]
 struct Inbound {
+    /// The parameters of query and body together.
     params: Params,
+    /// The parameters of the query alone.
+    query: Params,
     headers: http::HeaderMap,
+    /// The files of a multipart body.
+    files: Vec<FilePart>,
     body: Bytes,
 }
 
@@ -308,12 +315,12 @@ impl Coordinator {
             return Err(Reply::message(StatusCode::TOO_MANY_REQUESTS, message).header(RETRY_AFTER, 60.into()));
         }
         let query = parts.uri.query();
-        let params = match route {
-            // The body is the log, or a file, not parameters.
-            Route::PatchTrace(_) | Route::UploadArtifact(_) => Params::from_query(query),
+        let (params, files) = match route {
+            // The body is the log.
+            Route::PatchTrace(_) => (Params::from_query(query)?, Vec::new()),
             _ => Params::read(query, &parts.headers, &body)?,
         };
-        let inbound = Inbound { params, headers: parts.headers, body };
+        let inbound = Inbound { params, query: Params::from_query(query)?, headers: parts.headers, files, body };
         match route {
             Route::Register => self.register(now, &inbound),
             Route::Verify => self.verify(now, &inbound),

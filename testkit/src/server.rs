@@ -23,7 +23,10 @@ use crate::coordinator::{Answer, Coordinator, HoldId};
 use crate::front::Treatment;
 use crate::time_limit::TimeLimit;
 
-const BODY_LIMIT: usize = 64 << 20;
+/// The part of a body that is not the artifact itself, such as the fields and boundaries of a form.
+const BODY_OVERHEAD: u64 = 1 << 20;
+/// Bodies up to this size are always read, also if artifacts have a lower limit: logs have a limit of their own.
+const SMALLEST_BODY_LIMIT: u64 = 64 << 20;
 /// How long to pause when the operating system refuses a connection, for want of file descriptors for instance.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -228,7 +231,8 @@ async fn answer_held(shared: Arc<Shared>) {
 
 async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<Response<Full<Bytes>>> {
     let (parts, body) = request.into_parts();
-    let request = match read(body).await {
+    let limit = shared.state().coordinator.settings().artifact_size_limit.saturating_add(BODY_OVERHEAD);
+    let request = match read(body, limit.max(SMALLEST_BODY_LIMIT)).await {
         Ok(body) => Request::from_parts(parts, body),
         Err(status) => {
             let mut response = Response::new(Full::default());
@@ -291,14 +295,15 @@ async fn answer(request: Request<Bytes>, shared: &Shared) -> Response<Bytes> {
     })
 }
 
-async fn read(mut body: Incoming) -> Result<Bytes, StatusCode> {
+/// Reads a body of at most `limit` bytes.
+async fn read(mut body: Incoming, limit: u64) -> Result<Bytes, StatusCode> {
     let mut bytes = BytesMut::new();
     let mut fits = true;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| StatusCode::BAD_REQUEST)?;
         let Some(data) = frame.data_ref() else { continue };
         // The rest is read as well: a connection closed before that would take the answer with it.
-        fits &= bytes.len() + data.len() <= BODY_LIMIT;
+        fits &= (bytes.len() + data.len()) as u64 <= limit;
         if fits {
             bytes.extend_from_slice(data);
         }

@@ -1,7 +1,7 @@
 //! Making and unmaking runners and their tokens: by themselves, or in the name of a user.
 
 use http::StatusCode;
-use http::header::{HeaderName, IF_UNMODIFIED_SINCE};
+use http::header::{AUTHORIZATION, HeaderName, IF_UNMODIFIED_SINCE};
 use serde_json::{Value, json};
 
 use super::runners::attributes;
@@ -109,8 +109,13 @@ impl Coordinator {
     }
 
     fn authenticate_user(&self, inbound: &Inbound) -> Result<(), Reply> {
-        let header = inbound.headers.get(PRIVATE_TOKEN).and_then(|token| token.to_str().ok()).map(str::to_owned);
-        let given = header.or(inbound.params.text("private_token")?);
+        let header = |name| inbound.headers.get(name).and_then(|value| value.to_str().ok());
+        let bearer = header(AUTHORIZATION).and_then(|value: &str| value.split_once(' '));
+        let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
+        let given = match header(PRIVATE_TOKEN).or(bearer.map(str::trim)) {
+            Some(token) => Some(token.to_owned()),
+            None => inbound.params.text("private_token")?.or(inbound.params.text("access_token")?),
+        };
         match (&self.access_token, given) {
             (Some(known), Some(given)) if *known == given => Ok(()),
             _ => Err(Reply::message(StatusCode::UNAUTHORIZED, "401 Unauthorized")),

@@ -7,8 +7,9 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::jobs::JobRecord;
+use super::params::{self, Params};
 use super::settings::minutes;
-use super::wire::{Params, Reply};
+use super::wire::Reply;
 use super::{Coordinator, Inbound, tokens};
 
 /// A manager that does not name its system ID is filed under this one.
@@ -305,7 +306,7 @@ pub(super) fn system_id(params: &Params) -> Result<String, Reply> {
 pub(super) fn announced(params: &Params) -> Result<BTreeSet<String>, Reply> {
     let features = params.object("info")?.and_then(|info| info.get("features")).and_then(Value::as_object);
     let set = |features: &Map<String, Value>| {
-        features.iter().filter(|(_, on)| on.as_bool() == Some(true)).map(|(name, _)| name.clone()).collect()
+        features.iter().filter(|(_, on)| params::is_truthy(on)).map(|(name, _)| name.clone()).collect()
     };
     Ok(features.map(set).unwrap_or_default())
 }

@@ -8,9 +8,10 @@ use http::header::HeaderValue;
 
 use super::jobs::{FinalUpdate, JobRecord, Report};
 use super::limits::Limited;
+use super::params::{self, Params};
 use super::payload::FAILURE_REASONS;
 use super::settings::{Settings, minutes};
-use super::wire::{self, Params, Reply};
+use super::wire::{self, Reply};
 use super::{Coordinator, Inbound};
 
 /// The parameters of an update.
@@ -28,8 +29,8 @@ impl Update {
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let (mut checksum, mut bytesize) = (None, None);
         if let Some(output) = params.object("output")? {
-            checksum = given(wire::text(output, "checksum")?);
-            bytesize = wire::integer(output, "bytesize")?.and_then(|size| u64::try_from(size).ok());
+            checksum = given(params::text(output, "checksum")?);
+            bytesize = params::integer(output, "bytesize")?.and_then(|size| u64::try_from(size).ok());
         }
         Ok(Self {
             state: given(params.text("state")?),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::jobs::JobStatus;
 use super::stats::Endpoint;
@@ -190,134 +190,9 @@ fn with_id(text: &str, route: fn(u64) -> Route) -> Route {
     }
 }
 
-/// The parameters of a request: query, and a JSON object or a form in the body. The body wins.
-#[derive(Debug, Default)]
-pub(super) struct Params(Map<String, Value>);
-
-impl Params {
-    pub(super) fn read(query: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Result<Self, Reply> {
-        let mut params = Self::from_query(query);
-        match media_type(headers).as_str() {
-            "application/json" if !body.is_empty() => match serde_json::from_slice(body) {
-                Ok(Value::Object(members)) => params.0.extend(members),
-                Ok(_) => {}
-                Err(_) => {
-                    let reason = "message body does not match declared format";
-                    return Err(Reply::error(StatusCode::BAD_REQUEST, reason));
-                }
-            },
-            "application/x-www-form-urlencoded" => params.extend_from_form(body),
-            _ => {}
-        }
-        Ok(params)
-    }
-
-    pub(super) fn from_query(query: Option<&str>) -> Self {
-        let mut params = Self::default();
-        params.extend_from_form(query.unwrap_or_default().as_bytes());
-        params
-    }
-
-    fn extend_from_form(&mut self, form: &[u8]) {
-        for pair in form.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
-            let at = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
-            let value = pair.get(at + 1..).unwrap_or_default();
-            self.0.insert(unescape(&pair[..at]), Value::String(unescape(value)));
-        }
-    }
-
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
-    /// A parameter that must be given, though it may be empty.
-    pub(super) fn required(&self, name: &str) -> Result<String, Reply> {
-        if !self.has(name) {
-            return Err(Reply::error(StatusCode::BAD_REQUEST, format!("{name} is missing")));
-        }
-        Ok(self.text(name)?.unwrap_or_default())
-    }
-
-    pub(super) fn text(&self, name: &str) -> Result<Option<String>, Reply> {
-        text(&self.0, name)
-    }
-
-    pub(super) fn integer(&self, name: &str) -> Result<Option<i64>, Reply> {
-        integer(&self.0, name)
-    }
-
-    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Reply> {
-        match self.text(name)?.as_deref() {
-            None | Some("") => Ok(None),
-            Some("true" | "1" | "t" | "on") => Ok(Some(true)),
-            Some("false" | "0" | "f" | "off") => Ok(Some(false)),
-            Some(_) => Err(invalid(name)),
-        }
-    }
-
-    pub(super) fn object(&self, name: &str) -> Result<Option<&Map<String, Value>>, Reply> {
-        match self.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Object(members)) => Ok(Some(members)),
-            Some(_) => Err(invalid(name)),
-        }
-    }
-
-    /// A list of strings, or one string of comma-separated ones.
-    pub(super) fn list(&self, name: &str) -> Vec<String> {
-        let words =
-            |text: &str| text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect();
-        match self.0.get(name) {
-            Some(Value::String(text)) => words(text),
-            Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// A scalar as text: the framework converts numbers and booleans.
-pub(super) fn text(members: &Map<String, Value>, name: &str) -> Result<Option<String>, Reply> {
-    match members.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Array(_) | Value::Object(_)) => Err(invalid(name)),
-        Some(scalar) => Ok(Some(scalar.to_string())),
-    }
-}
-
-pub(super) fn integer(members: &Map<String, Value>, name: &str) -> Result<Option<i64>, Reply> {
-    match text(members, name)?.as_deref() {
-        None | Some("") => Ok(None),
-        Some(digits) => digits.parse().map(Some).map_err(|_| invalid(name)),
-    }
-}
-
-fn invalid(name: &str) -> Reply {
-    Reply::error(StatusCode::BAD_REQUEST, format!("{name} is invalid"))
-}
-
 pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-fn unescape(text: &[u8]) -> String {
-    let digit = |at: usize| text.get(at).and_then(|&byte| char::from(byte).to_digit(16));
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(&byte) = text.get(at) {
-        match (byte, digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push(u8::try_from(high * 16 + low).unwrap_or_default());
-                at += 3;
-                continue;
-            }
-            (b'+', ..) => bytes.push(b' '),
-            _ => bytes.push(byte),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The start of a `Content-Range` as Ruby's `to_i` reads it: the text before the first `-`, leading digits only.
@@ -362,20 +237,6 @@ mod tests {
         ] {
             assert_eq!(range_start(header.as_bytes()), start, "{header:?}");
         }
-    }
-
-    #[test]
-    fn parameters_come_from_query_json_and_form() {
-        let headers = |kind: &'static str| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
-        let json = Params::read(Some("a=1&b=x%2By+z&c"), &headers("application/json; charset=utf-8"), br#"{"a":2}"#);
-        let json = json.expect("well-formed");
-        assert_eq!(json.text("a").ok().flatten().as_deref(), Some("2"));
-        assert_eq!(json.text("b").ok().flatten().as_deref(), Some("x+y z"));
-        assert_eq!(json.text("c").ok().flatten().as_deref(), Some(""));
-        let form = Params::read(None, &headers("application/x-www-form-urlencoded"), b"token=t%zz%4").expect("a form");
-        assert_eq!(form.text("token").ok().flatten().as_deref(), Some("t%zz%4"));
-        assert!(Params::read(None, &headers("application/json"), b"{").is_err());
-        assert!(json.required("d").is_err());
     }
 
     #[test]

@@ -135,6 +135,7 @@ fn a_panic_in_a_test_does_not_take_the_server_down() {
 #[test]
 fn bodies_are_limited() {
     let server = start(Duration::from_secs(1));
+    server.with(|gitlab, _| gitlab.settings_mut().artifact_size_limit = 1);
     let mut client = Client::connect(&server);
     let head = format!("PUT /api/v4/jobs/1 HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 65 << 20);
     client.0.write_all(head.as_bytes()).expect("sent");
