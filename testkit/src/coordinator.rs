@@ -7,13 +7,17 @@
 //! It reads requests by itself. A mistake the crate under test makes when it writes them cannot be undone by the same
 //! mistake here.
 
+mod access;
 mod artifacts;
+mod calendar;
 mod jobs;
 mod limits;
 mod ownership;
 mod params;
 mod payload;
 mod queue;
+mod registration;
+mod reports;
 mod runners;
 mod settings;
 mod stats;
@@ -34,12 +38,14 @@ use gitlab_runner_api::Timestamp;
 use http::header::{DATE, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 
+pub use self::access::{Registration, Role, RunnerType};
 pub use self::artifacts::StoredArtifact;
 pub use self::jobs::{FinalUpdate, JobRecord, JobStatus};
 pub use self::payload::NewJob;
 pub use self::settings::{HostLimit, Maintenance, ReplayRule, Settings};
 pub use self::stats::{Endpoint, Stats};
 
+use self::access::User;
 use self::jobs::Expiry;
 use self::limits::{HostHeaders, Limits};
 use self::params::{FilePart, Params};
@@ -84,8 +90,8 @@ pub enum Answer {
 pub struct Coordinator {
     settings: Settings,
     clock: Timestamp,
-    registration_token: Option<String>,
-    access_token: Option<String>,
+    registrations: BTreeMap<String, Registration>,
+    users: BTreeMap<String, User>,
     runners: BTreeMap<u64, Runner>,
     next_runner: u64,
     jobs: BTreeMap<u64, JobRecord>,
@@ -128,8 +134,8 @@ impl Coordinator {
             next_job: settings.first_job_id,
             settings,
             clock: Timestamp::EPOCH,
-            registration_token: None,
-            access_token: None,
+            registrations: BTreeMap::new(),
+            users: BTreeMap::new(),
             runners: BTreeMap::new(),
             next_runner: 1,
             jobs: BTreeMap::new(),
@@ -250,8 +256,10 @@ impl Coordinator {
             }
         }
         let (limit_headers, admitted) = match &self.settings.host_limit {
-            Some(limit) => self.limits.check_host(now, limit),
-            None => (HostHeaders::default(), Ok(())),
+            Some(limit) if !limit.unauthenticated_only || !self.is_authenticated(now, &parts, &body) => {
+                self.limits.check_host(now, limit)
+            }
+            _ => (HostHeaders::default(), Ok(())),
         };
         let reply = admitted.and_then(|()| self.dispatch(now, route, parts, body)).unwrap_or_else(|refusal| refusal);
         Answer::Now(self.seal(now, envelope, limit_headers.add_to(reply)))
@@ -310,9 +318,14 @@ impl Coordinator {
         if let Route::Refused(refusal) = route {
             return Err(refusal);
         }
-        if self.settings.migration_backoff {
+        if self.settings.migration_backoff && !matches!(route, Route::ReadStorage(_)) {
             let message = "Executing database migrations. Please retry later.";
             return Err(Reply::message(StatusCode::TOO_MANY_REQUESTS, message).header(RETRY_AFTER, 60.into()));
+        }
+        if matches!(route, Route::UploadArtifact(_))
+            && let Some(reply) = self.redirect_upload(&parts)
+        {
+            return Ok(reply);
         }
         let query = parts.uri.query();
         let (params, files) = match route {
@@ -327,17 +340,33 @@ impl Coordinator {
             Route::RequestJob => self.request_job(now, &inbound),
             Route::UpdateJob(id) => self.update_job(now, id, &inbound),
             Route::PatchTrace(id) => self.patch_trace(now, id, &inbound),
-            Route::Unregister => self.unregister(&inbound),
-            Route::UnregisterManager => self.unregister_manager(&inbound),
-            Route::ResetToken => self.reset_token(&inbound),
-            Route::ResetTokenAsUser(id) => self.reset_token_as_user(id, &inbound),
-            Route::CreateRunner => self.create_runner(&inbound),
-            Route::DiscoverRouter => self.discover_router(&inbound),
+            Route::Unregister => self.unregister(now, &inbound),
+            Route::UnregisterManager => self.unregister_manager(now, &inbound),
+            Route::ResetToken => self.reset_token(now, &inbound),
+            Route::ResetTokenAsUser(id) => self.reset_token_as_user(now, id, &inbound),
+            Route::CreateRunner => self.create_runner(now, &inbound),
+            Route::DiscoverRouter => self.discover_router(now, &inbound),
             Route::RuntimeEnvironmentKey(id) => self.runtime_environment_key(now, id, &inbound),
             Route::UploadArtifact(id) => self.upload_artifact(now, id, &inbound),
             Route::DownloadArtifacts(id) => self.download_artifacts(now, id, &inbound),
+            Route::AuthorizeUpload(_) => self.authorize_upload(now, &inbound),
+            Route::ReadStorage(id) => self.read_storage(id, &inbound),
             Route::Refused(refusal) => Err(refusal),
         }
+    }
+
+    /// Whether a request has the valid token of a runner, of a job or of a user.
+    fn is_authenticated(&self, now: Timestamp, parts: &http::request::Parts, body: &Bytes) -> bool {
+        let read = Params::read(parts.uri.query(), &parts.headers, body);
+        let params = read.map(|(params, _)| params).unwrap_or_default();
+        let headers =
+            ["runner-token", "job-token"].map(|name| parts.headers.get(name).and_then(|value| value.to_str().ok()));
+        let parameters = ["token", "job_token"].map(|name| params.text(name).ok().flatten());
+        let mut tokens = headers.into_iter().flatten().chain(parameters.iter().flatten().map(String::as_str));
+        let known = |token: &str| {
+            self.authenticate_runner(now, token).is_ok() || self.jobs.values().any(|job| job.token == token)
+        };
+        tokens.any(known) || self.authenticate_user(&parts.headers, &params).is_ok()
     }
 
     fn seal(&mut self, now: Timestamp, envelope: Envelope, reply: Reply) -> Response<Bytes> {
@@ -354,6 +383,10 @@ impl Coordinator {
 
     /// Moves the clock, never back, and lets everything happen that is due.
     fn advance(&mut self, now: Timestamp) -> Timestamp {
+        if self.clock == Timestamp::EPOCH {
+            // Runners may be added before any time is known. They were made when time began.
+            self.runners.values_mut().for_each(|runner| runner.updated_at = runner.updated_at.max(now));
+        }
         self.clock = self.clock.max(now);
         while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= self.clock) {
             self.timers.pop_first();

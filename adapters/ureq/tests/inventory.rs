@@ -24,12 +24,12 @@ fn user(token: &str) -> PersonalAccessToken {
 
 #[test]
 fn a_user_creates_a_runner() {
-    let server = server(Settings::default().with(|s| s.token_expires_at = Some("2027-01-11T14:39:24.000Z".into())));
+    let server = server(Settings::default().with(|s| s.token_expires_at = Some("2099-01-11T14:39:24.000Z".into())));
     let gitlab = Instance::new(&server.url()).unwrap();
     let registration = || Registration::new().with_description("made").with_tags(["a", "b"]).with_locked(true);
     let runner = gitlab.create_runner(user(USER), RunnerType::Project(7), registration()).unwrap();
     assert!(runner.token().expose().starts_with("glrt-"));
-    assert_eq!(runner.token_expires_at(), Some("2027-01-11T14:39:24.000Z"));
+    assert_eq!(runner.token_expires_at(), Some("2099-01-11T14:39:24.000Z"));
     runner.check_auth().unwrap();
     server.with(|gitlab, _| {
         let kept = gitlab.runner_attributes(runner.id()).unwrap();
@@ -99,7 +99,7 @@ fn a_runner_has_all_its_properties() {
     let info = Registration::new().info().clone().with_name("ours").with_version("1").with_revision("abc");
     let info = info.with_platform("linux", "arm64").with_executor("slurm");
     let registration =
-        Registration::new().with_description("d").with_locked(true).with_maximum_timeout(60).with_tags(["a"]);
+        Registration::new().with_description("d").with_locked(true).with_maximum_timeout(600).with_tags(["a"]);
     let runner = Runner::register(&server.url(), REGISTRATION, registration.with_info(info)).unwrap();
     let (info, kept) = (runner.info(), runner.attributes());
     assert_eq!((info.name(), info.version(), info.revision()), ("ours", "1", Some("abc")));
@@ -108,7 +108,7 @@ fn a_runner_has_all_its_properties() {
         (kept.description.as_deref(), kept.locked, kept.paused, kept.run_untagged),
         (Some("d"), true, false, true)
     );
-    assert_eq!((kept.maximum_timeout, &kept.tag_list[..]), (Some(60), &["a".to_owned()][..]));
+    assert_eq!((kept.maximum_timeout, &kept.tag_list[..]), (Some(600), &["a".to_owned()][..]));
     assert_eq!((runner.id(), runner.url()), (2, server.url().as_str()));
     assert!(runner == runner && runner != Runner::register(&server.url(), CREATED, Registration::new()).unwrap());
     assert_eq!(runner.discover_router().unwrap().as_deref(), Some("wss://kas.example.test"));

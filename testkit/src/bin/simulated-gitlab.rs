@@ -30,7 +30,7 @@ A simulated GitLab, for testing runners in any language.
   --update-interval S       asks runners to send logs every S seconds; default 60, as while nobody watches
   --long-poll S             holds job requests so long
   --two-phase-commit S      only lends a job, until the runner says that it runs; one that is not accepted within S seconds
-                            is handed out again (GitLab: 120)
+                            fails with runner_provisioning_timeout, and is retried as a new job (GitLab: 120)
 
   --help, --version         print this text, or the version, on standard output
 

@@ -1,15 +1,20 @@
 //! `POST /jobs/:id/artifacts` and `GET /jobs/:id/artifacts`.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
 use http::StatusCode;
-use http::header::CONTENT_DISPOSITION;
+use http::header::{AUTHORIZATION, CONTENT_DISPOSITION, HOST, HeaderName, HeaderValue, LOCATION};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
 
 use super::jobs::JobRecord;
 use super::limits::Limited;
 use super::params::Params;
+use super::trace::Caller;
 use super::wire::{self, Reply};
-use super::{Coordinator, Inbound};
+use super::{Coordinator, Inbound, reports, tokens};
 
 /// The types of artifacts by the one format GitLab takes for each.
 const FORMATS: &[(&str, &[&str])] = &[
@@ -86,6 +91,19 @@ impl JobRecord {
     }
 }
 
+fn storage_path(job: u64, token: &str) -> String {
+    format!("/object-storage/{job}?signature={}", tokens::signature(token))
+}
+
+fn send_file(file: &StoredArtifact) -> Reply {
+    let name = file.file_name.replace(|c: char| c == '"' || c.is_control(), "_");
+    let encoded: String = form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20");
+    let disposition = format!("attachment; filename=\"{name}\"; filename*=UTF-8''{encoded}");
+    Reply::text(StatusCode::OK, "application/octet-stream", file.content.clone())
+        .header_text(CONTENT_DISPOSITION, &disposition)
+        .header(HeaderName::from_static("content-transfer-encoding"), HeaderValue::from_static("binary"))
+}
+
 /// Returns the token of a job, from one of these parameters or from the header.
 fn job_token(inbound: &Inbound, params: &Params, names: &[&str]) -> Result<String, Reply> {
     for name in names {
@@ -102,7 +120,14 @@ impl Coordinator {
     pub(super) fn authenticate_executing(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<(), Reply> {
         let token = job_token(inbound, &inbound.params, &["token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
-        self.authenticate_job(now, id, &token)
+        self.authenticate_job(now, id, &token, Caller::Environment)
+    }
+
+    /// Only the front proxy may ask whether an upload is welcome, and it signs its request.
+    pub(super) fn authorize_upload(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
+        let token = job_token(inbound, &inbound.params, &["token"])?;
+        self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
+        Err(Reply::forbidden())
     }
 
     pub(super) fn upload_artifact(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
@@ -111,10 +136,17 @@ impl Coordinator {
         let token = job_token(inbound, &inbound.query, &["token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
-        self.authenticate_job(now, id, &token)?;
+        if !self.settings.artifacts_enabled {
+            return Err(Reply::message(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed"));
+        }
+        self.authenticate_job(now, id, &token, Caller::Environment)?;
         let bad = |message: &str| Reply::message(StatusCode::BAD_REQUEST, message);
         let artifact_type = inbound.params.text("artifact_type")?.unwrap_or_else(|| "archive".to_owned());
         let artifact_format = inbound.params.text("artifact_format")?.unwrap_or_else(|| "zip".to_owned());
+        if !FORMATS.iter().any(|(format, _)| *format == artifact_format) {
+            let error = "artifact_format does not have a valid value";
+            return Err(Reply::error(StatusCode::BAD_REQUEST, error));
+        }
         let formats = FORMATS.iter().find(|(_, types)| types.contains(&artifact_type.as_str()));
         match formats {
             None => return Err(Reply::error(StatusCode::BAD_REQUEST, "artifact_type does not have a valid value")),
@@ -130,15 +162,31 @@ impl Coordinator {
             }
         };
         if content.len() as u64 > self.settings.artifact_size_limit {
-            return Err(Reply::message(StatusCode::PAYLOAD_TOO_LARGE, "413 Request Entity Too Large"));
+            let message = "file size has reached maximum size limit";
+            return Err(Reply::message(StatusCode::PAYLOAD_TOO_LARGE, message));
         }
+        if self.settings.object_storage_fails {
+            let message = "Object storage is not available";
+            return Err(Reply::message(StatusCode::SERVICE_UNAVAILABLE, message));
+        }
+        let dotenv = match artifact_type.as_str() {
+            "dotenv" => reports::dotenv(&content, &self.settings).map_err(|message| bad(&message))?,
+            "annotations" => {
+                reports::annotations(&content, &self.settings).map_err(|message| bad(&message))?;
+                BTreeMap::new()
+            }
+            _ => BTreeMap::new(),
+        };
         let expire_in = inbound.params.text("expire_in")?;
         let artifact = StoredArtifact { artifact_type, artifact_format, file_name, expire_in, content };
         let Some(job) = self.jobs.get_mut(&id) else { return Err(Reply::forbidden()) };
         match job.artifact(&artifact.artifact_type) {
             Some(stored) if stored.content == artifact.content => {}
             Some(_) => return Err(bad("another artifact of the same type already exists")),
-            None => job.artifacts.push(artifact),
+            None => {
+                job.artifacts.push(artifact);
+                job.dotenv.extend(dotenv);
+            }
         }
         Ok(Reply::number(StatusCode::CREATED))
     }
@@ -146,15 +194,47 @@ impl Coordinator {
     pub(super) fn download_artifacts(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
         let token = job_token(inbound, &inbound.params, &["job_token", "token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
-        if !self.jobs.values().any(|job| job.token == token && job.is_executing()) {
+        let settings = &self.settings;
+        let executes =
+            |job: &JobRecord| job.token == token && job.is_executing() && !job.is_token_expired(now, settings);
+        if !self.jobs.values().any(executes) {
             return Err(Reply::message(StatusCode::UNAUTHORIZED, "401 Unauthorized"));
         }
         let job = self.jobs.get(&id).ok_or_else(Reply::forbidden)?;
         let archive = job.artifact("archive");
         let archive = archive.ok_or_else(|| Reply::message(StatusCode::NOT_FOUND, "404 Not found"))?;
-        let name = archive.file_name.replace(|c: char| c == '"' || c.is_control(), "_");
-        Ok(Reply::text(StatusCode::OK, "application/octet-stream", archive.content.clone())
-            .header_text(CONTENT_DISPOSITION, &format!("attachment; filename=\"{name}\"")))
+        if let Some(storage) = &self.settings.object_storage
+            && inbound.params.flag("direct_download")? == Some(true)
+        {
+            let location = format!("{storage}{}", storage_path(id, &job.token));
+            return Ok(Reply::empty(StatusCode::FOUND).header_text(LOCATION, &location));
+        }
+        Ok(send_file(archive))
+    }
+
+    /// Answers a request to object storage, at an address that a download was sent to. The address is a secret in itself. A
+    /// token of GitLab must not be sent there, so that a request with one is refused.
+    pub(super) fn read_storage(&self, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
+        if [wire::JOB_TOKEN, AUTHORIZATION].iter().any(|name| inbound.headers.contains_key(name)) {
+            let text = "The request has a token of GitLab, which must not be sent to object storage.\n";
+            return Err(Reply::text(StatusCode::BAD_REQUEST, "text/plain", text));
+        }
+        let signature = inbound.query.text("signature")?.unwrap_or_default();
+        let job = self.jobs.get(&id).filter(|job| signature == tokens::signature(&job.token));
+        let archive = job.and_then(|job| job.artifact("archive"));
+        archive.map(send_file).ok_or_else(|| Reply::empty(StatusCode::FORBIDDEN))
+    }
+
+    /// The other address that an upload is to be sent to, unless the request came there already.
+    pub(super) fn redirect_upload(&self, parts: &Parts) -> Option<Reply> {
+        let target = self.settings.upload_redirect.as_deref()?;
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.or(parts.uri.authority().map(Authority::as_str)).unwrap_or_default();
+        if target.split_once("://").is_some_and(|(_, authority)| authority == host) {
+            return None;
+        }
+        let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+        Some(Reply::empty(StatusCode::TEMPORARY_REDIRECT).header_text(LOCATION, &format!("{target}{path}")))
     }
 }
 
@@ -162,7 +242,7 @@ impl Coordinator {
 mod tests {
     use http::Method;
 
-    use super::super::fixture::Lab;
+    use super::super::fixture::{Lab, header};
 
     const FORM: &[(&str, &str)] = &[("content-type", "multipart/form-data; boundary=xx")];
 
@@ -226,5 +306,60 @@ mod tests {
         assert_eq!(get(&mut lab, &path, &token).0, 401, "its job has ended");
         assert_eq!(get(&mut lab, "/jobs/7/artifacts", &other).0, 403);
         assert_eq!(lab.call(Method::POST, &path, &headers, &form("file", "PK")).status(), 403);
+    }
+
+    #[test]
+    fn uploads_are_refused_in_all_ways() {
+        for (change, status) in [
+            ((|settings| settings.artifacts_enabled = false) as fn(&mut crate::Settings), 405),
+            (|settings| settings.object_storage_fails = true, 503),
+        ] {
+            let mut lab = Lab::new(change);
+            let id = lab.running_job(&[]);
+            let token = lab.job(id).token().to_owned();
+            let headers = [FORM[0], ("job-token", token.as_str())];
+            let response = lab.call(Method::POST, &format!("/jobs/{id}/artifacts"), &headers, &form("file", "PK"));
+            assert_eq!((response.status().as_u16(), lab.job(id).artifacts().len()), (status, 0));
+        }
+    }
+
+    #[test]
+    fn uploads_are_sent_to_another_host() {
+        let mut lab = Lab::new(|settings| settings.upload_redirect = Some("https://near.test:8443".to_owned()));
+        let id = lab.running_job(&[]);
+        let token = lab.job(id).token().to_owned();
+        let path = format!("/jobs/{id}/artifacts?artifact_type=archive");
+        let headers = [FORM[0], ("job-token", token.as_str())];
+        let response = lab.call(Method::POST, &path, &headers, &form("file", "PK"));
+        let target = format!("https://near.test:8443/api/v4{path}");
+        assert_eq!((response.status().as_u16(), header(&response, "location")), (307, Some(target.as_str())));
+        let headers = [FORM[0], ("job-token", token.as_str()), ("host", "near.test:8443")];
+        assert_eq!(lab.call(Method::POST, &path, &headers, &form("file", "PK")).status(), 201);
+    }
+
+    #[test]
+    fn a_direct_download_comes_from_object_storage() {
+        let mut lab = Lab::new(|settings| settings.object_storage = Some("https://storage.test".to_owned()));
+        let id = lab.running_job(&[]);
+        let token = lab.job(id).token().to_owned();
+        let headers = [FORM[0], ("job-token", token.as_str())];
+        let path = format!("/jobs/{id}/artifacts");
+        assert_eq!(lab.call(Method::POST, &path, &headers, &form("file", "PK")).status(), 201);
+        let through = lab.call(Method::GET, &path, &headers[1..], b"");
+        assert_eq!((through.status().as_u16(), &through.body()[..]), (200, &b"PK"[..]));
+        let direct = lab.call(Method::GET, &format!("{path}?direct_download=true"), &headers[1..], b"");
+        assert_eq!(direct.status(), 302);
+        let location = header(&direct, "location").expect("an address").to_owned();
+        assert!(location.starts_with("https://storage.test/object-storage/") && !location.contains(&token));
+        let mut fetch = |address: &str, headers: &[(&str, &str)]| {
+            let mut request = http::Request::get(address);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            lab.gitlab.respond(lab.now, request.body(bytes::Bytes::new()).expect("a request")).status().as_u16()
+        };
+        assert_eq!(fetch(&location, &[]), 200);
+        assert_eq!(fetch(&location, &headers[1..]), 400, "the job token must stay with GitLab");
+        assert_eq!(fetch(&location[..location.len() - 1], &[]), 403);
     }
 }

@@ -97,6 +97,8 @@ pub struct JobRecord {
     pub(super) exit_code: Option<i64>,
     pub(super) trace: Vec<u8>,
     pub(super) artifacts: Vec<StoredArtifact>,
+    pub(super) dotenv: BTreeMap<String, String>,
+    pub(super) environment_key: Option<String>,
     pub(super) appended_at: Timestamp,
     pub(super) debug_trace: bool,
     pub(super) watched: bool,
@@ -132,6 +134,8 @@ impl JobRecord {
             exit_code: None,
             trace: Vec::new(),
             artifacts: Vec::new(),
+            dotenv: BTreeMap::new(),
+            environment_key: None,
             appended_at: now,
             debug_trace: false,
             watched: false,
@@ -284,6 +288,18 @@ impl JobRecord {
         self.accept_by.is_some()
     }
 
+    /// The variables in the dotenv file that the job left.
+    #[must_use]
+    pub fn dotenv(&self) -> &BTreeMap<String, String> {
+        &self.dotenv
+    }
+
+    /// The key of the suspended environment that the final update reported.
+    #[must_use]
+    pub fn environment_key(&self) -> Option<&str> {
+        self.environment_key.as_deref()
+    }
+
     /// The job this one is the server's own retry of.
     #[must_use]
     pub fn retry_of(&self) -> Option<u64> {
@@ -294,8 +310,30 @@ impl JobRecord {
         matches!(self.status, JobStatus::Running | JobStatus::Canceling) || self.is_waiting()
     }
 
+    /// Whether the job ended so long ago that its token is gone.
+    pub(super) fn is_token_removed(&self, now: Timestamp, settings: &Settings) -> bool {
+        let ended_at = self.history.last().filter(|(_, status)| status.is_final()).map(|(at, _)| *at);
+        ended_at.zip(settings.job_token_removed_after).is_some_and(|(at, delay)| at.saturating_add(delay) <= now)
+    }
+
     pub(super) fn timeout(&self) -> Duration {
         Duration::from_secs(self.payload["runner_info"]["timeout"].as_u64().unwrap_or(3600))
+    }
+
+    /// The runner has a limit of its own: the payload names the smaller one.
+    pub(super) fn limit_timeout(&mut self, longest: Option<Duration>) {
+        let Some(longest) = longest.map(|longest| longest.as_secs()).filter(|_| self.payload.is_object()) else {
+            return;
+        };
+        let lower = |timeout: &mut Value| {
+            if timeout.as_u64().is_some_and(|seconds| seconds > longest) {
+                *timeout = longest.into();
+            }
+        };
+        self.payload.pointer_mut("/runner_info/timeout").map(lower);
+        for step in self.payload.get_mut("steps").and_then(Value::as_array_mut).into_iter().flatten() {
+            step.get_mut("timeout").map(lower);
+        }
     }
 
     pub(super) fn count(&mut self, endpoint: Endpoint) {
@@ -361,6 +399,10 @@ impl JobRecord {
     pub(super) fn token_expires_at(&self, settings: &Settings) -> Option<Timestamp> {
         let issued = self.handed_out_at?;
         Some(issued.saturating_add(self.timeout().saturating_add(settings.job_token_grace?)))
+    }
+
+    pub(super) fn is_token_expired(&self, now: Timestamp, settings: &Settings) -> bool {
+        self.token_expires_at(settings).is_some_and(|at| at <= now)
     }
 
     /// When the server will end this job if nothing happens, and how.

@@ -1,91 +1,110 @@
 //! Making and unmaking runners and their tokens: by themselves, or in the name of a user.
 
 use http::StatusCode;
-use http::header::{AUTHORIZATION, HeaderName, IF_UNMODIFIED_SINCE};
+use http::header::{HeaderName, IF_UNMODIFIED_SINCE};
 use serde_json::{Value, json};
 
-use super::runners::attributes;
+use super::access::RunnerType;
+use super::registration::{attributes, errors, sentence};
 use super::wire::Reply;
-use super::{Coordinator, Inbound, Timestamp, tokens};
+use super::{Coordinator, Inbound, Timestamp, calendar, tokens};
 
-const PRIVATE_TOKEN: HeaderName = HeaderName::from_static("private-token");
 const RUNNER_TOKEN: HeaderName = HeaderName::from_static("runner-token");
 
 impl Coordinator {
-    /// Sets the personal access token with which a user may create runners and reset their tokens. Without one, none may.
-    pub fn set_access_token(&mut self, token: &str) {
-        self.access_token = Some(token.to_owned());
-    }
-
-    pub(super) fn unregister(&mut self, inbound: &Inbound) -> Result<Reply, Reply> {
+    pub(super) fn unregister(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let token = inbound.params.required("token")?;
-        let runner = self.authenticate_runner(&token)?;
-        unmodified(inbound)?;
+        let runner = self.authenticate_runner(now, &token)?;
+        unmodified(inbound, self.runners.get(&runner).map_or(now, |runner| runner.updated_at))?;
         self.remove_runner(runner);
         Ok(Reply::empty(StatusCode::NO_CONTENT))
     }
 
-    pub(super) fn unregister_manager(&mut self, inbound: &Inbound) -> Result<Reply, Reply> {
+    pub(super) fn unregister_manager(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let token = inbound.params.required("token")?;
         let system_id = inbound.params.required("system_id")?;
-        let runner = self.authenticate_runner(&token)?;
-        unmodified(inbound)?;
-        match self.runners.get_mut(&runner).and_then(|runner| runner.managers.remove(&system_id)) {
-            Some(_) => Ok(Reply::empty(StatusCode::NO_CONTENT)),
-            None => Err(Reply::message(StatusCode::NOT_FOUND, "404 Runner manager not found Not Found")),
-        }
+        let runner = self.authenticate_runner(now, &token)?;
+        let managers = self.runners.get_mut(&runner).map(|runner| &mut runner.managers);
+        let Some((managers, known)) = managers.and_then(|all| all.get(&system_id).cloned().map(|known| (all, known)))
+        else {
+            return Err(Reply::message(StatusCode::NOT_FOUND, "404 Runner manager not found Not Found"));
+        };
+        unmodified(inbound, known.made_at)?;
+        managers.remove(&system_id);
+        Ok(Reply::empty(StatusCode::NO_CONTENT))
     }
 
-    pub(super) fn reset_token(&mut self, inbound: &Inbound) -> Result<Reply, Reply> {
+    pub(super) fn reset_token(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let token = inbound.params.required("token")?;
-        let runner = self.authenticate_runner(&token)?;
-        self.new_token(runner)
+        let runner = self.authenticate_runner(now, &token)?;
+        self.new_token(now, runner)
     }
 
-    pub(super) fn reset_token_as_user(&mut self, runner: u64, inbound: &Inbound) -> Result<Reply, Reply> {
-        self.authenticate_user(inbound)?;
-        self.new_token(runner)
+    pub(super) fn reset_token_as_user(
+        &mut self,
+        now: Timestamp,
+        runner: u64,
+        inbound: &Inbound,
+    ) -> Result<Reply, Reply> {
+        let user = self.authenticate_user(&inbound.headers, &inbound.params)?;
+        user.check_scope("manage_runner")?;
+        if let Some(known) = self.runners.get(&runner) {
+            user.check_role(known.kind())?;
+        }
+        self.new_token(now, runner)
     }
 
-    fn new_token(&mut self, id: u64) -> Result<Reply, Reply> {
+    fn new_token(&mut self, now: Timestamp, id: u64) -> Result<Reply, Reply> {
         let Some(runner) = self.runners.get_mut(&id) else {
             return Err(Reply::message(StatusCode::NOT_FOUND, "404 Not found"));
         };
         runner.resets += 1;
+        runner.updated_at = now;
+        runner.token_expires_at = None;
         let fresh = tokens::created_token(id, runner.resets);
         runner.token = if runner.token.starts_with("glrt-") { format!("glrt-{fresh}") } else { fresh };
         let token = runner.token.clone();
-        Ok(Reply::json(StatusCode::CREATED, &self.credentials(None, &token)))
+        let told = json!({ "token": token, "token_expires_at": self.token_expiry(id) });
+        Ok(Reply::json(StatusCode::CREATED, &told))
     }
 
-    pub(super) fn create_runner(&mut self, inbound: &Inbound) -> Result<Reply, Reply> {
-        self.authenticate_user(inbound)?;
+    pub(super) fn create_runner(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let params = &inbound.params;
-        let kind = params.required("runner_type")?;
-        let needed = match kind.as_str() {
-            "instance_type" => None,
-            "group_type" => Some("group_id"),
-            "project_type" => Some("project_id"),
-            _ => return Err(Reply::error(StatusCode::BAD_REQUEST, "runner_type does not have a valid value")),
+        let user = self.authenticate_user(&inbound.headers, &inbound.params)?;
+        user.check_scope("create_runner")?;
+        let wrong = |error: &str| Reply::error(StatusCode::BAD_REQUEST, error);
+        let named = params.text("runner_type")?;
+        let missing = "runner_type is missing, runner_type does not have a valid value";
+        let named = named.ok_or_else(|| wrong(missing))?;
+        let kind = RunnerType::named(&named).ok_or_else(|| wrong("runner_type does not have a valid value"))?;
+        let needed = match kind {
+            RunnerType::Instance => None,
+            RunnerType::Group => Some("group_id"),
+            RunnerType::Project => Some("project_id"),
         };
         if let Some(name) = needed
             && params.integer(name)?.is_none()
         {
-            return Err(Reply::error(StatusCode::BAD_REQUEST, format!("{name} is missing")));
+            return Err(wrong(&format!("{name} is missing")));
         }
         let mut given = attributes(params)?;
+        user.check_role(kind)?;
         if !self.settings.creation_allowed {
             return Err(Reply::message(StatusCode::FORBIDDEN, "403 Forbidden - Insufficient permissions"));
         }
-        given.insert("runner_type".to_owned(), kind.into());
+        // Here the message is a text, while a registration tells the errors by attribute.
+        if let Some(errors) = errors(&given) {
+            return Err(Reply::message(StatusCode::BAD_REQUEST, sentence(&errors)));
+        }
+        given.insert("runner_type".to_owned(), kind.as_str().into());
         let token = format!("glrt-{}", tokens::created_token(self.next_runner, 0));
-        let id = self.add_with(&token, given)?;
-        Ok(Reply::json(StatusCode::CREATED, &self.credentials(Some(id), &token)))
+        let id = self.add_with(now, &token, given);
+        Ok(Reply::json(StatusCode::CREATED, &self.credentials(id, &token)))
     }
 
-    pub(super) fn discover_router(&self, inbound: &Inbound) -> Result<Reply, Reply> {
+    pub(super) fn discover_router(&self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let token = inbound.headers.get(RUNNER_TOKEN).and_then(|token| token.to_str().ok()).unwrap_or_default();
-        self.authenticate_runner(token)?;
+        self.authenticate_runner(now, token)?;
         match &self.settings.router_url {
             Some(url) => Ok(Reply::json(StatusCode::OK, &json!({ "server_url": url }))),
             None => {
@@ -108,34 +127,22 @@ impl Coordinator {
         }
     }
 
-    fn authenticate_user(&self, inbound: &Inbound) -> Result<(), Reply> {
-        let header = |name| inbound.headers.get(name).and_then(|value| value.to_str().ok());
-        let bearer = header(AUTHORIZATION).and_then(|value: &str| value.split_once(' '));
-        let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
-        let given = match header(PRIVATE_TOKEN).or(bearer.map(str::trim)) {
-            Some(token) => Some(token.to_owned()),
-            None => inbound.params.text("private_token")?.or(inbound.params.text("access_token")?),
-        };
-        match (&self.access_token, given) {
-            (Some(known), Some(given)) if *known == given => Ok(()),
-            _ => Err(Reply::message(StatusCode::UNAUTHORIZED, "401 Unauthorized")),
-        }
-    }
-
     /// A runner's token as the API tells it, with the runner's number where that is told.
-    pub(super) fn credentials(&self, id: Option<u64>, token: &str) -> Value {
-        let mut told = json!({ "token": token, "token_expires_at": self.settings.token_expires_at });
-        if let Some(id) = id {
-            told["id"] = id.into();
-        }
-        told
+    pub(super) fn credentials(&self, id: u64, token: &str) -> Value {
+        json!({ "id": id, "token": token, "token_expires_at": self.token_expiry(id) })
     }
 }
 
-/// Nothing here keeps the time of a runner's last change: it is taken to be later than any that is named.
-fn unmodified(inbound: &Inbound) -> Result<(), Reply> {
-    match inbound.headers.contains_key(IF_UNMODIFIED_SINCE) {
-        true => Err(Reply::message(StatusCode::PRECONDITION_FAILED, "412 Precondition Failed")),
-        false => Ok(()),
+/// Refuses if something was modified after the time that the request names. A time that cannot be read is ignored, as
+/// GitLab does.
+fn unmodified(inbound: &Inbound, modified_at: Timestamp) -> Result<(), Reply> {
+    let named = inbound.headers.get(IF_UNMODIFIED_SINCE).and_then(|value| value.to_str().ok());
+    let named =
+        named.and_then(|text| httpdate::parse_http_date(text).ok().map(Timestamp::from).or(calendar::parse(text)));
+    match named {
+        Some(named) if modified_at > named => {
+            Err(Reply::message(StatusCode::PRECONDITION_FAILED, "412 Precondition Failed"))
+        }
+        _ => Ok(()),
     }
 }

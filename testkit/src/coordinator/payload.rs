@@ -85,6 +85,7 @@ pub struct NewJob {
     verbatim: Option<Value>,
     requires: BTreeSet<String>,
     runner: Option<u64>,
+    tags: BTreeSet<String>,
 }
 
 impl Default for NewJob {
@@ -107,6 +108,7 @@ impl NewJob {
             verbatim: None,
             requires: BTreeSet::new(),
             runner: None,
+            tags: BTreeSet::new(),
         }
     }
 
@@ -182,6 +184,18 @@ impl NewJob {
     pub fn with_runner(mut self, runner: u64) -> Self {
         self.runner = Some(runner);
         self
+    }
+
+    /// Only runners with this tag get the job. If there are several, a runner needs all of them. A job without tags goes to
+    /// runners that take untagged jobs.
+    #[must_use]
+    pub fn with_tag(mut self, tag: &str) -> Self {
+        self.tags.insert(tag.to_owned());
+        self
+    }
+
+    pub(super) fn tags(&self) -> &BTreeSet<String> {
+        &self.tags
     }
 
     pub(super) fn name(&self) -> &str {

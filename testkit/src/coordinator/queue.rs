@@ -1,17 +1,21 @@
 //! `POST /jobs/request`, and the front proxy that holds it.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
 use http::header::HeaderMap;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
+use super::access::RunnerType;
 use super::jobs::JobRecord;
 use super::limits::Limited;
 use super::payload::NewJob;
+use super::runners::Runner;
 use super::stats::Endpoint;
 use super::wire::{self, Reply};
-use super::{Coordinator, Envelope, HoldId, Inbound, runners, tokens};
+use super::{Coordinator, Envelope, HoldId, Inbound, params, runners, tokens};
 
 /// The front proxy reads no more of a job request.
 const POLL_BODY_LIMIT: usize = 32 << 10;
@@ -88,11 +92,17 @@ impl Coordinator {
         let token = inbound.params.required("token")?;
         let last_update = inbound.params.text("last_update")?;
         let system_id = runners::system_id(&inbound.params)?;
-        let features = runners::announced(&inbound.params)?;
+        let announced = runners::announced(&inbound.params)?;
+        let features = announced.features.clone();
         self.limits.check(now, Limited::JobRequest, &token, self.settings.job_request_limit)?;
-        let runner = self.authenticate_runner(&token)?;
-        self.contact(now, runner, &system_id, features.clone());
+        let runner = self.authenticate_runner(now, &token)?;
+        if self.is_orphaned(runner) {
+            return Err(Reply::message(StatusCode::FORBIDDEN, "403 Forbidden - Runner is orphaned"));
+        }
+        self.contact(now, runner, &system_id, announced);
 
+        let session =
+            inbound.params.object("session")?.map(|session| params::text(session, "url")).transpose()?.flatten();
         let current = self.ensure_queue_value(now, runner);
         let nothing = || Reply::empty(StatusCode::NO_CONTENT).header_text(wire::LAST_UPDATE, &current);
         if self.is_paused(runner) || last_update.as_ref() == Some(&current) {
@@ -104,17 +114,27 @@ impl Coordinator {
         }
 
         for _ in 0..MAX_CANDIDATES {
-            let fits = |job: &JobRecord| job.template.runner().is_none_or(|only| only == runner);
+            let fits = |job: &JobRecord| self.may_take(runner, job);
             let candidate = self.pending.iter().find(|&id| self.jobs.get(id).is_some_and(fits)).copied();
             let Some(id) = candidate else { return Ok(nothing()) };
+            if session.as_deref().is_some_and(is_local) && !self.settings.local_sessions_allowed {
+                return Err(Reply::message(StatusCode::CONFLICT, "409 Conflict"));
+            }
             self.pending.remove(&id);
+            if let Some(left) = self.settings.gitaly_failures.checked_sub(1) {
+                self.settings.gitaly_failures = left;
+                self.change(id, |job| job.fail(now, "scheduler_failure", None));
+                continue;
+            }
             let two_phase = self.settings.two_phase_commit && features.contains("two_phase_job_commit");
             let patience = self.settings.acceptance_patience;
+            let longest = self.runners.get(&runner).and_then(Runner::maximum_timeout);
             let handed_out = self.change(id, |job| {
                 if !job.features.is_subset(&features) {
                     job.fail(now, "runner_unsupported", None);
                     return None;
                 }
+                job.limit_timeout(longest);
                 job.runner = Some(runner);
                 job.system_id = Some(system_id.clone());
                 job.handed_out_at = Some(now);
@@ -131,6 +151,36 @@ impl Coordinator {
             }
         }
         Err(Reply::message(StatusCode::CONFLICT, "409 Conflict"))
+    }
+}
+
+impl Coordinator {
+    /// Whether a runner may have a job: by its type, its tags and its access level, and if the job is for it.
+    fn may_take(&self, runner: u64, job: &JobRecord) -> bool {
+        let Some(known) = self.runners.get(&runner) else { return false };
+        let is_protected = job.payload["git_info"]["protected"].as_bool() == Some(true);
+        job.template.runner().is_none_or(|only| only == runner)
+            && (self.settings.instance_runners_enabled || known.kind() != RunnerType::Instance)
+            && known.takes(job.template.tags(), is_protected)
+    }
+}
+
+/// Whether an address is one that GitLab does not connect to unless its administrator allows local addresses. Names other
+/// than `localhost` are not resolved.
+fn is_local(url: &str) -> bool {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    match host.parse() {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified(),
+        Ok(IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local()
+        }
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
     }
 }
 

@@ -1,16 +1,18 @@
 //! Runners, runner managers, and how they become known.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use gitlab_runner_api::Timestamp;
 use http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::access::RunnerType;
 use super::jobs::JobRecord;
 use super::params::{self, Params};
 use super::settings::minutes;
 use super::wire::Reply;
-use super::{Coordinator, Inbound, tokens};
+use super::{Coordinator, Inbound, calendar, tokens};
 
 /// A manager that does not name its system ID is filed under this one.
 const LEGACY_SYSTEM_ID: &str = "<legacy>";
@@ -22,6 +24,14 @@ pub(super) struct Runner {
     pub(super) resets: u64,
     pub(super) attributes: Map<String, Value>,
     pub(super) managers: BTreeMap<String, Manager>,
+    /// When its attributes or its token last changed.
+    pub(super) updated_at: Timestamp,
+    /// When its token stops working, in place of what the settings say.
+    pub(super) token_expires_at: Option<String>,
+    /// The registration token that it registered itself with.
+    pub(super) registered_with: Option<String>,
+    /// Its group or its project was deleted.
+    orphaned: bool,
     generation: u64,
     queue: Option<QueueValue>,
 }
@@ -36,6 +46,8 @@ struct QueueValue {
 #[derive(Clone, Debug)]
 pub(super) struct Manager {
     features: BTreeSet<String>,
+    info: Map<String, Value>,
+    pub(super) made_at: Timestamp,
     stored_at: Timestamp,
     contacted_at: Timestamp,
 }
@@ -54,16 +66,15 @@ impl Coordinator {
             resets: 0,
             attributes: Map::new(),
             managers: BTreeMap::new(),
+            updated_at: self.clock,
+            token_expires_at: None,
+            registered_with: None,
+            orphaned: false,
             generation: 0,
             queue: None,
         };
         self.runners.insert(id, runner);
         id
-    }
-
-    /// Sets the token with which runners may register themselves. Without one, none may.
-    pub fn set_registration_token(&mut self, token: &str) {
-        self.registration_token = Some(token.to_owned());
     }
 
     /// Pauses a runner: it gets no jobs.
@@ -79,6 +90,31 @@ impl Coordinator {
     /// Deletes a runner with its managers. Its token becomes unknown; its jobs go on.
     pub fn remove_runner(&mut self, runner: u64) {
         self.runners.remove(&runner);
+    }
+
+    /// The token of a runner stops working at this time, whatever [`Settings::token_expires_at`] says. A reset makes a token
+    /// that the settings apply to again.
+    ///
+    /// [`Settings::token_expires_at`]: crate::Settings::token_expires_at
+    pub fn expire_runner_token(&mut self, runner: u64, at: Timestamp) {
+        if let Some(runner) = self.runners.get_mut(&runner) {
+            runner.token_expires_at = Some(calendar::format(at));
+        }
+    }
+
+    /// The group or the project of a runner is deleted. Its job requests are answered with 403. Runners of the instance
+    /// belong to neither and stay as they are.
+    pub fn orphan_runner(&mut self, runner: u64) {
+        if let Some(runner) = self.runners.get_mut(&runner) {
+            runner.orphaned = true;
+        }
+    }
+
+    /// Changes what a runner belongs to. A runner belongs to the instance unless it was made otherwise.
+    pub fn set_runner_type(&mut self, runner: u64, runner_type: RunnerType) {
+        if let Some(runner) = self.runners.get_mut(&runner) {
+            runner.attributes.insert("runner_type".to_owned(), runner_type.as_str().into());
+        }
     }
 
     /// The numbers of all runners.
@@ -109,6 +145,12 @@ impl Coordinator {
         Some(&self.runners.get(&runner)?.managers.get(system_id)?.features)
     }
 
+    /// What a runner manager said of itself: `name`, `version`, `revision`, `platform`, `architecture`, `executor`.
+    #[must_use]
+    pub fn manager_info(&self, runner: u64, system_id: &str) -> Option<&Map<String, Value>> {
+        Some(&self.runners.get(&runner)?.managers.get(system_id)?.info)
+    }
+
     /// When a runner manager was last heard of.
     #[must_use]
     pub fn manager_contacted_at(&self, runner: u64, system_id: &str) -> Option<Timestamp> {
@@ -119,53 +161,22 @@ impl Coordinator {
         let now = self.clock;
         if let Some(runner) = self.runners.get_mut(&id) {
             runner.paused = paused;
+            runner.updated_at = now;
+            runner.attributes.insert("paused".to_owned(), paused.into());
             runner.tick(id, now);
         }
-    }
-
-    pub(super) fn register(&mut self, _now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
-        let params = &inbound.params;
-        let token = params.required("token")?;
-        let attributes = attributes(params)?;
-        if !self.settings.registration_allowed {
-            return Err(Reply::message(StatusCode::GONE, "410 Gone - runner registration disallowed"));
-        }
-        if self.registration_token.as_deref() != Some(&token) {
-            return Err(Reply::message(StatusCode::FORBIDDEN, "403 Forbidden - invalid token supplied"));
-        }
-        let token = tokens::runner_token(self.next_runner);
-        let id = self.add_with(&token, attributes)?;
-        Ok(Reply::json(StatusCode::CREATED, &self.credentials(Some(id), &token)))
-    }
-
-    /// A runner with these attributes, unless they contradict each other.
-    pub(super) fn add_with(&mut self, token: &str, attributes: Map<String, Value>) -> Result<u64, Reply> {
-        let untagged = attributes.get("run_untagged").and_then(Value::as_bool);
-        let tagged = attributes.get("tag_list").and_then(Value::as_array).is_some_and(|tags| !tags.is_empty());
-        if untagged == Some(false) && !tagged {
-            let reason = "can not be empty when runner is not allowed to pick untagged jobs";
-            return Err(Reply::message(StatusCode::BAD_REQUEST, json!({ "tags_list": [reason] })));
-        }
-        let id = self.add_runner(token);
-        if attributes.get("paused") == Some(&Value::Bool(true)) {
-            self.pause_runner(id);
-        }
-        if let Some(runner) = self.runners.get_mut(&id) {
-            runner.attributes = attributes;
-        }
-        Ok(id)
     }
 
     pub(super) fn verify(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let token = inbound.params.required("token")?;
         let system_id = system_id(&inbound.params)?;
-        let features = announced(&inbound.params)?;
-        let runner = self.authenticate_runner(&token)?;
-        self.contact(now, runner, &system_id, features);
+        let announced = announced(&inbound.params)?;
+        let runner = self.authenticate_runner(now, &token)?;
+        self.contact(now, runner, &system_id, announced);
         Ok(if self.settings.verify_plain_text {
             Reply::number(StatusCode::OK)
         } else {
-            Reply::json(StatusCode::OK, &self.credentials(Some(runner), &token))
+            Reply::json(StatusCode::OK, &self.credentials(runner, &token))
         })
     }
 
@@ -173,24 +184,35 @@ impl Coordinator {
         self.runners.iter().find(|(_, runner)| runner.token == token).map(|(id, _)| *id)
     }
 
-    pub(super) fn authenticate_runner(&self, token: &str) -> Result<u64, Reply> {
-        self.runner_with(token).ok_or_else(Reply::forbidden)
+    /// Returns the runner with this token, unless the token has expired.
+    pub(super) fn authenticate_runner(&self, now: Timestamp, token: &str) -> Result<u64, Reply> {
+        let runner = self.runner_with(token).ok_or_else(Reply::forbidden)?;
+        let expiry = self.token_expiry(runner).and_then(calendar::parse);
+        if expiry.is_some_and(|at| at <= now) { Err(Reply::forbidden()) } else { Ok(runner) }
+    }
+
+    /// When the token of a runner stops working, as the API tells it.
+    pub(super) fn token_expiry(&self, runner: u64) -> Option<&str> {
+        let own = self.runners.get(&runner).and_then(|runner| runner.token_expires_at.as_deref());
+        own.or(self.settings.token_expires_at.as_deref())
     }
 
     /// A manager showed up. What it announces is only stored at first, and when what is stored is old.
-    pub(super) fn contact(&mut self, now: Timestamp, runner: u64, system_id: &str, features: BTreeSet<String>) {
+    pub(super) fn contact(&mut self, now: Timestamp, runner: u64, system_id: &str, announced: Announced) {
         let refresh = self.settings.feature_refresh;
         let Some(runner) = self.runners.get_mut(&runner) else { return };
+        let Announced { features, info } = announced;
         match runner.managers.get_mut(system_id) {
             Some(manager) => {
                 manager.contacted_at = now;
                 if now.saturating_since(manager.stored_at) >= refresh {
                     manager.stored_at = now;
                     manager.features = features;
+                    manager.info = info;
                 }
             }
             None => {
-                let manager = Manager { features, stored_at: now, contacted_at: now };
+                let manager = Manager { features, info, made_at: now, stored_at: now, contacted_at: now };
                 runner.managers.insert(system_id.to_owned(), manager);
             }
         }
@@ -217,6 +239,11 @@ impl Coordinator {
     pub(super) fn has_manager(&self, job: &JobRecord) -> bool {
         let found = job.runner.zip(job.system_id()).and_then(|(runner, id)| self.manager_features(runner, id));
         found.is_some()
+    }
+
+    /// Whether a job request is refused because the runner belongs to nothing any more.
+    pub(super) fn is_orphaned(&self, runner: u64) -> bool {
+        self.runners.get(&runner).is_some_and(|runner| runner.orphaned && runner.kind() != RunnerType::Instance)
     }
 
     pub(super) fn is_paused(&self, runner: u64) -> bool {
@@ -255,41 +282,46 @@ impl Coordinator {
 }
 
 impl Runner {
+    /// What it belongs to.
+    pub(super) fn kind(&self) -> RunnerType {
+        let named = self.attributes.get("runner_type").and_then(Value::as_str).and_then(RunnerType::named);
+        named.unwrap_or(RunnerType::Instance)
+    }
+
+    /// When one of its managers was last heard of, or when it was made.
+    pub(super) fn heard_of_at(&self) -> Timestamp {
+        self.managers.values().map(|manager| manager.contacted_at).fold(self.updated_at, Timestamp::max)
+    }
+
+    /// The tags of the jobs that it takes.
+    pub(super) fn tags(&self) -> impl Iterator<Item = &str> {
+        let list = self.attributes.get("tag_list").and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(Value::as_str)
+    }
+
+    /// Whether it takes a job with these tags: it must have all of them, and take untagged jobs if there are none.
+    pub(super) fn takes(&self, tags: &BTreeSet<String>, protected: bool) -> bool {
+        let attribute = |name| self.attributes.get(name);
+        if attribute("access_level").and_then(Value::as_str) == Some("ref_protected") && !protected {
+            return false;
+        }
+        if tags.is_empty() {
+            return attribute("run_untagged") != Some(&Value::Bool(false));
+        }
+        tags.iter().all(|tag| self.tags().any(|own| own == tag))
+    }
+
+    /// The longest time that a job may have on it.
+    pub(super) fn maximum_timeout(&self) -> Option<Duration> {
+        self.attributes.get("maximum_timeout").and_then(Value::as_u64).map(Duration::from_secs)
+    }
+
     fn tick(&mut self, id: u64, now: Timestamp) -> String {
         self.generation += 1;
         let value = tokens::queue_value(id, self.generation);
         self.queue = Some(QueueValue { value: value.clone(), expires: now.saturating_add(minutes(60)) });
         value
     }
-}
-
-/// The attributes of a new runner, as they were given.
-pub(super) fn attributes(params: &Params) -> Result<Map<String, Value>, Reply> {
-    for (one, other) in [("maintainer_note", "maintenance_note"), ("paused", "active")] {
-        if params.has(one) && params.has(other) {
-            let error = format!("{one}, {other} are mutually exclusive");
-            return Err(Reply::error(StatusCode::BAD_REQUEST, error));
-        }
-    }
-    if let Some(level) = params.text("access_level")?
-        && !matches!(level.as_str(), "not_protected" | "ref_protected")
-    {
-        return Err(Reply::error(StatusCode::BAD_REQUEST, "access_level does not have a valid value"));
-    }
-    params.object("info")?;
-    params.integer("maximum_timeout")?;
-    let mut given = Map::new();
-    for name in ["description", "maintenance_note", "access_level"] {
-        given.extend(params.text(name)?.map(|text| (name.to_owned(), text.into())));
-    }
-    for name in ["locked", "run_untagged"] {
-        given.extend(params.flag(name)?.map(|flag| (name.to_owned(), flag.into())));
-    }
-    given.extend(params.integer("maximum_timeout")?.map(|seconds| ("maximum_timeout".to_owned(), seconds.into())));
-    let paused = params.flag("paused")?.unwrap_or(params.flag("active")? == Some(false));
-    given.insert("paused".to_owned(), paused.into());
-    given.insert("tag_list".to_owned(), params.list("tag_list").into());
-    Ok(given)
 }
 
 /// The system ID of the manager that makes the request.
@@ -302,13 +334,23 @@ pub(super) fn system_id(params: &Params) -> Result<String, Reply> {
     Ok(system_id)
 }
 
-/// The features the manager announces.
-pub(super) fn announced(params: &Params) -> Result<BTreeSet<String>, Reply> {
-    let features = params.object("info")?.and_then(|info| info.get("features")).and_then(Value::as_object);
-    let set = |features: &Map<String, Value>| {
-        features.iter().filter(|(_, on)| params::is_truthy(on)).map(|(name, _)| name.clone()).collect()
-    };
-    Ok(features.map(set).unwrap_or_default())
+/// What a manager says of itself.
+#[derive(Debug)]
+pub(super) struct Announced {
+    pub(super) features: BTreeSet<String>,
+    info: Map<String, Value>,
+}
+
+pub(super) fn announced(params: &Params) -> Result<Announced, Reply> {
+    let given = params.object("info")?;
+    let features = given.and_then(|info| info.get("features")).and_then(Value::as_object);
+    let features = features.into_iter().flatten().filter(|(_, on)| params::is_truthy(on));
+    let mut info = Map::new();
+    for name in ["name", "version", "revision", "platform", "architecture", "executor"] {
+        let told = given.map(|given| params::text(given, name)).transpose()?.flatten();
+        info.extend(told.map(|text| (name.to_owned(), text.into())));
+    }
+    Ok(Announced { features: features.map(|(name, _)| name.clone()).collect(), info })
 }
 
 #[cfg(test)]

@@ -34,13 +34,22 @@ pub struct HostLimit {
     pub requests: u32,
     /// Length of the fixed window, at least one second.
     pub period: Duration,
+    /// Requests with a valid token of a runner, of a job or of a user do not count.
+    pub unauthenticated_only: bool,
 }
 
 impl HostLimit {
-    /// A limit of `requests` per `period`, named like GitLab's throttle for API calls without a user.
+    /// A limit of `requests` per `period` for all requests, named like GitLab's throttle for API calls without a user.
     #[must_use]
     pub fn new(requests: u32, period: Duration) -> Self {
-        Self { name: "throttle_unauthenticated_api".to_owned(), requests, period }
+        Self { name: "throttle_unauthenticated_api".to_owned(), requests, period, unauthenticated_only: false }
+    }
+
+    /// GitLab's own throttle for API calls without a user: requests with the token of a runner, of a job or of a user do
+    /// not count.
+    #[must_use]
+    pub fn unauthenticated(requests: u32, period: Duration) -> Self {
+        Self { unauthenticated_only: true, ..Self::new(requests, period) }
     }
 }
 
@@ -82,12 +91,21 @@ pub struct Settings {
     /// Jobs are only lent to a runner that announces `two_phase_job_commit`, until it accepts them with an update to
     /// `running`.
     pub two_phase_commit: bool,
-    /// A job that was lent and not accepted for so long is handed out again. Two minutes.
+    /// A job that was lent and not accepted for so long fails with `runner_provisioning_timeout`. GitLab then retries it as a
+    /// new job. Two minutes.
     pub acceptance_patience: Duration,
     /// So long the front proxy holds a job request whose `last_update` is current. `None`: not at all.
     pub long_poll: Option<Duration>,
     /// So many looks at the queue are still answered with 409; counts down.
     pub job_request_conflicts: u32,
+    /// Job requests may announce a session server at a local address. If not, such a request is answered with 409 when
+    /// there is a job for it, as on an instance with default settings.
+    pub local_sessions_allowed: bool,
+    /// So many jobs still fail with `scheduler_failure` when they are about to be handed out, because Gitaly does not
+    /// answer; counts down.
+    pub gitaly_failures: u32,
+    /// Runners of the instance are switched on in the project of the jobs. If not, they get none.
+    pub instance_runners_enabled: bool,
     /// The stored features of a runner manager are replaced only if they are at least this old. GitLab draws between 40
     /// and 55 minutes.
     pub feature_refresh: Duration,
@@ -98,7 +116,7 @@ pub struct Settings {
     pub trace_limit: u32,
     /// Job updates per minute and job token; 0: no limit.
     pub job_limit: u32,
-    /// A limit for all requests together.
+    /// A limit for requests from all clients together.
     pub host_limit: Option<HostLimit>,
     /// Runner endpoints answer 429 because of database migrations.
     pub migration_backoff: bool,
@@ -109,20 +127,42 @@ pub struct Settings {
     pub registration_allowed: bool,
     /// Users may create runners with a personal access token; if not, that is answered with 403.
     pub creation_allowed: bool,
-    /// When new runner tokens stop working, as GitLab writes it: `2027-01-11T14:39:24.000Z`. `None`: never. The simulated
-    /// GitLab takes them all the same.
+    /// When runner tokens stop working, as GitLab writes it: `2027-01-11T14:39:24.000Z`. `None`: never. From then on they
+    /// are answered with 403 everywhere.
     pub token_expires_at: Option<String>,
     /// Where the job router is. `None`: there is none, and the discovery is answered with 501.
     pub router_url: Option<String>,
     /// The key of the suspended environment that jobs go on in. `None`: 404.
     pub runtime_environment_key: Option<String>,
-    /// An artifact of more than this many bytes is answered with 413.
+    /// An artifact of more than this many bytes is answered with 413. 100 MiB.
     pub artifact_size_limit: u64,
+    /// Artifacts are switched on; if not, uploads are answered with 405.
+    pub artifacts_enabled: bool,
+    /// Object storage fails: uploads are answered with 503.
+    pub object_storage_fails: bool,
+    /// Where artifacts are stored, such as `http://127.0.0.1:9000`. A download with `direct_download=true` is answered with
+    /// 302 and an address there. The simulated GitLab serves such addresses itself, whatever their host is. `None`: there
+    /// is no object storage, and downloads come from GitLab.
+    pub object_storage: Option<String>,
+    /// Uploads to another host than this one are answered with 307, as GitLab.com's edge answers runners in its own
+    /// network: scheme, host and port, such as `http://localhost:8929`. `None`: uploads are taken.
+    pub upload_redirect: Option<String>,
+    /// A dotenv file must be smaller than this many bytes, compressed. 5 KiB.
+    pub dotenv_size_limit: u64,
+    /// A dotenv file may have so many variables. 20.
+    pub dotenv_variable_limit: usize,
+    /// An annotations file may have so many bytes, compressed. 80 KiB.
+    pub annotations_size_limit: u64,
+    /// An annotations file may have so many lists. 20.
+    pub annotations_list_limit: usize,
     /// A verification is answered with the plain text `200`, as GitLab 13 did.
     pub verify_plain_text: bool,
 
     /// A running job without an update for so long is failed. One hour, or 30 minutes on instances with lowered limits.
     pub stuck_after: Duration,
+    /// The token of a job is removed so long after the end of the job, by a background worker that usually runs within
+    /// seconds. From then on calls with it are answered with 403 without `Job-Status`. `None`: it is kept.
+    pub job_token_removed_after: Option<Duration>,
     /// The token of a job expires so long after the job's timeout. `None`: never.
     pub job_token_grace: Option<Duration>,
     /// Number of the first job. Above 2^32, so that 32-bit clients fail.
@@ -144,6 +184,9 @@ impl Default for Settings {
             acceptance_patience: minutes(2),
             long_poll: None,
             job_request_conflicts: 0,
+            local_sessions_allowed: false,
+            gitaly_failures: 0,
+            instance_runners_enabled: true,
             feature_refresh: minutes(55),
             job_request_limit: 2000,
             trace_limit: 200,
@@ -157,8 +200,17 @@ impl Default for Settings {
             router_url: None,
             runtime_environment_key: None,
             artifact_size_limit: 100 << 20,
+            artifacts_enabled: true,
+            object_storage_fails: false,
+            object_storage: None,
+            upload_redirect: None,
+            dotenv_size_limit: 5 << 10,
+            dotenv_variable_limit: 20,
+            annotations_size_limit: 80 << 10,
+            annotations_list_limit: 20,
             verify_plain_text: false,
             stuck_after: minutes(60),
+            job_token_removed_after: None,
             job_token_grace: Some(minutes(5)),
             first_job_id: (1 << 32) + 1,
         }

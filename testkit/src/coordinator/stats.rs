@@ -36,6 +36,10 @@ pub enum Endpoint {
     UploadArtifact,
     /// `GET /jobs/:id/artifacts`
     DownloadArtifacts,
+    /// `POST /jobs/:id/artifacts/authorize`, which is only for the front proxy.
+    AuthorizeUpload,
+    /// `GET /object-storage/:id`, an address outside the API that a direct download is sent to.
+    ReadStorage,
     /// Anything that was answered with 404, 405 or 410 without being looked at.
     Other,
 }
@@ -59,6 +63,8 @@ impl Endpoint {
             Self::RuntimeEnvironmentKey => "GET /jobs/:id/runtime_environment_key",
             Self::UploadArtifact => "POST /jobs/:id/artifacts",
             Self::DownloadArtifacts => "GET /jobs/:id/artifacts",
+            Self::AuthorizeUpload => "POST /jobs/:id/artifacts/authorize",
+            Self::ReadStorage => "GET /object-storage/:id",
             Self::Other => "other",
         }
     }

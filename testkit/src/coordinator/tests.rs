@@ -151,3 +151,19 @@ fn the_default_payload_is_that_of_a_current_server() {
     assert_eq!(payload["steps"][1]["name"], "after_script");
     assert!(payload["image"].is_null() && payload["artifacts"].is_null());
 }
+
+#[test]
+fn gitlabs_own_throttle_counts_requests_without_a_token() {
+    let mut lab = Lab::new(|settings| settings.host_limit = Some(HostLimit::unauthenticated(1, seconds(60))));
+    lab.gitlab.set_access_token("pat");
+    let id = lab.running_job(&[]);
+    for at in 0..3 {
+        assert_eq!(lab.patch(id, at, "a").status(), 202);
+        assert_eq!(lab.put(id, json!({ "state": "running" })).status(), 200);
+    }
+    let unknown = json!({ "token": "unknown" });
+    assert_eq!(lab.json(Method::POST, "/runners/verify", &unknown).status(), 403);
+    assert_eq!(lab.json(Method::POST, "/runners/verify", &unknown).status(), 429);
+    let headers = [("private-token", "pat")];
+    assert_eq!(lab.call(Method::POST, "/user/runners?runner_type=instance_type", &headers, b"").status(), 201);
+}

@@ -32,6 +32,12 @@ pub(super) fn created_token(runner: u64, resets: u64) -> String {
     opaque(runner.rotate_left(20) ^ resets ^ 0x6e65_7700_0000_0000, LETTERS, 20)
 }
 
+/// What makes an address in object storage hard to guess.
+pub(super) fn signature(token: &str) -> String {
+    let seed = token.bytes().fold(0x7369_6700_0000_0000, |seed: u64, byte| seed.rotate_left(7) ^ u64::from(byte));
+    opaque(seed, b"0123456789abcdef", 32)
+}
+
 pub(super) fn queue_value(runner: u64, generation: u64) -> String {
     opaque(runner.rotate_left(32) ^ generation ^ 0x7175_6500_0000_0000, b"0123456789abcdef", 32)
 }

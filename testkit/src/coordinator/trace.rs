@@ -4,20 +4,35 @@ use gitlab_runner_api::Timestamp;
 use http::StatusCode;
 use http::header::{CONTENT_RANGE, HeaderValue, RANGE};
 
-use super::jobs::JobStatus;
+use super::jobs::{JobRecord, JobStatus};
 use super::limits::Limited;
 use super::settings::ReplayRule;
 use super::wire::{self, Reply};
 use super::{Coordinator, Inbound};
 
+/// Who calls a job endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// The runner alone.
+    Runner,
+    /// The runner, or a process in the environment of the job.
+    Environment,
+}
+
 impl Coordinator {
-    /// The checks that every job endpoint makes, in GitLab's order.
-    pub(super) fn authenticate_job(&mut self, now: Timestamp, id: u64, token: &str) -> Result<(), Reply> {
+    /// Makes the checks that every job endpoint makes, in GitLab's order.
+    ///
+    /// Some endpoints are only called by the runner: they count as a contact of its manager, and fail a job with an expired
+    /// token. The others may be called from inside the environment of the job, and leave both alone.
+    pub(super) fn authenticate_job(&mut self, now: Timestamp, id: u64, token: &str, by: Caller) -> Result<(), Reply> {
         let settings = &self.settings;
-        let job = self.jobs.get(&id).filter(|job| job.token == token).ok_or_else(Reply::forbidden)?;
+        let known = |job: &&JobRecord| job.token == token && !job.is_token_removed(now, settings);
+        let job = self.jobs.get(&id).filter(known).ok_or_else(Reply::forbidden)?;
         let refused = |reason: &str| Reply::message(StatusCode::FORBIDDEN, format!("403 Forbidden - {reason}"));
-        if job.token_expires_at(settings).is_some_and(|at| at <= now) {
-            self.change(id, |job| job.fail(now, "job_token_expired", None));
+        if job.is_token_expired(now, settings) {
+            if by == Caller::Runner {
+                self.change(id, |job| job.fail(now, "job_token_expired", None));
+            }
             return Err(refused("Job token has expired").job_status(self.status_of(id)));
         }
         if !job.is_executing() {
@@ -29,7 +44,9 @@ impl Coordinator {
         if job.project_deleted {
             return Err(refused("Project has been deleted!"));
         }
-        self.heartbeat(now, id);
+        if by == Caller::Runner {
+            self.heartbeat(now, id);
+        }
         Ok(())
     }
 
@@ -51,7 +68,7 @@ impl Coordinator {
             None => inbound.headers.get(wire::JOB_TOKEN).and_then(|token| token.to_str().ok()).unwrap_or("").to_owned(),
         };
         self.limits.check(now, Limited::Trace, &token, self.settings.trace_limit)?;
-        self.authenticate_job(now, id, &token)?;
+        self.authenticate_job(now, id, &token, Caller::Runner)?;
         let Some(range) = inbound.headers.get(CONTENT_RANGE) else {
             return Err(Reply::error(StatusCode::BAD_REQUEST, "400 Missing header Content-Range"));
         };

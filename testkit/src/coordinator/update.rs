@@ -11,8 +11,12 @@ use super::limits::Limited;
 use super::params::{self, Params};
 use super::payload::FAILURE_REASONS;
 use super::settings::{Settings, minutes};
+use super::trace::Caller;
 use super::wire::{self, Reply};
 use super::{Coordinator, Inbound};
+
+/// The longest key of an environment that GitLab stores.
+const MAX_ENVIRONMENT_KEY: usize = 4096;
 
 /// The parameters of an update.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ struct Update {
     exit_code: Option<i64>,
     checksum: Option<String>,
     bytesize: Option<u64>,
+    environment_key: Option<String>,
 }
 
 impl Update {
@@ -38,8 +43,23 @@ impl Update {
             exit_code: params.integer("exit_code")?,
             checksum: checksum.or(given(params.text("checksum")?)),
             bytesize,
+            environment_key: environment_key(params)?,
         })
     }
+}
+
+/// The key of a suspended environment. GitLab 19.0 to 19.3 call it `environment_key`.
+fn environment_key(params: &Params) -> Result<Option<String>, Reply> {
+    for name in ["runtime_environment_key", "environment_key"] {
+        if let Some(key) = params.text(name)?.filter(|key| !key.is_empty()) {
+            if key.chars().count() > MAX_ENVIRONMENT_KEY {
+                let error = format!("{name} must be less than {MAX_ENVIRONMENT_KEY} characters");
+                return Err(Reply::error(StatusCode::BAD_REQUEST, error));
+            }
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
 }
 
 impl Coordinator {
@@ -48,7 +68,7 @@ impl Coordinator {
         let token = inbound.params.required("token")?;
         let update = Update::read(&inbound.params)?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
-        self.authenticate_job(now, id, &token)?;
+        self.authenticate_job(now, id, &token, Caller::Runner)?;
         let has_manager = self.jobs.get(&id).is_some_and(|job| self.has_manager(job));
         let reply = self.change_with(id, |job, settings| {
             if now < job.locked_until {
@@ -86,7 +106,6 @@ fn apply(now: Timestamp, job: &mut JobRecord, update: &Update, settings: &mut Se
             job.touch(now);
             Reply::number(StatusCode::OK)
         }
-        Some("pending") if settings.two_phase_commit => Reply::number(StatusCode::CONFLICT),
         Some(state @ ("success" | "failed")) => finish(now, job, update, settings, state == "success"),
         None if update.checksum.is_some() && settings.archive_delay.is_some() => {
             Reply::message(StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error")
@@ -115,6 +134,9 @@ fn finish(now: Timestamp, job: &mut JobRecord, update: &Update, settings: &mut S
             let interval = interval(now, first_at, settings.fractional_interval);
             return Reply::number(StatusCode::ACCEPTED).header(wire::UPDATE_INTERVAL, interval);
         }
+    }
+    if let Some(key) = &update.environment_key {
+        job.environment_key = Some(key.clone());
     }
     if success {
         job.succeed(now);

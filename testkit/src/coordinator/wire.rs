@@ -103,11 +103,16 @@ pub(super) enum Route {
     RuntimeEnvironmentKey(u64),
     UploadArtifact(u64),
     DownloadArtifacts(u64),
+    AuthorizeUpload(u64),
+    ReadStorage(u64),
     Refused(Reply),
 }
 
 impl Route {
     pub(super) fn of(method: &Method, path: &str) -> Self {
+        if let Some(id) = path.strip_prefix("/object-storage/") {
+            return if *method == Method::GET { with_id(id, Self::ReadStorage) } else { Self::Refused(not_found()) };
+        }
         let Some((_, path)) = path.split_once("/api/v4/") else {
             return Self::Refused(if path.contains("/api/v3/") {
                 Reply::error(StatusCode::GONE, "API V3 is no longer supported. Use API V4 instead.")
@@ -135,6 +140,7 @@ impl Route {
                 (Method::POST, with_id(id, Self::UploadArtifact)),
                 (Method::GET, with_id(id, Self::DownloadArtifacts)),
             ],
+            ["jobs", id, "artifacts", "authorize"] => vec![(Method::POST, with_id(id, Self::AuthorizeUpload))],
             ["jobs", id, "runtime_environment_key"] => {
                 vec![(Method::GET, with_id(id, Self::RuntimeEnvironmentKey))]
             }
@@ -163,6 +169,8 @@ impl Route {
             Self::RuntimeEnvironmentKey(_) => Endpoint::RuntimeEnvironmentKey,
             Self::UploadArtifact(_) => Endpoint::UploadArtifact,
             Self::DownloadArtifacts(_) => Endpoint::DownloadArtifacts,
+            Self::AuthorizeUpload(_) => Endpoint::AuthorizeUpload,
+            Self::ReadStorage(_) => Endpoint::ReadStorage,
             Self::Refused(_) => Endpoint::Other,
         }
     }
@@ -173,6 +181,8 @@ impl Route {
             | Self::PatchTrace(id)
             | Self::RuntimeEnvironmentKey(id)
             | Self::UploadArtifact(id)
+            | Self::AuthorizeUpload(id)
+            | Self::ReadStorage(id)
             | Self::DownloadArtifacts(id) => Some(*id),
             _ => None,
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
-use gitlab_runner_api_testkit::{Answer, Coordinator, HostLimit, NewJob, Settings};
+use gitlab_runner_api_testkit::{Answer, Coordinator, HostLimit, NewJob, Registration, Role, RunnerType, Settings};
 use http::{Request, Response};
 use serde_json::{Map, Value, json};
 
@@ -17,6 +17,8 @@ const START: u64 = 1_700_000_040_000;
 const UNMIGRATED: Duration = Duration::from_secs(100);
 /// What is locked stays locked for so long.
 const LOCKED: Duration = Duration::from_secs(3600);
+/// Nothing was heard of a runner for so long that it is stale.
+const STALE: Duration = Duration::from_secs(120 * 24 * 3600);
 const BOUNDARY: &str = "vector-boundary";
 
 /// A simulated GitLab, a clock, and the variables of a vector.
@@ -131,6 +133,37 @@ impl Lab {
             "lose_live_log" => self.gitlab.forget_trace_tail(self.number("job.id")?, 0),
             "lock_log" => self.gitlab.lock_trace(self.number("job.id")?, self.now.saturating_add(LOCKED)),
             "lock_job" => self.gitlab.lock_job(self.number("job.id")?, self.now.saturating_add(LOCKED)),
+            "project" | "group" => self.change_owner(&step)?,
+            "user" => self.add_user(&step)?,
+            "access_token_scope" => {
+                let scope = step["scope"].as_str().ok_or("no scope")?;
+                self.gitlab.add_user("glpat-spec", Role::Administrator, [scope]);
+            }
+            "orphaned_runner" => {
+                let runner = self.number("runner.id")?;
+                self.gitlab.set_runner_type(runner, runner_type(&step["runner_type"])?);
+                self.gitlab.orphan_runner(runner);
+            }
+            "gitaly_fails" => self.gitlab.settings_mut().gitaly_failures = 1,
+            // A request below names a job that no step makes: these steps include one that runs.
+            "artifact_limit_of" => {
+                self.gitlab.settings_mut().artifact_size_limit = 1000;
+                self.step(&json!({ "op": "running" }))?;
+            }
+            "artifacts_disabled" => {
+                self.gitlab.settings_mut().artifacts_enabled = false;
+                self.step(&json!({ "op": "running" }))?;
+            }
+            "dotenv_limits" => {
+                let count = step["variables"].as_u64().and_then(|count| usize::try_from(count).ok());
+                self.gitlab.settings_mut().dotenv_variable_limit = count.ok_or("no number of variables")?;
+                self.step(&json!({ "op": "running" }))?;
+            }
+            "remote_storage" if step.get("missing").is_none() => {
+                self.gitlab.settings_mut().object_storage = Some("https://storage.example.test".to_owned());
+                self.step(&json!({ "op": "running" }))?;
+                self.step(&json!({ "op": "upload", "text": "PK" }))?;
+            }
             "pause" => self.gitlab.pause_runner(self.number("runner.id")?),
             "pass_time" => {
                 let seconds = step["seconds"].as_u64().ok_or("no seconds")?;
@@ -192,12 +225,59 @@ impl Lab {
                 "throttle_unauthenticated_api" => {
                     let requests = value["requests"].as_u64().and_then(|count| u32::try_from(count).ok());
                     let period = Duration::from_secs(value["period"].as_u64().ok_or("no period")?);
-                    settings.host_limit = Some(HostLimit::new(requests.ok_or("no number of requests")?, period));
+                    settings.host_limit =
+                        Some(HostLimit::unauthenticated(requests.ok_or("no number of requests")?, period));
                 }
                 "job_request_conflicts" => settings.job_request_conflicts = count,
                 other => return Err(format!("there is no setting {other}")),
             }
         }
+        Ok(())
+    }
+
+    /// A group or a project with a registration token, which stands in `${group.registration_token}` or
+    /// `${project.registration_token}`.
+    fn change_owner(&mut self, step: &Value) -> Result<(), String> {
+        if let Some(enabled) = step["shared_runners"].as_bool() {
+            self.gitlab.settings_mut().instance_runners_enabled = enabled;
+            return self.step(&json!({ "op": "queue" }));
+        }
+        let (name, kind) =
+            if step["op"] == "group" { ("group", RunnerType::Group) } else { ("project", RunnerType::Project) };
+        let token = format!("GR1348941{name}");
+        self.variables.insert(format!("{name}.registration_token"), json!(token));
+        self.gitlab.add_registration_token(&token, Registration::new(kind));
+        for _ in 0..step["runners"].as_u64().or(step["stale_runners"].as_u64()).unwrap_or(0) {
+            self.call(&json!({ "method": "POST", "path": "/runners", "json": { "token": token } }), 201)?;
+        }
+        if step.get("stale_runners").is_some() {
+            self.now = self.now.saturating_add(STALE);
+        }
+        let registration = Registration::new(kind).with(|registration| {
+            registration.allowed = step["may_register"].as_bool().unwrap_or(true);
+            registration.tokens_enabled = step["group_allows_tokens"].as_bool().unwrap_or(true);
+            registration.runner_limit = step["runner_limit"].as_u64().and_then(|limit| usize::try_from(limit).ok());
+        });
+        self.gitlab.add_registration_token(&token, registration);
+        Ok(())
+    }
+
+    /// A user, who has `${access_token}`, and `${user.token}` where the step names a runner.
+    fn add_user(&mut self, step: &Value) -> Result<(), String> {
+        let role = match step["role"].as_str().unwrap_or_default() {
+            "plain user" | "stranger" => Role::Stranger,
+            "guest" => Role::Guest,
+            "developer" => Role::Developer,
+            "maintainer" => Role::Maintainer,
+            other => return Err(format!("there is no role {other}")),
+        };
+        let Some(kind) = step["runner_type"].as_str() else {
+            self.gitlab.add_user("glpat-spec", role, ["api"]);
+            return Ok(());
+        };
+        self.gitlab.set_runner_type(self.number("runner.id")?, runner_type(&json!(format!("{kind}_type")))?);
+        self.gitlab.add_user("glpat-user", role, ["api"]);
+        self.variables.insert("user.token".to_owned(), json!("glpat-user"));
         Ok(())
     }
 
@@ -235,8 +315,8 @@ impl Lab {
                 other => job.with_member(other, value.clone()),
             };
         }
-        if step.get("tags").is_some() {
-            return Err("a job has no tags here".to_owned());
+        for tag in list(&step["tags"]).iter().filter_map(Value::as_str) {
+            job = job.with_tag(tag);
         }
         if step.get("pipeline").is_some() {
             return Err("a payload does not follow from a pipeline here".to_owned());
@@ -357,6 +437,9 @@ impl Lab {
             ("runner", "token") => self.gitlab.runner_token(runner?).map(Value::from),
             ("runner", "managers") => Some(self.gitlab.managers(runner?).collect()),
             ("runner", name) => self.gitlab.runner_attributes(runner?).and_then(|known| known.get(name)).cloned(),
+            ("manager", "version" | "revision") => {
+                self.gitlab.manager_info(runner?, system_id).and_then(|info| info.get(attribute)).cloned()
+            }
             ("manager", "contacted_at") => millis(self.gitlab.manager_contacted_at(runner?, system_id)),
             _ => return Err(format!("there is no {what} here")),
         })
@@ -417,6 +500,12 @@ impl Lab {
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn runner_type(name: &Value) -> Result<RunnerType, String> {
+    let all = [RunnerType::Instance, RunnerType::Group, RunnerType::Project];
+    let found = all.into_iter().find(|kind| *name == kind.as_str());
+    found.ok_or_else(|| format!("there is no runner of type {name}"))
 }
 
 /// The features as a runner announces them.

@@ -2,7 +2,7 @@ use gitlab_runner_api::Timestamp;
 use serde_json::json;
 
 use crate::coordinator::NewJob;
-use crate::coordinator::fixture::{Lab, header, seconds, work};
+use crate::coordinator::fixture::{Lab, body, header, seconds, work};
 use crate::coordinator::settings::minutes;
 
 const GRACEFUL: &[&str] = &["cancel_gracefully"];
@@ -144,7 +144,7 @@ fn in_two_phases_a_job_is_pending_until_it_is_accepted() {
     assert_eq!((response.status().as_u16(), header(&response, "job-status")), (200, Some("running")));
     assert_eq!(lab.job(id).started_at(), Some(lab.now));
     assert_eq!(lab.put(id, json!({ "state": "running" })).status(), 200);
-    assert_eq!(lab.put(id, json!({ "state": "pending" })).status(), 409);
+    assert_eq!(lab.put(id, json!({ "state": "pending" })).status(), 400);
     assert_eq!(lab.put(id, json!({ "state": "success" })).status(), 200);
 }
 
@@ -187,4 +187,34 @@ fn one_phase_is_the_rule() {
     let id = lab.gitlab.queue(lab.now, NewJob::default());
     let response = lab.put(id, json!({ "state": "pending" }));
     assert_eq!((response.status().as_u16(), header(&response, "job-status")), (403, Some("pending")));
+}
+
+#[test]
+fn the_token_of_a_job_is_removed_some_time_after_its_end() {
+    let mut lab = Lab::new(|settings| settings.job_token_removed_after = Some(seconds(10)));
+    let id = lab.running_job(&[]);
+    lab.pass(seconds(60));
+    assert_eq!(lab.put(id, json!({ "state": "success" })).status(), 200);
+    lab.pass(seconds(9));
+    let response = lab.put(id, json!({ "state": "success" }));
+    assert_eq!((response.status().as_u16(), header(&response, "job-status")), (403, Some("success")));
+    lab.pass(seconds(1));
+    for response in [lab.put(id, json!({ "state": "success" })), lab.patch(id, 0, "a")] {
+        assert_eq!((response.status().as_u16(), header(&response, "job-status")), (403, None));
+        assert_eq!(body(&response), json!({ "message": "403 Forbidden" }));
+    }
+}
+
+#[test]
+fn the_key_of_a_suspended_environment_is_kept() {
+    for (name, key, status) in [
+        ("runtime_environment_key", "k".repeat(4096), 200),
+        ("environment_key", "42/s_1/data".to_owned(), 200),
+        ("runtime_environment_key", "k".repeat(4097), 400),
+    ] {
+        let mut lab = Lab::new(|_| {});
+        let id = lab.running_job(&[]);
+        assert_eq!(lab.put(id, json!({ "state": "success", name: key })).status(), status, "{name}");
+        assert_eq!(lab.job(id).environment_key(), (status == 200).then_some(key.as_str()));
+    }
 }

@@ -194,3 +194,71 @@ fn a_client_may_go_away_or_be_unable_to_wait() {
     assert_eq!((response.status().as_u16(), header(&response, LAST_UPDATE)), (204, None));
     assert_eq!(lab.gitlab.deadline(), None);
 }
+
+#[test]
+fn a_runner_gets_the_jobs_that_its_tags_and_its_access_level_allow() {
+    let unprotected = || NewJob::default().with_member("git_info", json!({ "ref": "topic", "protected": false }));
+    let two = || NewJob::default().with_tag("linux").with_tag("arm");
+    for (attributes, job, status) in [
+        (json!({}), NewJob::default(), 201),
+        (json!({}), two(), 204),
+        (json!({ "tag_list": ["linux"] }), two(), 204),
+        (json!({ "tag_list": ["linux", "arm", "gpu"] }), two(), 201),
+        (json!({ "tag_list": ["linux"] }), NewJob::default(), 201),
+        (json!({ "tag_list": ["linux"], "run_untagged": false }), NewJob::default(), 204),
+        (json!({ "access_level": "ref_protected" }), NewJob::default(), 201),
+        (json!({ "access_level": "ref_protected" }), unprotected(), 204),
+        (json!({ "access_level": "not_protected" }), unprotected(), 201),
+    ] {
+        let mut lab = Lab::new(|_| {});
+        lab.gitlab.set_registration_token("reg");
+        let mut registration = attributes.clone();
+        registration["token"] = json!("reg");
+        let token = body(&lab.json(Method::POST, "/runners", &registration))["token"].clone();
+        let id = lab.gitlab.queue(lab.now, job);
+        let response = lab.request_job(&json!({ "token": token }));
+        assert_eq!(response.status(), status, "{attributes}");
+        assert_eq!(lab.status(id), if status == 201 { "running" } else { "pending" });
+        assert_eq!(header(&response, LAST_UPDATE).is_some(), status == 204);
+    }
+}
+
+#[test]
+fn the_smaller_timeout_counts() {
+    for (longest, own, told) in [(json!(600), 3600, 600), (json!(7200), 3600, 3600), (json!(""), 3600, 3600)] {
+        let mut lab = Lab::new(|_| {});
+        lab.gitlab.set_registration_token("reg");
+        let registration = json!({ "token": "reg", "maximum_timeout": longest });
+        let token = body(&lab.json(Method::POST, "/runners", &registration))["token"].clone();
+        lab.gitlab.queue(lab.now, NewJob::default().with_timeout(seconds(own)));
+        let payload = body(&lab.request_job(&json!({ "token": token })));
+        assert_eq!((&payload["runner_info"]["timeout"], &payload["steps"][0]["timeout"]), (&json!(told), &json!(told)));
+    }
+}
+
+#[test]
+fn a_session_server_at_a_local_address_is_a_conflict() {
+    for (url, local) in [
+        ("https://127.0.0.1:8093/session", true),
+        ("https://localhost/session", true),
+        ("https://192.168.1.7:8093", true),
+        ("http://user@10.0.0.1/", true),
+        ("https://[::1]:8093/session", true),
+        ("https://[fd00::7]/", true),
+        ("https://runner.example.test:8093/session", false),
+        ("https://[2001:db8::7]:8093/session", false),
+        ("https://203.0.113.9:8093/session", false),
+    ] {
+        let mut lab = Lab::new(|_| {});
+        let mut request = work(&[]);
+        request["session"] = json!({ "url": url, "certificate": "c", "authorization": "a" });
+        assert_eq!(lab.request_job(&request).status(), 204, "without a job {url} is not looked at");
+        let id = lab.gitlab.queue(lab.now, NewJob::default());
+        assert_eq!(lab.request_job(&request).status(), if local { 409 } else { 201 }, "{url}");
+        assert_eq!(lab.status(id), if local { "pending" } else { "running" }, "{url}");
+        if local {
+            lab.gitlab.settings_mut().local_sessions_allowed = true;
+            assert_eq!(lab.request_job(&request).status(), 201, "{url}");
+        }
+    }
+}

@@ -115,3 +115,70 @@ fn managers_of_a_runner_are_told_apart() {
     assert_eq!(lab.gitlab.manager_contacted_at(lab.runner, "s_2"), Some(lab.now));
     assert_ne!(lab.gitlab.manager_contacted_at(lab.runner, "s_1"), Some(lab.now));
 }
+
+#[test]
+fn an_expired_token_is_refused_everywhere() {
+    let mut lab = Lab::new(|_| {});
+    let token = json!({ "token": TOKEN });
+    lab.gitlab.expire_runner_token(lab.runner, lab.now.saturating_add(seconds(60)));
+    let told = body(&lab.json(Method::POST, "/runners/verify", &token));
+    assert_eq!(told["token_expires_at"], "2023-11-14T22:15:00.000Z");
+    lab.pass(seconds(60));
+    for (method, path) in [
+        (Method::POST, "/runners/verify"),
+        (Method::POST, "/jobs/request"),
+        (Method::POST, "/runners/reset_authentication_token"),
+        (Method::DELETE, "/runners"),
+    ] {
+        let response = lab.json(method, path, &token);
+        assert_eq!(
+            (response.status().as_u16(), body(&response)),
+            (403, json!({ "message": "403 Forbidden" })),
+            "{path}"
+        );
+    }
+    // A user can still make a new one.
+    lab.gitlab.set_access_token("pat");
+    let path = format!("/runners/{}/reset_authentication_token", lab.runner);
+    let response = lab.call(Method::POST, &path, &[("authorization", "Bearer pat")], b"");
+    let made = body(&response);
+    assert_eq!((response.status().as_u16(), &made["token_expires_at"]), (201, &json!(null)));
+    assert_eq!(lab.json(Method::POST, "/runners/verify", &json!({ "token": made["token"] })).status(), 200);
+}
+
+#[test]
+fn users_may_do_what_their_role_and_their_scopes_allow() {
+    use crate::coordinator::{Role, RunnerType};
+    let create = |kind: &str| json!({ "runner_type": kind, "group_id": 1, "project_id": 1 });
+    for (role, scope, kind, status) in [
+        (Role::Administrator, "api", "instance_type", 201),
+        (Role::Owner, "api", "instance_type", 403),
+        (Role::Owner, "create_runner", "group_type", 201),
+        (Role::Maintainer, "api", "group_type", 403),
+        (Role::Maintainer, "api", "project_type", 201),
+        (Role::Developer, "api", "project_type", 403),
+        (Role::Administrator, "read_api", "instance_type", 403),
+        (Role::Administrator, "manage_runner", "instance_type", 403),
+    ] {
+        let mut lab = Lab::new(|_| {});
+        lab.gitlab.add_user("pat", role, [scope]);
+        let headers = [("private-token", "pat"), ("content-type", "application/json")];
+        let response = lab.call(Method::POST, "/user/runners", &headers, create(kind).to_string().as_bytes());
+        assert_eq!(response.status(), status, "{role:?} with {scope} for {kind}");
+    }
+    for (role, scope, status) in [
+        (Role::Maintainer, "manage_runner", 201),
+        (Role::Developer, "api", 403),
+        (Role::Maintainer, "create_runner", 403),
+    ] {
+        let mut lab = Lab::new(|_| {});
+        lab.gitlab.add_user("pat", role, [scope]);
+        lab.gitlab.set_runner_type(lab.runner, RunnerType::Project);
+        let path = format!("/runners/{}/reset_authentication_token", lab.runner);
+        assert_eq!(
+            lab.call(Method::POST, &path, &[("private-token", "pat")], b"").status(),
+            status,
+            "{role:?} {scope}"
+        );
+    }
+}

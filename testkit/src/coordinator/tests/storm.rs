@@ -67,7 +67,11 @@ fn step(lab: &mut Lab, dice: &mut Dice) -> Option<u16> {
     let queue_value = lab.gitlab.stored_queue_value(lab.now, lab.runner).unwrap_or_default().to_owned();
     let body = body(dice, &path, &token, &queue_value);
     let kind = if path.contains("trace") { "text/plain" } else { "application/json" };
-    let kind = if dice.rarely() { dice.pick(&["application/x-www-form-urlencoded", "", ";;"]) } else { kind };
+    let kind = if dice.rarely() {
+        dice.pick(&["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", ";;"])
+    } else {
+        kind
+    };
     let ranges = ["0-0", "3-", "bytes 1-2/3", "-", "99999999999999999999-1", "_-1"].map(str::to_owned);
     let range = if dice.rarely() { dice.pick(&ranges) } else { format!("{size}-") };
     let headers = [("content-type", kind), ("job-token", token.as_str()), ("content-range", range.as_str())];
@@ -89,6 +93,7 @@ fn no_request_does_harm() {
     let mut lab = Lab::new(|settings| {
         settings.long_poll = Some(seconds(50));
         settings.two_phase_commit = true;
+        settings.job_request_conflicts = 3;
         settings.archive_delay = Some(seconds(3));
         settings.trace_size_limit = Some(40);
         (settings.job_request_limit, settings.trace_limit, settings.job_limit) = (0, 0, 0);
