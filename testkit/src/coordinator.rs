@@ -24,6 +24,7 @@ mod stats;
 mod tokens;
 mod trace;
 mod update;
+mod variables;
 mod wire;
 
 #[cfg(test)]
@@ -412,7 +413,9 @@ impl Coordinator {
     /// Alters a job and sets its timer anew. `None`: there is no such job.
     fn change_with<R>(&mut self, id: u64, alter: impl FnOnce(&mut JobRecord, &mut Settings) -> R) -> Option<R> {
         let job = self.jobs.get_mut(&id)?;
+        let before = job.status;
         let result = alter(job, &mut self.settings);
+        let has_ended = job.status.is_final() && !before.is_final();
         if job.status != JobStatus::Pending {
             self.pending.remove(&id);
         }
@@ -423,6 +426,9 @@ impl Coordinator {
         if let Some(at) = due {
             job.armed = Some(at);
             self.timers.insert((at, id));
+        }
+        if has_ended {
+            self.release_dependents(id);
         }
         Some(result)
     }

@@ -34,6 +34,8 @@ pub enum JobStatus {
     Failed,
     /// Ended by a user.
     Canceled,
+    /// Never handed out, because a job that it depends on did not succeed.
+    Skipped,
 }
 
 impl JobStatus {
@@ -47,13 +49,14 @@ impl JobStatus {
             Self::Success => "success",
             Self::Failed => "failed",
             Self::Canceled => "canceled",
+            Self::Skipped => "skipped",
         }
     }
 
     /// Whether nothing changes any more.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Success | Self::Failed | Self::Canceled)
+        matches!(self, Self::Success | Self::Failed | Self::Canceled | Self::Skipped)
     }
 }
 
@@ -116,12 +119,13 @@ pub struct JobRecord {
     pub(super) final_updates: Vec<FinalUpdate>,
     pub(super) requests: BTreeMap<Endpoint, u64>,
     pub(super) retry_of: Option<u64>,
+    /// The jobs that must succeed before this one is handed out.
+    pub(super) dependencies: Vec<u64>,
     pub(super) armed: Option<Timestamp>,
 }
 
 impl JobRecord {
-    pub(super) fn new(now: Timestamp, id: u64, token: String, template: NewJob) -> Self {
-        let payload = template.render(id, &token);
+    pub(super) fn new(now: Timestamp, id: u64, token: String, template: NewJob, payload: Value) -> Self {
         Self {
             id,
             token,
@@ -153,6 +157,7 @@ impl JobRecord {
             final_updates: Vec::new(),
             requests: BTreeMap::new(),
             retry_of: None,
+            dependencies: Vec::new(),
             armed: None,
         }
     }
@@ -367,6 +372,12 @@ impl JobRecord {
             JobStatus::Running if graceful => self.enter(now, JobStatus::Canceling),
             JobStatus::Running | JobStatus::Pending => self.enter(now, JobStatus::Canceled),
             _ => {}
+        }
+    }
+
+    pub(super) fn skip(&mut self, now: Timestamp) {
+        if self.status == JobStatus::Pending {
+            self.enter(now, JobStatus::Skipped);
         }
     }
 

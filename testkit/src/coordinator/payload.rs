@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-const PIPELINE: u64 = 7_000_000_001;
+use super::variables::{self, PIPELINE, PROJECT, PROJECT_PATH, REGISTRY, Scene, variable};
 
 /// The failure reasons a current server lists in the payload, and stores as they are.
 pub(super) const FAILURE_REASONS: &[&str] = &[
@@ -86,6 +86,28 @@ pub struct NewJob {
     requires: BTreeSet<String>,
     runner: Option<u64>,
     tags: BTreeSet<String>,
+    stage: String,
+    git_ref: GitRef,
+    depth: u32,
+    registry: bool,
+    trigger: Option<Vec<(String, String)>>,
+    dependencies: Vec<Dependency>,
+}
+
+/// What a pipeline was made for.
+#[derive(Clone, Debug)]
+enum GitRef {
+    Branch(String),
+    Tag(String),
+    MergeRequest { iid: u64, branch: String },
+}
+
+/// A job that another one depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Dependency {
+    Id(u64),
+    /// The newest job of this name.
+    Name(String),
 }
 
 impl Default for NewJob {
@@ -109,6 +131,12 @@ impl NewJob {
             requires: BTreeSet::new(),
             runner: None,
             tags: BTreeSet::new(),
+            stage: "test".to_owned(),
+            git_ref: GitRef::Branch("main".to_owned()),
+            depth: 20,
+            registry: true,
+            trigger: None,
+            dependencies: Vec::new(),
         }
     }
 
@@ -139,21 +167,21 @@ impl NewJob {
     /// Adds a variable that may be shown.
     #[must_use]
     pub fn with_variable(mut self, key: &str, value: &str) -> Self {
-        self.variables.push(variable(key, value, true));
+        self.variables.push(variable(key, value, true, false));
         self
     }
 
     /// Adds a variable whose value must not appear in the trace.
     #[must_use]
     pub fn with_masked_variable(mut self, key: &str, value: &str) -> Self {
-        self.variables.push(masked(key, value));
+        self.variables.push(variable(key, value, false, true));
         self
     }
 
     /// Adds a variable whose value is to be written to a file.
     #[must_use]
     pub fn with_file_variable(mut self, key: &str, value: &str) -> Self {
-        self.variables.push(with(variable(key, value, false), "file", json!(true)));
+        self.variables.push(with(variable(key, value, false, false), "file", json!(true)));
         self
     }
 
@@ -194,6 +222,99 @@ impl NewJob {
         self
     }
 
+    /// The stage of the job. The default is `test`.
+    #[must_use]
+    pub fn with_stage(mut self, stage: &str) -> Self {
+        self.stage = stage.to_owned();
+        self
+    }
+
+    /// The branch that the pipeline was made for. The default is `main`.
+    #[must_use]
+    pub fn with_branch(mut self, branch: &str) -> Self {
+        self.git_ref = GitRef::Branch(branch.to_owned());
+        self
+    }
+
+    /// The pipeline was made for a tag of the repository, not for a branch.
+    #[must_use]
+    pub fn with_git_tag(mut self, tag: &str) -> Self {
+        self.git_ref = GitRef::Tag(tag.to_owned());
+        self
+    }
+
+    /// The pipeline was made for a merge request with this number and source branch. A runner must announce `refspecs`.
+    #[must_use]
+    pub fn with_merge_request(mut self, iid: u64, source_branch: &str) -> Self {
+        self.git_ref = GitRef::MergeRequest { iid, branch: source_branch.to_owned() };
+        self
+    }
+
+    /// How many commits the runner fetches. 0 means all, with all branches and tags. The default is 20.
+    #[must_use]
+    pub fn with_depth(mut self, depth: u32) -> Self {
+        self.depth = depth;
+        self
+    }
+
+    /// Whether the instance has a container registry. It has one by default.
+    #[must_use]
+    pub fn with_registry(mut self, registry: bool) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Adds a variable of the trigger that started the pipeline.
+    #[must_use]
+    pub fn with_trigger_variable(mut self, key: &str, value: &str) -> Self {
+        self.trigger.get_or_insert_default().push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The job depends on another one, by its number. It is handed out when that one has succeeded, with a token that
+    /// downloads its artifacts and with the variables of its dotenv file. If that one fails, this one is skipped. Without
+    /// such a job, the dependency is left out.
+    #[must_use]
+    pub fn with_dependency(mut self, job: u64) -> Self {
+        self.dependencies.push(Dependency::Id(job));
+        self
+    }
+
+    /// The job depends on the newest job of this name, as in [`with_dependency`](Self::with_dependency).
+    #[must_use]
+    pub fn with_dependency_named(mut self, name: &str) -> Self {
+        self.dependencies.push(Dependency::Name(name.to_owned()));
+        self
+    }
+
+    pub(super) fn dependencies(&self) -> &[Dependency] {
+        &self.dependencies
+    }
+
+    pub(super) fn variables(&self) -> &[Value] {
+        &self.variables
+    }
+
+    pub(super) fn trigger_variables(&self) -> &[(String, String)] {
+        self.trigger.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn is_triggered(&self) -> bool {
+        self.trigger.is_some()
+    }
+
+    pub(super) fn has_registry(&self) -> bool {
+        self.registry
+    }
+
+    /// Number and source branch of the merge request.
+    pub(super) fn merge_request(&self) -> Option<(u64, &str)> {
+        match &self.git_ref {
+            GitRef::MergeRequest { iid, branch } => Some((*iid, branch)),
+            _ => None,
+        }
+    }
+
     pub(super) fn tags(&self) -> &BTreeSet<String> {
         &self.tags
     }
@@ -206,45 +327,41 @@ impl NewJob {
         self.runner
     }
 
-    pub(super) fn render(&self, id: u64, token: &str) -> Value {
+    pub(super) fn render(&self, scene: &Scene<'_>) -> Value {
         let mut payload = match &self.verbatim {
-            Some(verbatim) => adopt(verbatim.clone(), id, token),
-            None => self.modern(id, token),
+            Some(verbatim) => adopt(verbatim.clone(), scene.id, scene.token),
+            None => self.modern(scene),
         };
         if let Some(members) = payload.as_object_mut() {
             members.extend(self.members.clone());
+            if self.members.get("run").is_some_and(|run| !run.is_null()) {
+                // GitLab describes a job either way, not in both.
+                members.remove("steps");
+            }
+        }
+        if self.verbatim.is_none() && !self.members.contains_key("variables") {
+            let variables = variables::of(self, &payload, scene);
+            payload["variables"] = variables.into();
         }
         payload
     }
 
-    fn modern(&self, id: u64, token: &str) -> Value {
+    /// A payload as current servers make it, without its variables.
+    fn modern(&self, scene: &Scene<'_>) -> Value {
+        let (id, token) = (scene.id, scene.token);
         let timeout = self.timeout.as_secs();
-        let repository = format!("https://gitlab-ci-token:{token}@gitlab.example.test/acme/widgets.git");
-        let sha = "1f0e9d8c7b6a59483726150f9e8d7c6b5a493827";
-        let mut variables = vec![
-            variable("CI_PIPELINE_ID", &PIPELINE.to_string(), true),
-            variable("CI_JOB_ID", &id.to_string(), true),
-            variable("CI_JOB_URL", &format!("https://gitlab.example.test/acme/widgets/-/jobs/{id}"), true),
-            masked("CI_JOB_TOKEN", token),
-            variable("CI_JOB_NAME", &self.name, true),
-            variable("CI_REGISTRY_USER", "gitlab-ci-token", true),
-            masked("CI_REGISTRY_PASSWORD", token),
-            variable("CI_REPOSITORY_URL", &repository, false),
-            variable("CI", "true", true),
-            variable("GITLAB_CI", "true", true),
-            variable("CI_SERVER_URL", "https://gitlab.example.test", true),
-            variable("CI_PROJECT_ID", "4242", true),
-            variable("CI_PROJECT_NAME", "widgets", true),
-            variable("CI_PROJECT_PATH", "acme/widgets", true),
-            variable("CI_PROJECT_URL", "https://gitlab.example.test/acme/widgets", true),
-            variable("CI_COMMIT_SHA", sha, true),
-            variable("CI_COMMIT_REF_NAME", "main", true),
-        ];
-        variables.extend(self.variables.iter().cloned());
         let mut steps = vec![step("script", &self.script, timeout, "on_success")];
         if !self.after_script.is_empty() {
             steps.push(step("after_script", &self.after_script, timeout, "always"));
         }
+        let queued = scene.now.saturating_since(scene.created_at);
+        let registry = json!({
+            "type": "registry",
+            "url": REGISTRY,
+            "username": "gitlab-ci-token",
+            "password": token,
+        });
+        let credentials = if self.registry { vec![registry] } else { Vec::new() };
         json!({
             "id": id,
             "token": token,
@@ -252,11 +369,11 @@ impl NewJob {
             "job_info": {
                 "id": id,
                 "name": self.name,
-                "stage": "test",
+                "stage": self.stage,
                 "pipeline_id": PIPELINE,
-                "project_id": 4242,
+                "project_id": PROJECT,
                 "project_name": "Widgets",
-                "project_full_path": "acme/widgets",
+                "project_full_path": PROJECT_PATH,
                 "namespace_id": 101,
                 "root_namespace_id": 101,
                 "organization_id": 1,
@@ -264,42 +381,53 @@ impl NewJob {
                 "instance_uuid": "00000000-0000-4000-8000-000000000001",
                 "user_id": 17,
                 "scoped_user_id": null,
-                "time_in_queue_seconds": 1,
-                "project_jobs_running_on_instance_runners_count": "+Inf",
+                "time_in_queue_seconds": queued.as_secs_f64(),
+                "project_jobs_running_on_instance_runners_count": scene.running_jobs,
                 "queue_size": 1,
                 "queue_depth": 1,
             },
-            "git_info": {
-                "repo_url": repository,
-                "ref": "main",
-                "sha": sha,
-                "before_sha": "0000000000000000000000000000000000000000",
-                "ref_type": "branch",
-                "refspecs": [
-                    format!("+refs/pipelines/{PIPELINE}:refs/pipelines/{PIPELINE}"),
-                    "+refs/heads/main:refs/remotes/origin/main",
-                ],
-                "depth": 20,
-                "repo_object_format": "sha1",
-                "protected": true,
-            },
-            "runner_info": { "timeout": timeout, "runner_session_url": null, "uuid": "simulated" },
+            "git_info": self.git_info(scene),
+            "runner_info": { "timeout": timeout, "runner_session_url": scene.session_url, "uuid": "simulated" },
             "inputs": [],
-            "variables": variables,
+            "variables": [],
             "steps": steps,
             "hooks": [],
             "image": null,
             "services": [],
             "artifacts": null,
             "cache": [],
-            "credentials": [{
-                "type": "registry",
-                "url": "registry.gitlab.example.test",
-                "username": "gitlab-ci-token",
-                "password": token,
-            }],
+            "credentials": credentials,
             "features": { "trace_sections": true, "failure_reasons": FAILURE_REASONS },
-            "dependencies": [],
+            "dependencies": scene.dependencies,
+        })
+    }
+
+    fn git_info(&self, scene: &Scene<'_>) -> Value {
+        let (scheme, host) = scene.url.split_once("://").unwrap_or(("https", scene.url));
+        let pipeline = format!("+refs/pipelines/{PIPELINE}:refs/pipelines/{PIPELINE}");
+        let all = || {
+            let both = ["+refs/tags/*:refs/tags/*", "+refs/heads/*:refs/remotes/origin/*"];
+            both.map(str::to_owned).to_vec()
+        };
+        let (git_ref, ref_type, own) = match &self.git_ref {
+            GitRef::Branch(name) => (name.clone(), "branch", format!("+refs/heads/{name}:refs/remotes/origin/{name}")),
+            GitRef::Tag(name) => (name.clone(), "tag", format!("+refs/tags/{name}:refs/tags/{name}")),
+            GitRef::MergeRequest { iid, .. } => {
+                let name = format!("refs/merge-requests/{iid}/head");
+                (name.clone(), "branch", format!("+{name}:refs/remotes/origin/merge-requests/{iid}/head"))
+            }
+        };
+        let refspecs = [vec![pipeline], if self.depth > 0 { vec![own] } else { all() }].concat();
+        json!({
+            "repo_url": format!("{scheme}://gitlab-ci-token:{}@{host}/{PROJECT_PATH}.git", scene.token),
+            "ref": git_ref,
+            "sha": "1f0e9d8c7b6a59483726150f9e8d7c6b5a493827",
+            "before_sha": "0000000000000000000000000000000000000000",
+            "ref_type": ref_type,
+            "refspecs": refspecs,
+            "depth": self.depth,
+            "repo_object_format": "sha1",
+            "protected": true,
         })
     }
 
@@ -329,14 +457,6 @@ impl NewJob {
         );
         features
     }
-}
-
-fn variable(key: &str, value: &str, public: bool) -> Value {
-    json!({ "key": key, "value": value, "public": public, "masked": false })
-}
-
-fn masked(key: &str, value: &str) -> Value {
-    with(variable(key, value, false), "masked", json!(true))
 }
 
 fn with(mut object: Value, name: &str, value: Value) -> Value {
@@ -374,7 +494,24 @@ fn replace_everywhere(value: &mut Value, old: &str, new: &str) {
 
 #[cfg(test)]
 mod tests {
+    use gitlab_runner_api::Timestamp;
+
     use super::*;
+
+    fn scene(id: u64, token: &str) -> Scene<'_> {
+        Scene {
+            id,
+            token,
+            url: "https://gitlab.example.test",
+            created_at: Timestamp::EPOCH,
+            now: Timestamp::EPOCH,
+            runner: None,
+            dependencies: Vec::new(),
+            dotenv: Vec::new(),
+            running_jobs: "0".to_owned(),
+            session_url: None,
+        }
+    }
 
     #[test]
     fn a_payload_of_ones_own_is_adopted() {
@@ -382,20 +519,20 @@ mod tests {
             json!({ "id": 1, "token": "OLD", "job_info": { "id": 1, "name": "n" }, "a": [{ "b": "x OLD y" }] });
         let job = NewJob::from_payload(payload);
         assert_eq!(job.name(), "n");
-        let rendered = job.render(9, "NEW");
+        let rendered = job.render(&scene(9, "NEW"));
         assert_eq!(
             rendered,
             json!({ "id": 9, "token": "NEW", "job_info": { "id": 9, "name": "n" }, "a": [{ "b": "x NEW y" }] })
         );
         for odd in [json!(null), json!([1]), json!("text")] {
-            assert_eq!(NewJob::from_payload(odd.clone()).render(9, "NEW"), odd);
+            assert_eq!(NewJob::from_payload(odd.clone()).render(&scene(9, "NEW")), odd);
         }
     }
 
     #[test]
     fn required_features_follow_from_the_payload() {
         let needs = |job: NewJob| {
-            let features = job.required_features(&job.render(1, "t"));
+            let features = job.required_features(&job.render(&scene(1, "t")));
             features.into_iter().collect::<Vec<_>>().join(" ")
         };
         let job = NewJob::default;

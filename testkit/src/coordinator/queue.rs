@@ -6,14 +6,15 @@ use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
 use http::header::HeaderMap;
 use http::{Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::access::RunnerType;
-use super::jobs::JobRecord;
+use super::jobs::{JobRecord, JobStatus};
 use super::limits::Limited;
-use super::payload::NewJob;
+use super::payload::{Dependency, NewJob};
 use super::runners::Runner;
 use super::stats::Endpoint;
+use super::variables::{RunnerView, Scene};
 use super::wire::{self, Reply};
 use super::{Coordinator, Envelope, HoldId, Inbound, params, runners, tokens};
 
@@ -80,11 +81,22 @@ impl Coordinator {
         let id = self.next_job;
         self.next_job = self.next_job.saturating_add(1);
         let only = template.runner();
-        let mut job = JobRecord::new(now, id, tokens::job_token(id), template);
+        let token = tokens::job_token(id);
+        let payload = template.render(&self.scene(now, id, &token, now, None, &[]));
+        let dependencies = match retry_of.and_then(|failed| self.jobs.get(&failed)) {
+            Some(failed) => failed.dependencies.clone(),
+            None => self.resolve(template.dependencies()),
+        };
+        let mut job = JobRecord::new(now, id, token, template, payload);
         job.retry_of = retry_of;
+        job.dependencies = dependencies;
         self.jobs.insert(id, job);
         self.pending.insert(id);
         self.tick_queues(now, only);
+        if let Some(failed) = retry_of {
+            self.wait_for_retry(failed, id);
+        }
+        self.skip_hopeless(now);
         id
     }
 
@@ -129,11 +141,13 @@ impl Coordinator {
             let two_phase = self.settings.two_phase_commit && features.contains("two_phase_job_commit");
             let patience = self.settings.acceptance_patience;
             let longest = self.runners.get(&runner).and_then(Runner::maximum_timeout);
+            let payload = self.payload_for(now, id, runner, session.clone());
             let handed_out = self.change(id, |job| {
                 if !job.features.is_subset(&features) {
                     job.fail(now, "runner_unsupported", None);
                     return None;
                 }
+                job.payload = payload.unwrap_or_default();
                 job.limit_timeout(longest);
                 job.runner = Some(runner);
                 job.system_id = Some(system_id.clone());
@@ -155,14 +169,111 @@ impl Coordinator {
 }
 
 impl Coordinator {
+    /// The payload of a job as this runner gets it.
+    fn payload_for(&self, now: Timestamp, id: u64, runner: u64, session_url: Option<String>) -> Option<Value> {
+        let job = self.jobs.get(&id)?;
+        let known = self.runners.get(&runner)?;
+        let created_at = job.history.first().map_or(now, |(at, _)| *at);
+        let view = RunnerView {
+            id: runner,
+            description: known.attributes.get("description").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            tags: known.tags().map(str::to_owned).collect(),
+        };
+        let mut scene = self.scene(now, id, &job.token, created_at, Some(view), &job.dependencies);
+        if known.kind() != RunnerType::Instance {
+            scene.running_jobs = "+Inf".to_owned();
+        }
+        scene.session_url = session_url;
+        Some(job.template.render(&scene))
+    }
+
+    fn scene<'a>(
+        &'a self,
+        now: Timestamp,
+        id: u64,
+        token: &'a str,
+        created_at: Timestamp,
+        runner: Option<RunnerView>,
+        dependencies: &[u64],
+    ) -> Scene<'a> {
+        let earlier = || dependencies.iter().filter_map(|id| self.jobs.get(id));
+        let bucket = self.settings.running_jobs_bucket;
+        let running = self.jobs.values().filter(|job| job.status == JobStatus::Running).take(bucket).count();
+        Scene {
+            id,
+            token,
+            url: &self.settings.external_url,
+            created_at,
+            now,
+            runner,
+            dependencies: earlier().map(|job| dependency(job, token)).collect(),
+            dotenv: earlier().flat_map(|job| job.dotenv.clone()).collect(),
+            running_jobs: if running < bucket { running.to_string() } else { format!("{bucket}+") },
+            session_url: None,
+        }
+    }
+
+    /// The numbers of the jobs that these mean.
+    fn resolve(&self, dependencies: &[Dependency]) -> Vec<u64> {
+        let find = |dependency: &Dependency| match dependency {
+            Dependency::Id(id) => self.jobs.contains_key(id).then_some(*id),
+            Dependency::Name(name) => self.jobs.values().rev().find(|job| job.name() == name).map(|job| job.id),
+        };
+        dependencies.iter().filter_map(find).collect()
+    }
+
+    /// A job that others depend on was retried: they wait for the retry.
+    fn wait_for_retry(&mut self, failed: u64, retry: u64) {
+        for waiting in &self.pending {
+            let dependencies = self.jobs.get_mut(waiting).map(|job| job.dependencies.iter_mut());
+            dependencies.into_iter().flatten().filter(|id| **id == failed).for_each(|id| *id = retry);
+        }
+    }
+
+    /// A job has ended: those that depend on it can be handed out now, or never.
+    pub(super) fn release_dependents(&mut self, ended: u64) {
+        let now = self.clock;
+        let waits = |id: &&u64| self.jobs.get(id).is_some_and(|job| job.dependencies.contains(&ended));
+        if self.pending.iter().any(|id| waits(&id)) {
+            self.skip_hopeless(now);
+            self.tick_queues(now, None);
+        }
+    }
+
+    /// Skips the jobs that wait for one that did not succeed, and those that wait for a skipped one.
+    fn skip_hopeless(&mut self, now: Timestamp) {
+        let failed =
+            |id: &u64| self.jobs.get(id).is_some_and(|job| job.status.is_final() && job.status != JobStatus::Success);
+        let hopeless = |id: &&u64| self.jobs.get(id).is_some_and(|job| job.dependencies.iter().any(failed));
+        let Some(id) = self.pending.iter().find(hopeless).copied() else { return };
+        // The change comes back here for the next one.
+        self.change(id, |job| job.skip(now));
+    }
+
+    /// Whether all jobs that this one depends on have succeeded.
+    fn is_ready(&self, job: &JobRecord) -> bool {
+        let succeeded = |id: &u64| self.jobs.get(id).is_some_and(|job| job.status == JobStatus::Success);
+        job.dependencies.iter().all(succeeded)
+    }
+
     /// Whether a runner may have a job: by its type, its tags and its access level, and if the job is for it.
     fn may_take(&self, runner: u64, job: &JobRecord) -> bool {
         let Some(known) = self.runners.get(&runner) else { return false };
         let is_protected = job.payload["git_info"]["protected"].as_bool() == Some(true);
-        job.template.runner().is_none_or(|only| only == runner)
+        self.is_ready(job)
+            && job.template.runner().is_none_or(|only| only == runner)
             && (self.settings.instance_runners_enabled || known.kind() != RunnerType::Instance)
             && known.takes(job.template.tags(), is_protected)
     }
+}
+
+/// What the payload of a job says about one that it depends on. The token is that of the running job.
+fn dependency(job: &JobRecord, token: &str) -> Value {
+    let mut told = json!({ "id": job.id, "name": job.name(), "token": token });
+    if let Some(archive) = job.artifact("archive") {
+        told["artifacts_file"] = json!({ "filename": archive.file_name, "size": archive.content.len() });
+    }
+    told
 }
 
 /// Whether an address is one that GitLab does not connect to unless its administrator allows local addresses. Names other

@@ -165,6 +165,11 @@ pub struct Settings {
     pub job_token_removed_after: Option<Duration>,
     /// The token of a job expires so long after the job's timeout. `None`: never.
     pub job_token_grace: Option<Duration>,
+    /// The URL that payloads name as that of the instance, without a slash at the end. `simulated-gitlab` sets it to the
+    /// address at which it serves.
+    pub external_url: String,
+    /// From so many running jobs on, payloads name this number with a `+` as the count of jobs on runners of the instance.
+    pub running_jobs_bucket: usize,
     /// Number of the first job. Above 2^32, so that 32-bit clients fail.
     pub first_job_id: u64,
 }
@@ -212,6 +217,8 @@ impl Default for Settings {
             stuck_after: minutes(60),
             job_token_removed_after: None,
             job_token_grace: Some(minutes(5)),
+            external_url: "https://gitlab.example.test".to_owned(),
+            running_jobs_bucket: 1000,
             first_job_id: (1 << 32) + 1,
         }
     }

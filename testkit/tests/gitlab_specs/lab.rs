@@ -318,14 +318,59 @@ impl Lab {
         for tag in list(&step["tags"]).iter().filter_map(Value::as_str) {
             job = job.with_tag(tag);
         }
-        if step.get("pipeline").is_some() {
-            return Err("a payload does not follow from a pipeline here".to_owned());
+        for (what, value) in step["pipeline"].as_object().into_iter().flatten() {
+            job = self.in_pipeline(job, what, value, &step["pipeline"])?;
         }
         let id = self.gitlab.queue(self.now, job);
+        if let Some(seconds) = step["pipeline"]["queued_seconds_ago"].as_u64() {
+            self.now = self.now.saturating_add(Duration::from_secs(seconds));
+        }
         let token = self.gitlab.job(id).map(|job| job.token().to_owned());
         self.variables.insert(format!("{name}.id"), id.into());
         self.variables.insert(format!("{name}.token"), token.into());
         Ok(())
+    }
+
+    /// The job in a pipeline of this kind.
+    fn in_pipeline(&mut self, job: NewJob, what: &str, value: &Value, pipeline: &Value) -> Result<NewJob, String> {
+        let number = value.as_u64().unwrap_or_default();
+        Ok(match what {
+            "tag" => job.with_git_tag("v1.0"),
+            "branch" => job.with_branch("main"),
+            // GitLab's test makes a pipeline whose ref is the source branch.
+            "merge_request" => job.with_branch("feature"),
+            "depth" => job.with_depth(u32::try_from(number).map_err(|_| "too deep")?),
+            "registry" => job.with_registry(value.as_bool().unwrap_or_default()),
+            "project_timeout" => job.with_timeout(Duration::from_secs(number)),
+            "triggered" => job
+                .with_trigger_variable("SECRET_KEY", "secret_value")
+                .with_trigger_variable("TRIGGER_KEY_1", "TRIGGER_VALUE_1"),
+            "earlier" => {
+                let mut job = job;
+                let named = pipeline.get("dependencies");
+                for name in list(value) {
+                    self.step(&json!({ "op": "running", "as": "earlier", "job": { "name": name } }))?;
+                    self.step(&json!({ "op": "finish", "job": "earlier" }))?;
+                    if named.is_none_or(|named| list(named).contains(name)) {
+                        job = job.with_dependency(self.number("earlier.id")?);
+                    }
+                }
+                job
+            }
+            "running_on_instance_runners" => {
+                for _ in 0..number {
+                    self.step(&json!({ "op": "running", "as": "earlier" }))?;
+                }
+                job
+            }
+            "bucket" => {
+                let bucket = usize::try_from(number).map_err(|_| "too large")?;
+                self.gitlab.settings_mut().running_jobs_bucket = bucket;
+                job
+            }
+            "dependencies" | "queued_seconds_ago" => job,
+            other => return Err(format!("nothing here makes a pipeline with {other}")),
+        })
     }
 
     fn remember_runner(&mut self, name: &str, made: &Value) {

@@ -262,3 +262,85 @@ fn a_session_server_at_a_local_address_is_a_conflict() {
         }
     }
 }
+
+/// The payload of the next job, which must be this one.
+fn next(lab: &mut Lab, id: u64) -> serde_json::Value {
+    let payload = body(&lab.request_job(&work(&["two_phase_job_commit"])));
+    assert_eq!(payload["id"], id);
+    payload
+}
+
+fn leave(lab: &mut Lab, id: u64, query: &str, file: &[u8]) {
+    let token = lab.job(id).token().to_owned();
+    let headers = [("content-type", "multipart/form-data; boundary=xx"), ("job-token", token.as_str())];
+    let head = b"--xx\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.zip\"\r\n\r\n".to_vec();
+    let form = [head, file.to_vec(), b"\r\n--xx--\r\n".to_vec()].concat();
+    assert_eq!(lab.call(Method::POST, &format!("/jobs/{id}/artifacts{query}"), &headers, &form).status(), 201);
+}
+
+#[test]
+fn jobs_that_depend_on_each_other_are_handed_out_in_order_with_what_the_earlier_left() {
+    use std::io::Write;
+    let mut lab = Lab::new(|settings| settings.long_poll = Some(seconds(50)));
+    let build = lab.gitlab.queue(lab.now, NewJob::new("build"));
+    let test = lab.gitlab.queue(lab.now, NewJob::new("test").with_dependency_named("build"));
+    let deploy = lab.gitlab.queue(lab.now, NewJob::new("deploy").with_dependency(build).with_dependency(test));
+    assert_eq!(next(&mut lab, build)["dependencies"], json!([]));
+    let value = last_update(&lab.request_job(&work(&[])));
+    let hold = lab.hold(&value);
+    leave(&mut lab, build, "", b"PK");
+    let mut dotenv = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    dotenv.write_all(b"VERSION=1.2").expect("written");
+    let dotenv = dotenv.finish().expect("finished");
+    leave(&mut lab, build, "?artifact_type=dotenv&artifact_format=gzip", &dotenv);
+    assert!(lab.gitlab.poll(lab.now).is_none());
+    lab.put(build, json!({ "state": "success" }));
+    assert_eq!(lab.gitlab.poll(lab.now).map(|(id, _)| id), Some(hold), "the end of a job wakes who waits for the next");
+
+    let payload = next(&mut lab, test);
+    let token = lab.job(test).token().to_owned();
+    let told =
+        json!({ "id": build, "name": "build", "token": token, "artifacts_file": { "filename": "a.zip", "size": 2 } });
+    assert_eq!(payload["dependencies"], json!([told]));
+    let variables = payload["variables"].as_array().expect("a list");
+    assert!(variables.iter().any(|variable| variable["key"] == "VERSION" && variable["value"] == "1.2"));
+    let path = format!("/jobs/{build}/artifacts");
+    let response = lab.call(Method::GET, &path, &[("job-token", &token)], b"");
+    assert_eq!((response.status().as_u16(), &response.body()[..]), (200, &b"PK"[..]));
+    lab.put(test, json!({ "state": "success" }));
+    let payload = next(&mut lab, deploy);
+    assert_eq!(payload["dependencies"][0]["id"], build);
+    assert_eq!(payload["dependencies"][1], json!({ "id": test, "name": "test", "token": lab.job(deploy).token() }));
+}
+
+#[test]
+fn jobs_that_depend_on_a_failed_one_are_skipped() {
+    let mut lab = Lab::new(|_| {});
+    let first = lab.gitlab.queue(lab.now, NewJob::new("first"));
+    let second = lab.gitlab.queue(lab.now, NewJob::new("second").with_dependency(first));
+    let third = lab.gitlab.queue(lab.now, NewJob::new("third").with_dependency(second));
+    let free = lab.gitlab.queue(lab.now, NewJob::new("free").with_dependency(7));
+    next(&mut lab, first);
+    lab.put(first, json!({ "state": "failed" }));
+    assert_eq!([second, third, free].map(|id| lab.status(id)), ["skipped", "skipped", "pending"]);
+    next(&mut lab, free);
+    let late = lab.gitlab.queue(lab.now, NewJob::new("late").with_dependency(second));
+    assert_eq!(lab.status(late), "skipped");
+}
+
+#[test]
+fn jobs_that_depend_on_a_retried_one_wait_for_the_retry() {
+    let mut lab = Lab::new(|settings| settings.two_phase_commit = true);
+    let first = lab.gitlab.queue(lab.now, NewJob::new("first"));
+    let second = lab.gitlab.queue(lab.now, NewJob::new("second").with_dependency(first));
+    next(&mut lab, first);
+    lab.pass(minutes(2));
+    lab.gitlab.poll(lab.now);
+    let retry = lab.gitlab.jobs().last().expect("a retry").id();
+    assert_eq!((lab.status(first), lab.job(retry).retry_of()), ("failed", Some(first)));
+    next(&mut lab, retry);
+    lab.put(retry, json!({ "state": "running" }));
+    assert_eq!(lab.status(second), "pending");
+    lab.put(retry, json!({ "state": "success" }));
+    assert_eq!(next(&mut lab, second)["dependencies"][0]["id"], retry);
+}
