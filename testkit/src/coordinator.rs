@@ -98,6 +98,8 @@ pub struct Coordinator {
     jobs: BTreeMap<u64, JobRecord>,
     next_job: u64,
     pending: BTreeSet<u64>,
+    /// The pending jobs that depend on others.
+    dependent: BTreeSet<u64>,
     timers: BTreeSet<(Timestamp, u64)>,
     holds: BTreeMap<HoldId, Hold>,
     next_hold: u64,
@@ -141,6 +143,7 @@ impl Coordinator {
             next_runner: 1,
             jobs: BTreeMap::new(),
             pending: BTreeSet::new(),
+            dependent: BTreeSet::new(),
             timers: BTreeSet::new(),
             holds: BTreeMap::new(),
             next_hold: 0,
@@ -418,6 +421,7 @@ impl Coordinator {
         let has_ended = job.status.is_final() && !before.is_final();
         if job.status != JobStatus::Pending {
             self.pending.remove(&id);
+            self.dependent.remove(&id);
         }
         let due = job.expiry(&self.settings).map(|(at, _)| at);
         if let Some(at) = job.armed.take() {

@@ -4,7 +4,7 @@
 //!
 //! | Request | Answer |
 //! |---|---|
-//! | `POST /_sim/jobs` | queues a job, `{"id": 4294967297}`. The body is a payload as GitLab sends it, or a short form: `name`, `script`, `after_script` (a line or a list), `variables` and `masked_variables` (objects), `timeout` (seconds), `runner` (a number), `requires` (features); any other member goes into the payload as it is |
+//! | `POST /_sim/jobs` | queues a job, `{"id": 4294967297}`. The body is a payload as GitLab sends it, or a short form: `name`, `script`, `after_script` (a line or a list), `variables`, `masked_variables` and `trigger_variables` (objects), `timeout` (seconds), `runner` (a number), `requires` (features), `tags`, `stage`, `branch`, `git_tag`, `merge_request` (`iid`, `source_branch`), `depth`, `registry` (a boolean), `dependencies` (names or numbers of jobs); members of the payload such as `artifacts` and `image` go into it as they are; another member is refused |
 //! | `GET /_sim/jobs`, `GET /_sim/jobs/:id` | jobs: `id`, `name`, `status`, `failure_reason`, `exit_code`, `trace_bytes`, `trace_crc32`, `reported_checksum`, `reported_bytesize`, `artifacts`, `requests`, `retry_of` (the job in whose place it is) |
 //! | `GET /_sim/jobs/:id/trace` | the log |
 //! | `GET /_sim/jobs/:id/artifacts/:type` | a file that the job left |
@@ -44,7 +44,10 @@ pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed:
             None => Passage::GitLab(faults.treat(request)),
         }
     };
-    Server::start_behind(coordinator, at, Box::new(door))
+    let server = Server::start_behind(coordinator, at, Box::new(door))?;
+    let url = server.url();
+    server.with(|gitlab, _| gitlab.settings_mut().external_url = url);
+    Ok(server)
 }
 
 /// A job from the short form, or from a whole payload, as `POST /_sim/jobs` takes them.

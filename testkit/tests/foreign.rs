@@ -104,6 +104,43 @@ fn a_runner_of_curl_and_sh_runs_a_job() {
     assert_eq!(sim.sim("GET", &format!("{path}/artifacts/archive"), "").1, "PK\u{5}\u{6}");
 }
 
+/// The one shell script in the README.
+fn script_of_the_readme() -> &'static str {
+    let readme = include_str!("../README.md");
+    let (_, after) = readme.split_once("```sh\n").expect("a script");
+    after.split_once("```").expect("its end").0
+}
+
+#[test]
+fn a_pipeline_of_three_jobs_runs_by_the_words_of_the_readme() {
+    if !has("curl") || !has("jq") || cfg!(not(unix)) {
+        println!("skipped: there is no curl or no jq here");
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("simulated-gitlab-pipeline-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let sim = Sim::start(&[]);
+    let ran = Command::new("sh")
+        .args(["-euc", script_of_the_readme()])
+        .env("url", sim.told("url"))
+        .env("runner_token", sim.told("runner_token"))
+        .current_dir(&folder)
+        .output()
+        .expect("sh");
+    fs::remove_dir_all(folder).unwrap();
+    let printed = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{printed}\n{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(printed.ends_with("source > build > test > deploy"), "{printed}");
+    let (_, jobs) = sim.sim("GET", "/_sim/jobs", "");
+    let told: Vec<_> = jobs.as_array().unwrap().iter().map(|job| (&job["name"], &job["status"])).collect();
+    assert_eq!(
+        told,
+        ["build", "test", "deploy"].map(|name| (json!(name), json!("success"))).each_ref().map(|(a, b)| (a, b))
+    );
+    let files = jobs.as_array().unwrap().iter().map(|job| job["artifacts"][0]["bytes"].as_u64().unwrap());
+    assert_eq!(files.collect::<Vec<_>>(), [14, 21, 30]);
+}
+
 #[test]
 fn jobs_are_steered_from_outside() {
     let sim = Sim::start(&[]);
@@ -128,6 +165,10 @@ fn jobs_are_steered_from_outside() {
         ("POST", "/_sim/jobs", "[]", 400, "a JSON object"),
         ("POST", "/_sim/jobs", r#"{"script":7}"#, 400, "script is a text or a list"),
         ("POST", "/_sim/jobs", r#"{"timeout":"1h"}"#, 400, "number of seconds"),
+        ("POST", "/_sim/jobs", r#"{"scripts":["make"]}"#, 400, "no member scripts"),
+        ("POST", "/_sim/jobs", r#"{"dependencies":["build"]}"#, 400, "no job build to depend on"),
+        ("POST", "/_sim/jobs", r#"{"dependencies":[7]}"#, 400, "no job 7 to depend on"),
+        ("POST", "/_sim/jobs", r#"{"dependencies":[true]}"#, 400, "names or numbers of jobs"),
         ("GET", "/_sim/jobs/7", "", 404, "no job 7"),
         ("GET", "/_sim/moon", "", 404, "no GET /_sim/moon"),
     ] {

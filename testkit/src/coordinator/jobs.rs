@@ -180,7 +180,8 @@ impl JobRecord {
         self.template.name()
     }
 
-    /// The payload handed to the runner.
+    /// The payload handed to the runner. It is complete from the moment when a runner gets the job; before, its variables are
+    /// missing.
     #[must_use]
     pub fn payload(&self) -> &Value {
         &self.payload

@@ -339,7 +339,8 @@ impl NewJob {
                 members.remove("steps");
             }
         }
-        if self.verbatim.is_none() && !self.members.contains_key("variables") {
+        // The variables show the runner. Before there is one, nobody gets the payload.
+        if scene.runner.is_some() && self.verbatim.is_none() && !self.members.contains_key("variables") {
             let variables = variables::of(self, &payload, scene);
             payload["variables"] = variables.into();
         }

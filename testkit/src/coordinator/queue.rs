@@ -87,6 +87,9 @@ impl Coordinator {
             Some(failed) => failed.dependencies.clone(),
             None => self.resolve(template.dependencies()),
         };
+        if !dependencies.is_empty() {
+            self.dependent.insert(id);
+        }
         let mut job = JobRecord::new(now, id, token, template, payload);
         job.retry_of = retry_of;
         job.dependencies = dependencies;
@@ -215,16 +218,28 @@ impl Coordinator {
 
     /// The numbers of the jobs that these mean.
     fn resolve(&self, dependencies: &[Dependency]) -> Vec<u64> {
-        let find = |dependency: &Dependency| match dependency {
+        dependencies.iter().filter_map(|dependency| self.find(dependency)).collect()
+    }
+
+    fn find(&self, dependency: &Dependency) -> Option<u64> {
+        match dependency {
             Dependency::Id(id) => self.jobs.contains_key(id).then_some(*id),
             Dependency::Name(name) => self.jobs.values().rev().find(|job| job.name() == name).map(|job| job.id),
-        };
-        dependencies.iter().filter_map(find).collect()
+        }
+    }
+
+    /// The name or the number of a job that this one depends on and that there is not.
+    pub(crate) fn missing_dependency(&self, job: &NewJob) -> Option<String> {
+        let missing = job.dependencies().iter().find(|dependency| self.find(dependency).is_none())?;
+        Some(match missing {
+            Dependency::Id(id) => id.to_string(),
+            Dependency::Name(name) => name.clone(),
+        })
     }
 
     /// A job that others depend on was retried: they wait for the retry.
     fn wait_for_retry(&mut self, failed: u64, retry: u64) {
-        for waiting in &self.pending {
+        for waiting in &self.dependent {
             let dependencies = self.jobs.get_mut(waiting).map(|job| job.dependencies.iter_mut());
             dependencies.into_iter().flatten().filter(|id| **id == failed).for_each(|id| *id = retry);
         }
@@ -234,7 +249,7 @@ impl Coordinator {
     pub(super) fn release_dependents(&mut self, ended: u64) {
         let now = self.clock;
         let waits = |id: &&u64| self.jobs.get(id).is_some_and(|job| job.dependencies.contains(&ended));
-        if self.pending.iter().any(|id| waits(&id)) {
+        if self.dependent.iter().any(|id| waits(&id)) {
             self.skip_hopeless(now);
             self.tick_queues(now, None);
         }
@@ -245,7 +260,7 @@ impl Coordinator {
         let failed =
             |id: &u64| self.jobs.get(id).is_some_and(|job| job.status.is_final() && job.status != JobStatus::Success);
         let hopeless = |id: &&u64| self.jobs.get(id).is_some_and(|job| job.dependencies.iter().any(failed));
-        let Some(id) = self.pending.iter().find(hopeless).copied() else { return };
+        let Some(id) = self.dependent.iter().find(hopeless).copied() else { return };
         // The change comes back here for the next one.
         self.change(id, |job| job.skip(now));
     }

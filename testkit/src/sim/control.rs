@@ -61,6 +61,9 @@ fn json_of(body: &Bytes) -> Result<Value, Refusal> {
 
 fn queue(gitlab: &mut Coordinator, now: Timestamp, body: &Bytes) -> Result<Response<Bytes>, Refusal> {
     let job = job(json_of(body)?).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
+    if let Some(missing) = gitlab.missing_dependency(&job) {
+        return Err((StatusCode::BAD_REQUEST, format!("there is no job {missing} to depend on")));
+    }
     let id = gitlab.queue(now, job);
     Ok(told(StatusCode::CREATED, &json!({ "id": id })))
 }
@@ -75,6 +78,24 @@ fn cancel(gitlab: &mut Coordinator, now: Timestamp, id: &str, body: &Bytes) -> R
     }
     record(gitlab, id).map(|job| told(StatusCode::OK, &view(job)))
 }
+
+/// The members of a payload that a short form may give as they are.
+const PAYLOAD: &[&str] = &[
+    "allow_git_fetch",
+    "artifacts",
+    "cache",
+    "credentials",
+    "features",
+    "git_info",
+    "hooks",
+    "image",
+    "inputs",
+    "policy_options",
+    "runner_info",
+    "secrets",
+    "services",
+    "suspend_options",
+];
 
 pub(super) fn job(described: Value) -> Result<NewJob, String> {
     let Value::Object(members) = described else { return Err("a job is a JSON object".to_owned()) };
@@ -91,13 +112,41 @@ pub(super) fn job(described: Value) -> Result<NewJob, String> {
             "masked_variables" => {
                 texts(&name, &value)?.iter().fold(job, |job, (key, value)| job.with_masked_variable(key, value))
             }
+            "trigger_variables" => {
+                texts(&name, &value)?.iter().fold(job, |job, (key, value)| job.with_trigger_variable(key, value))
+            }
             "timeout" => job.with_timeout(Duration::from_secs(value.as_u64().ok_or("timeout is a number of seconds")?)),
             "runner" => job.with_runner(value.as_u64().ok_or("runner is the number of a runner")?),
             "requires" => lines(&name, &value)?.iter().fold(job, |job, feature| job.with_required_feature(feature)),
-            _ => job.with_member(&name, value),
+            "tags" => lines(&name, &value)?.iter().fold(job, |job, tag| job.with_tag(tag)),
+            "stage" => job.with_stage(value.as_str().ok_or("stage is a text")?),
+            "branch" => job.with_branch(value.as_str().ok_or("branch is a text")?),
+            "git_tag" => job.with_git_tag(value.as_str().ok_or("git_tag is a text")?),
+            "merge_request" => {
+                let branch = value["source_branch"].as_str().unwrap_or("feature");
+                let iid = value["iid"].as_u64().ok_or("merge_request has an iid and may have a source_branch")?;
+                job.with_merge_request(iid, branch)
+            }
+            "depth" => {
+                let depth = value.as_u64().and_then(|depth| u32::try_from(depth).ok());
+                job.with_depth(depth.ok_or("depth is a number of commits")?)
+            }
+            "registry" => job.with_registry(value.as_bool().ok_or("registry is true or false")?),
+            "dependencies" => dependencies(job, &value)?,
+            known if PAYLOAD.contains(&known) => job.with_member(known, value),
+            unknown => return Err(format!("a job has no member {unknown}")),
         };
     }
     Ok(job)
+}
+
+/// Adds the jobs that this one depends on, each by its name or number.
+fn dependencies(job: NewJob, value: &Value) -> Result<NewJob, String> {
+    let wrong = || "dependencies is a list of names or numbers of jobs".to_owned();
+    value.as_array().ok_or_else(wrong)?.iter().try_fold(job, |job, one| match one {
+        Value::String(name) => Ok(job.with_dependency_named(name)),
+        one => Ok(job.with_dependency(one.as_u64().ok_or_else(wrong)?)),
+    })
 }
 
 fn lines(name: &str, value: &Value) -> Result<Vec<String>, String> {
