@@ -16,6 +16,7 @@ mod ownership;
 mod params;
 mod payload;
 mod queue;
+mod record;
 mod registration;
 mod reports;
 mod runners;
@@ -43,6 +44,7 @@ pub use self::access::{Registration, Role, RunnerType};
 pub use self::artifacts::StoredArtifact;
 pub use self::jobs::{FinalUpdate, JobRecord, JobStatus};
 pub use self::payload::NewJob;
+pub use self::record::RequestRecord;
 pub use self::settings::{HostLimit, Maintenance, ReplayRule, Settings};
 pub use self::stats::{Endpoint, Stats};
 
@@ -51,6 +53,7 @@ use self::jobs::Expiry;
 use self::limits::{HostHeaders, Limits};
 use self::params::{FilePart, Params};
 use self::queue::Hold;
+use self::record::Snapshot;
 use self::runners::Runner;
 use self::wire::{Reply, Route};
 
@@ -104,6 +107,8 @@ pub struct Coordinator {
     holds: BTreeMap<HoldId, Hold>,
     next_hold: u64,
     next_request: u64,
+    records: BTreeMap<u64, RequestRecord>,
+    next_record: u64,
     limits: Limits,
     stats: Stats,
 }
@@ -114,6 +119,8 @@ struct Envelope {
     endpoint: Endpoint,
     request_id: HeaderValue,
     polling: bool,
+    /// Number of the record that the status of the answer goes into.
+    record: Option<u64>,
 }
 
 /// A request on its way to an endpoint.
@@ -148,6 +155,8 @@ impl Coordinator {
             holds: BTreeMap::new(),
             next_hold: 0,
             next_request: 0,
+            records: BTreeMap::new(),
+            next_record: 0,
             limits: Limits::default(),
             stats: Stats::default(),
         }
@@ -247,7 +256,9 @@ impl Coordinator {
             self.next_request.into()
         });
         let polling = endpoint == Endpoint::RequestJob && self.settings.long_poll.is_some();
-        let envelope = Envelope { endpoint, request_id, polling };
+        let before = self.begin_record(now, &parts, route.job());
+        let record = before.as_ref().map(Snapshot::record);
+        let envelope = Envelope { endpoint, request_id, polling, record };
 
         if let Some(reply) = self.maintenance() {
             return Answer::Now(self.seal(now, envelope, reply));
@@ -266,6 +277,9 @@ impl Coordinator {
             _ => (HostHeaders::default(), Ok(())),
         };
         let reply = admitted.and_then(|()| self.dispatch(now, route, parts, body)).unwrap_or_else(|refusal| refusal);
+        if let Some(before) = before {
+            self.record_changes(before);
+        }
         Answer::Now(self.seal(now, envelope, limit_headers.add_to(reply)))
     }
 
@@ -376,6 +390,7 @@ impl Coordinator {
     fn seal(&mut self, now: Timestamp, envelope: Envelope, reply: Reply) -> Response<Bytes> {
         let mut response = reply.into_response();
         self.stats.count_answer(envelope.endpoint, response.status());
+        self.record_answer(envelope.record, response.status());
         let headers = response.headers_mut();
         headers.insert(DATE, limits::http_date(now));
         headers.insert(wire::REQUEST_ID, envelope.request_id);
@@ -386,7 +401,7 @@ impl Coordinator {
     }
 
     /// Moves the clock, never back, and lets everything happen that is due.
-    fn advance(&mut self, now: Timestamp) -> Timestamp {
+    pub(crate) fn advance(&mut self, now: Timestamp) -> Timestamp {
         if self.clock == Timestamp::EPOCH {
             // Runners may be added before any time is known. They were made when time began.
             self.runners.values_mut().for_each(|runner| runner.updated_at = runner.updated_at.max(now));

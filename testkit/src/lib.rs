@@ -51,7 +51,7 @@ mod world;
 
 pub use self::coordinator::{
     Answer, Coordinator, Endpoint, FinalUpdate, HoldId, HostLimit, JobRecord, JobStatus, Maintenance, NewJob,
-    Registration, ReplayRule, Role, RunnerType, Settings, Stats, StoredArtifact,
+    Registration, ReplayRule, RequestRecord, Role, RunnerType, Settings, Stats, StoredArtifact,
 };
 pub use self::dice::Dice;
 pub use self::front::{Front, Treatment};

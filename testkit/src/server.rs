@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -84,18 +85,44 @@ pub(crate) enum Passage {
     GitLab(Treatment),
     /// It is not GitLab's affair.
     Answered(Response<Bytes>),
+    /// It is not GitLab's affair, and lets this much time pass.
+    Advanced(Duration, Response<Bytes>),
 }
 
-/// A clock anchored once on Unix time, monotonic from there.
-#[derive(Clone, Copy, Debug)]
+/// A clock anchored once on Unix time, monotonic from there. It can be put forward, and it can stand still otherwise.
+#[derive(Debug)]
 struct Clock {
     origin: Timestamp,
     started: Instant,
+    stands: AtomicBool,
+    /// Milliseconds that it was put forward, and those that had passed when it was stopped.
+    ahead: AtomicU64,
 }
 
 impl Clock {
+    fn start() -> Self {
+        let (stands, ahead) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { origin: SystemTime::now().into(), started: Instant::now(), stands, ahead }
+    }
+
     fn now(&self) -> Timestamp {
-        self.origin.saturating_add(self.started.elapsed())
+        let ahead = Duration::from_millis(self.ahead.load(Ordering::SeqCst));
+        let elapsed = if self.stands.load(Ordering::SeqCst) { Duration::ZERO } else { self.started.elapsed() };
+        self.origin.saturating_add(ahead.saturating_add(elapsed))
+    }
+
+    fn advance(&self, by: Duration) {
+        let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        // The closure always returns a value.
+        let _ = self.ahead.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |ahead| Some(ahead.saturating_add(millis)));
+    }
+
+    /// From now on it only moves when it is put forward.
+    fn stop(&self) {
+        if !self.stands.load(Ordering::SeqCst) {
+            self.advance(self.started.elapsed());
+            self.stands.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -121,7 +148,7 @@ impl Server {
             TcpListener::from_std(listener)?
         };
         let shared = Arc::new(Shared {
-            clock: Clock { origin: SystemTime::now().into(), started: Instant::now() },
+            clock: Clock::start(),
             state: Mutex::new(State { coordinator, waiting: BTreeMap::new(), door }),
             changed: Notify::new(),
             stop: Notify::new(),
@@ -151,6 +178,18 @@ impl Server {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.shared.clock.now()
+    }
+
+    /// Lets time pass for the coordinator. What is due happens at once: held requests are answered, and jobs time out.
+    pub fn advance(&self, by: Duration) {
+        self.shared.clock.advance(by);
+        self.with(|gitlab, now| gitlab.advance(now));
+    }
+
+    /// Stops the clock of the coordinator. From now on time only passes by [`advance`](Self::advance), so that a slow test has
+    /// the same results as a fast one. A held request waits until time is let pass or the queue changes.
+    pub fn stop_clock(&self) {
+        self.shared.clock.stop();
     }
 
     /// Looks into the coordinator, or alters it. Held requests whose wait ends by that are answered at once.
@@ -248,6 +287,15 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<R
     };
     let treatment = match passage {
         Passage::Answered(response) => {
+            shared.changed.notify_one();
+            return Ok(response.map(Full::new));
+        }
+        Passage::Advanced(by, response) => {
+            shared.clock.advance(by);
+            {
+                let mut state = shared.state();
+                state.coordinator.advance(shared.clock.now());
+            }
             shared.changed.notify_one();
             return Ok(response.map(Full::new));
         }

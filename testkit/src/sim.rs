@@ -9,11 +9,22 @@
 //! | `GET /_sim/jobs/:id/trace` | the log |
 //! | `GET /_sim/jobs/:id/artifacts/:type` | a file that the job left |
 //! | `POST /_sim/jobs/:id/cancel` | a user presses cancel; with `{"force": true}`, forces it. The job, as above |
+//! | `POST /_sim/jobs/:id/ACTION` | something happens to the job; the job, as above. `watch` (`watched`: a boolean): somebody looks at the log, and runners are asked for it more often. `erase`, `delete_project`: calls are answered with 403. `lock` and `lock_log` (`seconds`): the record or the log is locked, calls are answered with 409. `lose_log` (`keep`: bytes): the rest of the log is lost, the next piece is answered with 416 |
+//! | `GET /_sim/jobs/:id/token` | the token of the job, also while it is pending |
+//! | `GET /_sim/runners`, `GET /_sim/runners/:id` | runners: `id`, `token`, `attributes`, `managers` |
+//! | `POST /_sim/runners/:id/ACTION` | something happens to the runner; the runner, as above. `pause`, `unpause`; `reset_token`: it gets a new token, the old one is refused; `expire_token` (`seconds`): its token expires; `orphan`: its group or project is deleted |
+//! | `DELETE /_sim/runners/:id`, `DELETE /_sim/runners/:id/managers/:system_id` | the runner or one of its managers is removed |
+//! | `GET /_sim/settings`, `PATCH /_sim/settings` | the settings of the instance; times are seconds. A `PATCH` changes those that it names |
+//! | `GET /_sim/faults`, `POST /_sim/faults`, `DELETE /_sim/faults` | the faults that are on, as `--fault` takes them; adds one, `{"fault": "503:patch:3"}`; switches all off |
+//! | `GET /_sim/requests`, `DELETE /_sim/requests` | the requests to GitLab in their order: `at`, `method`, `path`, `status`, `changes`; forgets them. A request that a fault kept from GitLab is missing |
+//! | `GET /_sim/time`, `POST /_sim/time` | the time of the simulation, `{"now": 1700000040.0}`; lets time pass, `{"advance": 3600}` |
+//! | `GET /_sim/health` | `{"status": "ok"}` once the program serves |
 //! | `GET /_sim/report` | all jobs, runners, requests and answers |
 
 mod control;
 mod faults;
 mod page;
+mod settings;
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,7 +48,11 @@ pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed:
     let door = move |gitlab: &mut Coordinator, now, request: &http::Request<bytes::Bytes>| {
         let path = request.uri().path();
         if let Some(rest) = path.strip_prefix("/_sim/") {
-            return Passage::Answered(control::answer(gitlab, now, request, rest));
+            gitlab.advance(now);
+            return match control::answer(gitlab, &mut faults, now, request, rest) {
+                (response, None) => Passage::Answered(response),
+                (response, Some(time)) => Passage::Advanced(time, response),
+            };
         }
         match page::answer(gitlab, path) {
             Some(page) => Passage::Answered(page),
@@ -46,7 +61,10 @@ pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed:
     };
     let server = Server::start_behind(coordinator, at, Box::new(door))?;
     let url = server.url();
-    server.with(|gitlab, _| gitlab.settings_mut().external_url = url);
+    server.with(|gitlab, _| {
+        gitlab.settings_mut().external_url = url;
+        gitlab.settings_mut().record_requests = true;
+    });
     Ok(server)
 }
 

@@ -179,6 +179,125 @@ fn jobs_are_steered_from_outside() {
 }
 
 #[test]
+fn everything_that_a_runner_must_survive_is_brought_about_from_outside() {
+    let sim = Sim::start(&["--virtual-time"]);
+    assert_eq!(sim.sim("GET", "/_sim/health", ""), (200, json!({ "status": "ok" })));
+    sim.sim("POST", "/_sim/jobs", "{}");
+    let payload: Value = serde_json::from_str(&sim.request_job().unwrap().1).unwrap();
+    let (id, token) = (payload["id"].as_u64().unwrap(), payload["token"].as_str().unwrap());
+    assert!(payload["variables"].as_array().unwrap().iter().any(|it| it["value"] == sim.told("url")));
+    let patch = |start: usize, text: &str| {
+        let headers = format!(
+            "JOB-TOKEN: {token}\r\nContent-Type: text/plain\r\nContent-Range: {start}-{}\r\n",
+            start + text.len() - 1
+        );
+        sim.call("PATCH", &format!("/api/v4/jobs/{id}/trace"), &headers, text).unwrap().0
+    };
+    let put = |state: &str| {
+        let body = json!({ "token": token, "state": state, "checksum": "crc32:0" }).to_string();
+        sim.call("PUT", &format!("/api/v4/jobs/{id}"), "Content-Type: application/json\r\n", &body).unwrap().0
+    };
+    let on_job = |action: &str, body: &str| sim.sim("POST", &format!("/_sim/jobs/{id}/{action}"), body).0;
+    let set = |body: &str| sim.sim("PATCH", "/_sim/settings", body);
+    let pass = |seconds: u64| sim.sim("POST", "/_sim/time", &format!(r#"{{"advance":{seconds}}}"#)).0;
+
+    assert_eq!((patch(0, "hello"), on_job("lose_log", r#"{"keep":2}"#), patch(5, "x")), (202, 200, 416));
+    assert_eq!((on_job("lock_log", r#"{"seconds":60}"#), patch(2, "llo")), (200, 409));
+    assert_eq!((pass(60), patch(2, "llo")), (200, 202));
+    assert_eq!((on_job("lock", r#"{"seconds":60}"#), put("running"), pass(60), put("running")), (200, 409, 200, 200));
+    assert_eq!(on_job("watch", ""), 200);
+
+    assert_eq!(set(r#"{"maintenance":7}"#).1["maintenance"], 7);
+    assert_eq!(
+        (put("running"), set(r#"{"maintenance":false,"migration_backoff":true}"#).0, put("running")),
+        (503, 200, 429)
+    );
+    assert_eq!(set(r#"{"migration_backoff":false,"trace_limit":1,"moon":1}"#).0, 400);
+    assert_eq!((put("running"), set(r#"{"migration_backoff":false}"#).0, put("running")), (429, 200, 200));
+    assert_eq!(sim.sim("POST", "/_sim/faults", r#"{"fault":"502:put:1"}"#), (200, json!(["502:put:1"])));
+    assert_eq!((put("running"), put("running")), (502, 200));
+    assert_eq!(sim.sim("DELETE", "/_sim/faults", ""), (200, json!([])));
+    assert_eq!(sim.sim("POST", "/_sim/faults", r#"{"fault":"moon"}"#).0, 400);
+
+    // A log that is still in live storage.
+    assert_eq!((set(r#"{"archive_delay":30}"#).0, put("success"), pass(30), put("success")), (200, 202, 200, 200));
+    assert_eq!((set(r#"{"job_token_removed_after":5}"#).0, pass(5)), (200, 200));
+    let (_, answer) = sim.call("PUT", &format!("/api/v4/jobs/{id}?token={token}&state=success"), "", "").unwrap();
+    assert_eq!(answer, r#"{"message":"403 Forbidden"}"#);
+
+    // A job without a sign of life fails by itself, however short the test is.
+    sim.sim("POST", "/_sim/jobs", r#"{"name":"silent"}"#);
+    assert_eq!(sim.request_job().unwrap().0, 201);
+    assert_eq!(
+        (pass(3601), &sim.sim("GET", "/_sim/jobs", "").1[1]["failure_reason"]),
+        (200, &json!("no_updates_running"))
+    );
+
+    let (_, pending) = sim.sim("POST", "/_sim/jobs", "{}");
+    let told = sim.sim("GET", &format!("/_sim/jobs/{}/token", pending["id"]), "").1;
+    assert!(told["token"].as_str().unwrap().starts_with("glcbt-"));
+    let on_runner = |method: &str, action: &str| sim.sim(method, &format!("/_sim/runners/1{action}"), "");
+    assert_eq!((on_runner("POST", "/pause").0, sim.request_job().unwrap().0), (200, 204));
+    assert_eq!(on_runner("POST", "/unpause").1["managers"], json!({ "s_1": {} }));
+    assert_eq!(on_runner("DELETE", "/managers/s_1").1["managers"], json!({}));
+    assert_eq!(on_runner("DELETE", "/managers/s_1").0, 404);
+    assert_eq!((on_runner("POST", "/expire_token").0, sim.request_job().unwrap().0), (200, 403));
+    assert!(on_runner("POST", "/reset_token").1["token"].as_str().unwrap().starts_with("glrt-"));
+    assert_eq!((on_runner("DELETE", "").0, on_runner("GET", "").0, on_runner("POST", "/moon").0), (200, 404, 404));
+
+    let (_, requests) = sim.sim("GET", "/_sim/requests", "");
+    let first = &requests.as_array().unwrap()[..3];
+    let path = format!("/api/v4/jobs/{id}/trace");
+    for (request, (method, path, status, change)) in first.iter().zip([
+        ("POST", "/api/v4/jobs/request", 201, Some(format!("job {id} running"))),
+        ("PATCH", path.as_str(), 202, Some(format!("log of job {id} 5 bytes"))),
+        ("PATCH", path.as_str(), 416, None),
+    ]) {
+        let change: Vec<String> = change.into_iter().collect();
+        assert_eq!((&request["method"], &request["path"]), (&json!(method), &json!(path)));
+        assert_eq!((&request["status"], &request["changes"]), (&json!(status), &json!(change)));
+    }
+    assert!(!requests.to_string().contains(token), "the record has no secrets");
+    sim.sim("DELETE", "/_sim/requests", "");
+    assert_eq!(sim.sim("GET", "/_sim/requests", "").1, json!([]));
+}
+
+#[test]
+fn virtual_time_ends_the_wait_of_a_held_request() {
+    let sim = Sim::start(&["--virtual-time", "--long-poll", "3000"]);
+    let (_, first) = sim.call("GET", "/_sim/time", "", "").unwrap();
+    let ask = |last_update: &str| {
+        let body = json!({ "token": sim.told("runner_token"), "last_update": last_update }).to_string();
+        sim.call("POST", "/api/v4/jobs/request", "Content-Type: application/json\r\n", &body).unwrap().0
+    };
+    assert_eq!(ask(""), 204);
+    let (_, _) = sim.sim("POST", "/_sim/jobs", "{}");
+    assert_eq!(sim.request_job().unwrap().0, 201);
+    assert_eq!(sim.call("GET", "/_sim/time", "", "").unwrap().1, first, "time stands still");
+    let address = sim.told("url").strip_prefix("http://").unwrap();
+    let value = {
+        let body = json!({ "token": sim.told("runner_token") }).to_string();
+        let mut stream = TcpStream::connect(address).unwrap();
+        let length = body.len();
+        let head =
+            "POST /api/v4/jobs/request HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json";
+        write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let line = answer.lines().find_map(|line| line.strip_prefix("x-gitlab-last-update: ")).expect("a queue value");
+        line.to_owned()
+    };
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| ask(&value));
+        while sim.sim("GET", "/_sim/requests", "").1.as_array().unwrap().last().unwrap()["status"] != Value::Null {
+            std::thread::yield_now();
+        }
+        sim.sim("POST", "/_sim/time", r#"{"advance":3000}"#);
+        assert_eq!(held.join().unwrap(), 204);
+    });
+}
+
+#[test]
 #[cfg(unix)]
 fn a_signal_ends_it_with_a_report() {
     let folder = std::env::temp_dir().join(format!("simulated-gitlab-{}", std::process::id()));

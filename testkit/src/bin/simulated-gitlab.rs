@@ -31,6 +31,7 @@ A simulated GitLab, for testing runners in any language.
   --long-poll S             holds job requests so long
   --two-phase-commit S      only lends a job, until the runner says that it runs; one that is not accepted within S seconds
                             fails with runner_provisioning_timeout, and is retried as a new job (GitLab: 120)
+  --virtual-time            time stands still, except that POST /_sim/time lets some pass
 
   --help, --version         print this text, or the version, on standard output
 
@@ -68,6 +69,7 @@ struct Options {
     update_interval: Option<u32>,
     long_poll: Option<Duration>,
     two_phase_commit: Option<Duration>,
+    virtual_time: bool,
 }
 
 /// What the command line asks for.
@@ -105,6 +107,7 @@ fn options() -> Result<Wanted, Failure> {
         update_interval: None,
         long_poll: None,
         two_phase_commit: None,
+        virtual_time: false,
     };
     let mut parser = lexopt::Parser::from_env();
     // What lexopt says of a word that it does not expect quotes that word, which may be a token.
@@ -119,6 +122,10 @@ fn options() -> Result<Wanted, Failure> {
         match name.as_str() {
             "help" => return Ok(Wanted::Help),
             "version" => return Ok(Wanted::Version),
+            "virtual-time" => {
+                options.virtual_time = true;
+                continue;
+            }
             name if OPTIONS.contains(&name) => {}
             name => return Err(unknown_option(name)),
         }
@@ -150,7 +157,8 @@ fn options() -> Result<Wanted, Failure> {
 
 /// An option that is misspelt, or a token that was given as one. It is shown only if it is close to an option.
 fn unknown_option(name: &str) -> Failure {
-    let known = OPTIONS.into_iter().chain(["help", "version"]).map(|known| (distance(name, known), known));
+    let known =
+        OPTIONS.into_iter().chain(["help", "version", "virtual-time"]).map(|known| (distance(name, known), known));
     // Two mistakes, but no more than one in three letters.
     match known.filter(|(far, known)| *far <= 2.min(known.len() / 3)).min() {
         Some((_, known)) => usage(format!("there is no option --{name}; did you mean --{known}?")),
@@ -218,6 +226,9 @@ fn run() -> Result<(), Failure> {
 
     let server = sim::serve(gitlab, options.listen, options.faults, options.seed);
     let server = server.map_err(|error| Failure(1, format!("cannot listen at {}: {error}", options.listen)))?;
+    if options.virtual_time {
+        server.stop_clock();
+    }
     for job in jobs.into_iter().flatten() {
         server.with(|gitlab, now| gitlab.queue(now, job));
     }

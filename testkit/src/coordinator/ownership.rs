@@ -12,6 +12,18 @@ use super::{Coordinator, Inbound, Timestamp, calendar, tokens};
 const RUNNER_TOKEN: HeaderName = HeaderName::from_static("runner-token");
 
 impl Coordinator {
+    /// The token of a runner is replaced by a new one, as a user does who no longer trusts it. Returns the new token, `None` if
+    /// there is no such runner.
+    pub fn reset_runner_token(&mut self, runner: u64) -> Option<&str> {
+        self.new_token(self.clock, runner).ok()?;
+        self.runner_token(runner)
+    }
+
+    /// A runner manager is removed. Returns whether there was one.
+    pub fn remove_manager(&mut self, runner: u64, system_id: &str) -> bool {
+        self.runners.get_mut(&runner).is_some_and(|runner| runner.managers.remove(system_id).is_some())
+    }
+
     pub(super) fn unregister(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let token = inbound.params.required("token")?;
         let runner = self.authenticate_runner(now, &token)?;

@@ -170,6 +170,8 @@ pub struct Settings {
     pub external_url: String,
     /// From so many running jobs on, payloads name this number with a `+` as the count of jobs on runners of the instance.
     pub running_jobs_bucket: usize,
+    /// Requests are recorded, see [`Coordinator::requests`](crate::Coordinator::requests). `simulated-gitlab` records them.
+    pub record_requests: bool,
     /// Number of the first job. Above 2^32, so that 32-bit clients fail.
     pub first_job_id: u64,
 }
@@ -219,6 +221,7 @@ impl Default for Settings {
             job_token_grace: Some(minutes(5)),
             external_url: "https://gitlab.example.test".to_owned(),
             running_jobs_bucket: 1000,
+            record_requests: false,
             first_job_id: (1 << 32) + 1,
         }
     }

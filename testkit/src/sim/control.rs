@@ -8,34 +8,219 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::coordinator::{Coordinator, Endpoint, JobRecord, NewJob};
+use super::faults::{Faults, InvalidFault};
+use super::settings;
+use crate::coordinator::{Coordinator, Endpoint, JobRecord, NewJob, RequestRecord};
 
 /// Why not, with the status.
 type Refusal = (StatusCode, String);
 
+/// Answers a request to steer the simulation. The second part is the time that the request lets pass.
 pub(super) fn answer(
     gitlab: &mut Coordinator,
+    faults: &mut Faults,
     now: Timestamp,
     request: &Request<Bytes>,
     path: &str,
-) -> Response<Bytes> {
+) -> (Response<Bytes>, Option<Duration>) {
     let segments: Vec<&str> = path.split('/').collect();
-    let found = match (request.method(), &segments[..]) {
+    let found = match segments[..] {
+        ["time"] => time(now, request),
+        ["jobs", ..] => jobs(gitlab, now, request, &segments[1..]).map(|response| (response, None)),
+        ["runners", ..] => runners(gitlab, now, request, &segments[1..]).map(|response| (response, None)),
+        _ => instance(gitlab, faults, request, &segments).map(|response| (response, None)),
+    };
+    found.unwrap_or_else(|(status, why)| (told(status, &json!({ "error": why })), None))
+}
+
+fn unknown(request: &Request<Bytes>) -> Refusal {
+    (StatusCode::NOT_FOUND, format!("there is no {} {}", request.method(), request.uri().path()))
+}
+
+fn bad(why: impl Into<String>) -> Refusal {
+    (StatusCode::BAD_REQUEST, why.into())
+}
+
+fn instance(
+    gitlab: &mut Coordinator,
+    faults: &mut Faults,
+    request: &Request<Bytes>,
+    segments: &[&str],
+) -> Result<Response<Bytes>, Refusal> {
+    let list = |faults: &Faults| told(StatusCode::OK, &faults.list().iter().map(ToString::to_string).collect());
+    match (request.method(), segments) {
+        (&Method::GET, ["health"]) => Ok(told(StatusCode::OK, &json!({ "status": "ok" }))),
         (&Method::GET, ["report"]) => Ok(told(StatusCode::OK, &report(gitlab))),
-        (&Method::GET, ["jobs"]) => Ok(told(StatusCode::OK, &gitlab.jobs().map(view).collect())),
-        (&Method::POST, ["jobs"]) => queue(gitlab, now, request.body()),
-        (&Method::GET, ["jobs", id]) => record(gitlab, id).map(|job| told(StatusCode::OK, &view(job))),
-        (&Method::GET, ["jobs", id, "trace"]) => {
+        (&Method::GET, ["settings"]) => Ok(told(StatusCode::OK, &settings::view(gitlab.settings()))),
+        (&Method::PATCH, ["settings"]) => {
+            let members = members(request.body())?;
+            settings::change(gitlab.settings_mut(), &members).map_err(bad)?;
+            Ok(told(StatusCode::OK, &settings::view(gitlab.settings())))
+        }
+        (&Method::GET, ["faults"]) => Ok(list(faults)),
+        (&Method::POST, ["faults"]) => {
+            let members = members(request.body())?;
+            let text = members.get("fault").and_then(Value::as_str).ok_or_else(|| bad("fault is a text"))?;
+            faults.add(text.parse().map_err(|error: InvalidFault| bad(error.to_string()))?);
+            Ok(list(faults))
+        }
+        (&Method::DELETE, ["faults"]) => {
+            faults.clear();
+            Ok(list(faults))
+        }
+        (&Method::GET, ["requests"]) => Ok(told(StatusCode::OK, &gitlab.requests().map(request_view).collect())),
+        (&Method::DELETE, ["requests"]) => {
+            gitlab.clear_requests();
+            Ok(told(StatusCode::OK, &json!([])))
+        }
+        _ => Err(unknown(request)),
+    }
+}
+
+fn time(now: Timestamp, request: &Request<Bytes>) -> Result<(Response<Bytes>, Option<Duration>), Refusal> {
+    let seconds = |time: Timestamp| Duration::from_millis(time.as_millis()).as_secs_f64();
+    match *request.method() {
+        Method::GET => Ok((told(StatusCode::OK, &json!({ "now": seconds(now) })), None)),
+        Method::POST => {
+            let members = members(request.body())?;
+            let by = members.get("advance").and_then(settings::duration);
+            let by = by.ok_or_else(|| bad("advance is a number of seconds"))?;
+            Ok((told(StatusCode::OK, &json!({ "now": seconds(now.saturating_add(by)) })), Some(by)))
+        }
+        _ => Err(unknown(request)),
+    }
+}
+
+fn jobs(
+    gitlab: &mut Coordinator,
+    now: Timestamp,
+    request: &Request<Bytes>,
+    segments: &[&str],
+) -> Result<Response<Bytes>, Refusal> {
+    match (request.method(), segments) {
+        (&Method::GET, []) => Ok(told(StatusCode::OK, &gitlab.jobs().map(view).collect())),
+        (&Method::POST, []) => queue(gitlab, now, request.body()),
+        (&Method::GET, [id]) => record(gitlab, id).map(|job| told(StatusCode::OK, &view(job))),
+        (&Method::GET, [id, "token"]) => {
+            record(gitlab, id).map(|job| told(StatusCode::OK, &json!({ "token": job.token() })))
+        }
+        (&Method::GET, [id, "trace"]) => {
             record(gitlab, id).map(|job| raw("text/plain; charset=utf-8", job.trace().to_vec().into()))
         }
-        (&Method::GET, ["jobs", id, "artifacts", kind]) => record(gitlab, id).and_then(|job| {
+        (&Method::GET, [id, "artifacts", kind]) => record(gitlab, id).and_then(|job| {
             let file = job.artifact(kind).map(|file| raw("application/octet-stream", file.content.clone()));
             file.ok_or_else(|| (StatusCode::NOT_FOUND, format!("job {id} left no {kind}")))
         }),
-        (&Method::POST, ["jobs", id, "cancel"]) => cancel(gitlab, now, id, request.body()),
-        _ => Err((StatusCode::NOT_FOUND, format!("there is no {} /_sim/{path}", request.method()))),
+        (&Method::POST, [id, "cancel"]) => cancel(gitlab, now, id, request.body()),
+        (&Method::POST, [id, action]) => {
+            let number = record(gitlab, id)?.id();
+            let members = members(request.body())?;
+            let until = || {
+                let seconds = members.get("seconds").and_then(settings::duration);
+                seconds.map(|seconds| now.saturating_add(seconds)).ok_or_else(|| bad("seconds is a number of seconds"))
+            };
+            match *action {
+                "watch" => match members.get("watched") {
+                    None | Some(Value::Bool(true)) => gitlab.watch(number, true),
+                    Some(Value::Bool(false)) => gitlab.watch(number, false),
+                    Some(_) => return Err(bad("watched is true or false")),
+                },
+                "erase" => gitlab.erase(number),
+                "delete_project" => gitlab.delete_project(number),
+                "lock" => gitlab.lock_job(number, until()?),
+                "lock_log" => gitlab.lock_trace(number, until()?),
+                "lose_log" => {
+                    let keep = members.get("keep").map_or(Some(0), Value::as_u64);
+                    gitlab.forget_trace_tail(number, keep.ok_or_else(|| bad("keep is a number of bytes"))?);
+                }
+                _ => return Err(unknown(request)),
+            }
+            record(gitlab, id).map(|job| told(StatusCode::OK, &view(job)))
+        }
+        _ => Err(unknown(request)),
+    }
+}
+
+fn runners(
+    gitlab: &mut Coordinator,
+    now: Timestamp,
+    request: &Request<Bytes>,
+    segments: &[&str],
+) -> Result<Response<Bytes>, Refusal> {
+    let known = |gitlab: &Coordinator, id: &str| {
+        let number = id.parse().ok().filter(|number| gitlab.runner_token(*number).is_some());
+        number.ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no runner {id}")))
     };
-    found.unwrap_or_else(|(status, why)| told(status, &json!({ "error": why })))
+    match (request.method(), segments) {
+        (&Method::GET, []) => {
+            let all = gitlab.runners().map(|id| runner_view(gitlab, id)).collect();
+            Ok(told(StatusCode::OK, &all))
+        }
+        (&Method::GET, [id]) => Ok(told(StatusCode::OK, &runner_view(gitlab, known(gitlab, id)?))),
+        (&Method::DELETE, [id]) => {
+            gitlab.remove_runner(known(gitlab, id)?);
+            Ok(told(StatusCode::OK, &json!({})))
+        }
+        (&Method::DELETE, [id, "managers", system_id]) => {
+            let number = known(gitlab, id)?;
+            if !gitlab.remove_manager(number, system_id) {
+                return Err((StatusCode::NOT_FOUND, format!("runner {id} has no manager {system_id}")));
+            }
+            Ok(told(StatusCode::OK, &runner_view(gitlab, number)))
+        }
+        (&Method::POST, [id, action]) => {
+            let number = known(gitlab, id)?;
+            let members = members(request.body())?;
+            match *action {
+                "pause" => gitlab.pause_runner(number),
+                "unpause" => gitlab.unpause_runner(number),
+                "orphan" => gitlab.orphan_runner(number),
+                "reset_token" => drop(gitlab.reset_runner_token(number).map(str::to_owned)),
+                "expire_token" => {
+                    let seconds = members.get("seconds").map_or(Some(Duration::ZERO), settings::duration);
+                    let seconds = seconds.ok_or_else(|| bad("seconds is a number of seconds"))?;
+                    gitlab.expire_runner_token(number, now.saturating_add(seconds));
+                }
+                _ => return Err(unknown(request)),
+            }
+            Ok(told(StatusCode::OK, &runner_view(gitlab, number)))
+        }
+        _ => Err(unknown(request)),
+    }
+}
+
+/// The members of a body, which may be empty.
+fn members(body: &Bytes) -> Result<Map<String, Value>, Refusal> {
+    if body.is_empty() {
+        return Ok(Map::new());
+    }
+    match json_of(body)? {
+        Value::Object(members) => Ok(members),
+        _ => Err(bad("the body is a JSON object")),
+    }
+}
+
+fn runner_view(gitlab: &Coordinator, id: u64) -> Value {
+    let managers: Map<String, Value> = gitlab
+        .managers(id)
+        .map(|system_id| (system_id.to_owned(), json!(gitlab.manager_info(id, system_id))))
+        .collect();
+    json!({
+        "id": id,
+        "token": gitlab.runner_token(id),
+        "attributes": gitlab.runner_attributes(id),
+        "managers": managers,
+    })
+}
+
+fn request_view(record: &RequestRecord) -> Value {
+    json!({
+        "at": Duration::from_millis(record.at.as_millis()).as_secs_f64(),
+        "method": record.method,
+        "path": record.path,
+        "status": record.status,
+        "changes": record.changes,
+    })
 }
 
 fn told(status: StatusCode, body: &Value) -> Response<Bytes> {

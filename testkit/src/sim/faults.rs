@@ -118,6 +118,33 @@ impl Place {
     }
 }
 
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.treatment {
+            Treatment::LoseRequest => f.write_str("lose-request")?,
+            Treatment::LoseAnswer => f.write_str("lose-answer")?,
+            Treatment::Answer(status) => write!(f, "{status}")?,
+            Treatment::Delay(pause) => write!(f, "delay={}", pause.as_secs_f64())?,
+            Treatment::Deliver => f.write_str("deliver")?,
+        }
+        let place = match self.place {
+            Place::Register => "register",
+            Place::Verify => "verify",
+            Place::Request => "request",
+            Place::Put => "put",
+            Place::Patch => "patch",
+            Place::Artifacts => "artifacts",
+            Place::Any => "any",
+        };
+        write!(f, ":{place}")?;
+        match self.when {
+            When::Always => Ok(()),
+            When::First(left) => write!(f, ":{left}"),
+            When::PerMille(chance) => write!(f, ":{}%", f64::from(chance) / 10.0),
+        }
+    }
+}
+
 /// All that goes wrong, and the dice that decide when.
 #[derive(Debug)]
 pub(super) struct Faults {
@@ -128,6 +155,19 @@ pub(super) struct Faults {
 impl Faults {
     pub(super) fn new(list: Vec<Fault>, dice: Dice) -> Self {
         Self { list, dice }
+    }
+
+    /// The faults that are on. A number of times counts down.
+    pub(super) fn list(&self) -> &[Fault] {
+        &self.list
+    }
+
+    pub(super) fn add(&mut self, fault: Fault) {
+        self.list.push(fault);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.list.clear();
     }
 
     /// What becomes of a request: the first fault that wants it has it.
@@ -188,5 +228,7 @@ mod tests {
         assert_eq!(treat(Method::PATCH, "jobs/1/trace"), Treatment::Answer(503));
         assert_eq!(treat(Method::PATCH, "jobs/1/trace"), Treatment::LoseRequest);
         assert_eq!(treat(Method::POST, "jobs/request"), Treatment::LoseRequest);
+        let texts: Vec<String> = faults.list().iter().map(Fault::to_string).collect();
+        assert_eq!(texts, ["503:patch:0", "delay=0.5:put", "lose-answer:request:0%", "lose-request:any:100%"]);
     }
 }
