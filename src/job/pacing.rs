@@ -171,6 +171,17 @@ impl Progress {
         Self { best: acknowledged, lost: None }
     }
 
+    /// What a snapshot holds: what GitLab lost, and when. Otherwise each resume would make it productive again to refill it.
+    pub(super) fn lost(&self) -> Option<(Range<u64>, Timestamp)> {
+        self.lost.as_deref().cloned()
+    }
+
+    /// That of an earlier life, by another clock.
+    pub(super) fn restored(acknowledged: u64, lost: Option<(Range<u64>, Timestamp)>, now: Timestamp) -> Self {
+        let best = lost.as_ref().map_or(acknowledged, |(lost, _)| lost.end.max(acknowledged));
+        Self { best, lost: lost.map(|(lost, at)| Box::new((lost, at.min(now)))) }
+    }
+
     /// GitLab says that its log ends at `end`. Returns whether that is further than ever.
     pub(super) fn named(&mut self, end: u64) -> bool {
         let further = end > self.best;
@@ -183,7 +194,7 @@ impl Progress {
         let mut refilled = false;
         if let Some((lost, _)) = self.lost.as_deref_mut() {
             refilled = !lost.is_empty() && end > lost.start;
-            lost.start = end.clamp(lost.start, lost.end);
+            lost.start = end.max(lost.start).min(lost.end);
         }
         self.named(end) || refilled
     }
@@ -397,6 +408,18 @@ mod tests {
         assert!(!progress.reached(10));
         progress.lost_from(0, at(3600));
         assert!(progress.reached(10));
+    }
+
+    #[test]
+    fn a_resume_does_not_make_it_productive_to_refill_again() {
+        let mut progress = Progress::default();
+        progress.reached(10);
+        progress.lost_from(0, at(0));
+        assert!(progress.reached(10));
+        let mut resumed = Progress::restored(0, progress.lost(), at(60));
+        resumed.lost_from(0, at(61));
+        assert!(!resumed.reached(10) && resumed.reached(11));
+        assert!(Progress::restored(4, None, at(0)).reached(5));
     }
 
     #[test]

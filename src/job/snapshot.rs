@@ -1,5 +1,6 @@
 //! The stored form of a job. Holds no secret: credentials come with the assignment.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ pub struct JobSnapshot {
     pub(super) deadline: Timestamp,
     pub(super) last_contact: Timestamp,
     pub(super) flush_at: Timestamp,
+    /// What GitLab lost and was sent again, and when it lost it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) log_lost: Option<(Range<u64>, Timestamp)>,
     #[serde(default)]
     pub(super) nothing_but: Option<(NothingBut, Timestamp)>,
     #[serde(default, skip_serializing_if = "PipelineSnapshot::is_idle")]
@@ -90,6 +94,7 @@ impl JobSnapshot {
             deadline: Timestamp::from_millis(u64::MAX),
             last_contact: Timestamp::EPOCH,
             flush_at: Timestamp::EPOCH,
+            log_lost: None,
             nothing_but: None,
             log_pipeline: PipelineSnapshot::default(),
             log_sections: Vec::new(),
@@ -185,6 +190,7 @@ impl Job {
             deadline: self.deadline,
             last_contact: self.last_contact,
             flush_at: self.flush_at,
+            log_lost: self.progress.lost(),
             nothing_but: self.nothing_but,
             log_pipeline: self.pipeline.snapshot(),
             log_sections: self.sections.clone(),
@@ -211,7 +217,7 @@ impl Job {
         self.rng = from.rng;
         self.rng.mix(own);
         self.pacing = from.pacing.restored(now);
-        self.progress = Progress::starting(from.log_acknowledged);
+        self.progress = Progress::restored(from.log_acknowledged, from.log_lost, now);
         (self.accepted, self.cancellation) = (from.accepted, from.cancellation);
         (self.revision, self.saved, self.critical) = (from.revision, from.revision, from.revision);
         self.patch_size = PatchSize::restored(from.patch_limit, self.config.patch_limit, now);

@@ -13,6 +13,7 @@ use gitlab_runner_api_testkit::adversary::{self, Finding, Life, Report, Target, 
 #[derive(Default)]
 struct Findings {
     total: Report,
+    pollers: Report,
     cases: u64,
     by_law: BTreeMap<String, (u64, String)>,
 }
@@ -21,6 +22,10 @@ impl Findings {
     fn add(&mut self, name: &str, result: Result<Report, Finding>) {
         self.cases += 1;
         match result {
+            Ok(report) if name.starts_with("poller") => {
+                self.pollers = self.pollers.and(report);
+                self.total.answers += report.answers;
+            }
             Ok(report) => self.total = self.total.and(report),
             Err(finding) => {
                 self.total.answers += finding.answers;
@@ -88,12 +93,13 @@ fn main() -> ExitCode {
             }
         }
     }
-    let Report { answers, calls, events, .. } = findings.total;
-    println!("{} lives, {answers} answers", findings.cases);
-    println!(
-        "worst minute and hour: calls {} and {}, events {} and {}",
-        calls.minute, calls.hour, events.minute, events.hour
-    );
+    println!("{} lives, {} answers", findings.cases, findings.total.answers);
+    for (name, Report { calls, events, .. }) in [("job", findings.total), ("poller", findings.pollers)] {
+        println!(
+            "{name}, the worst minute and hour: calls {} and {}, events {} and {}",
+            calls.minute, calls.hour, events.minute, events.hour
+        );
+    }
     for (law, (count, first)) in &findings.by_law {
         println!("\n{count} x {law}\n{first}");
     }
