@@ -67,6 +67,9 @@
 //!
 #![doc = include_str!("economy.md")]
 //!
+//! The figures are the worst of two million answers, chosen by the adversary of the test kit: each answer alone, pairs in turns, at
+//! random, and those that cost most.
+//!
 //! # Answers to a job request
 //!
 #![doc = include_str!("job_requests.md")]
