@@ -1,4 +1,4 @@
-//! What a runner is and how it behaves: one value, shared by all its machines.
+//! The configuration of a runner: one value, shared by all its state machines.
 
 use std::fmt;
 use std::time::Duration;
@@ -31,8 +31,8 @@ const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The address of a GitLab instance, checked and brought into one form.
 ///
-/// Trailing slashes and one trailing `/ci` (very old documentation) are dropped, a relative URL root is kept, and
-/// `/api/v4/` is what calls go to.
+/// Trailing slashes are removed, and so is one trailing `/ci`, which very old documentation of GitLab asked for. A relative
+/// URL root, such as `/gitlab`, is kept. Calls go to `/api/v4/` below this address.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Server {
     url: String,
@@ -87,10 +87,11 @@ impl fmt::Display for Server {
     }
 }
 
-/// The name of one machine among those that share a runner token; GitLab's *runner manager* is found by it.
+/// The system ID: it names one host among the hosts that share a runner token.
 ///
-/// The official runner's form is `s_` or `r_` and twelve letters or digits; GitLab takes up to 64 characters. Make it
-/// once per machine and keep it: a new one is a new runner manager in GitLab's list.
+/// GitLab lists one *runner manager* for each system ID. Make the ID once for each host and store it. Otherwise each new ID
+/// adds a runner manager to GitLab's list. The official runner uses `s_` or `r_`, followed by twelve letters or digits.
+/// GitLab accepts up to 64 characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SystemId(String);
@@ -134,12 +135,12 @@ impl From<SystemId> for String {
 pub enum Retain {
     /// All of it, so that it can be sent again whatever happens.
     All,
-    /// What GitLab has not acknowledged. If GitLab loses what it had, or after a resume, the application is asked for
-    /// the rest by [`crate::JobEvent::TraceNeeded`].
+    /// Only what GitLab has not acknowledged. Earlier bytes may be needed after a resume, or if GitLab loses a part of the
+    /// log. [`crate::JobEvent::TraceNeeded`] then asks the application for them.
     Unacknowledged,
 }
 
-/// Everything the machines of a runner share. Cheap to share in an `Arc`; holds no token.
+/// The configuration that all state machines of a runner share, usually in an [`Arc`](std::sync::Arc). It holds no token.
 #[derive(Clone, Debug)]
 pub struct RunnerConfig {
     pub(crate) server: Server,
@@ -169,7 +170,7 @@ pub struct RunnerConfig {
 }
 
 impl RunnerConfig {
-    /// The defaults of the official runner for a runner at `server`.
+    /// Returns a configuration for a runner of `server`, with the defaults of the official runner.
     #[must_use]
     pub fn new(server: Server, info: Info) -> Self {
         Self {
@@ -199,7 +200,7 @@ impl RunnerConfig {
         }
     }
 
-    /// The instance this is a runner of.
+    /// The GitLab instance that the runner belongs to.
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server
@@ -211,7 +212,7 @@ impl RunnerConfig {
         &self.info
     }
 
-    /// What the runner tells GitLab about itself, in place of what was given to [`RunnerConfig::new`].
+    /// Replaces what the runner tells GitLab about itself.
     #[must_use]
     pub fn with_info(mut self, info: Info) -> Self {
         self.user_agent = info.user_agent();
@@ -219,36 +220,38 @@ impl RunnerConfig {
         self.announce_masking()
     }
 
-    /// The name of this machine among those that share the token.
+    /// Sets the system ID of this host. By default none is sent.
     #[must_use]
     pub fn with_system_id(mut self, id: SystemId) -> Self {
         self.system_id = Some(id);
         self
     }
 
-    /// Seeds jitter and correlation ids. Draw it from the operating system; in tests, from the case number. Default 0.
+    /// Seeds jitter and correlation ids. Default 0. Use a random number from the operating system, or a fixed one in a test.
     ///
-    /// Each state machine has a random stream of its own, which also depends on how many were made before it from this configuration
-    /// and its clones. The same seed, the same order of creation and the same inputs give the same requests, byte for byte; a replay
-    /// takes a new configuration.
+    /// Each state machine has a random stream of its own. The stream depends on the seed, and on how many state machines were made
+    /// before from this configuration and its clones. If seed, order of creation and inputs are the same, the requests are the
+    /// same, byte for byte. A replay must therefore start with a new configuration.
     #[must_use]
     pub fn with_jitter_seed(mut self, seed: u64) -> Self {
         self.jitter_seed = seed;
         self
     }
 
-    /// When the runner's token is to be replaced: from then on a poller says so once, by
-    /// [`crate::PollerEvent::RotationDue`]. See [`crate::api::reset_token::rotation_due`]. Default never.
+    /// Sets when the runner's token should be replaced. Default never.
+    ///
+    /// After this time a poller reports [`crate::PollerEvent::RotationDue`] once. Use
+    /// [`crate::api::reset_token::rotation_due`] to choose the time.
     #[must_use]
     pub fn with_rotation_due(mut self, at: Option<Timestamp>) -> Self {
         self.rotation_due = at;
         self
     }
 
-    /// The pause after an answer without a job. Default 3 s, as in the official runner; on servers with long polling the wait is
-    /// in the answer.
+    /// The pause after an answer without a job. Default 3 s, as in the official runner.
     ///
-    /// Zero means the default, as in the official runner's configuration. [`Duration::MAX`] asks once and never again.
+    /// A server with long polling holds the request back while there is no job; this pause then comes on top. Zero means the
+    /// default, as in the official runner's configuration. [`Duration::MAX`] asks once and never again.
     #[must_use]
     pub fn with_check_interval(mut self, interval: Duration) -> Self {
         self.check_interval = if interval.is_zero() { DEFAULT_CHECK_INTERVAL } else { interval.max(SHORTEST) };
@@ -257,27 +260,29 @@ impl RunnerConfig {
 
     /// How long a job request may take. Default 10 minutes.
     ///
-    /// It must be longer than the wait the administrator configured for long polling (usually 50 s): a request cut
-    /// short can lose the job that was about to be its answer.
+    /// It must be longer than the time for which the server holds a request back (long polling, usually 50 s). If a request is
+    /// cut short, the job in its answer can be lost.
     #[must_use]
     pub fn with_job_request_deadline(mut self, deadline: Duration) -> Self {
         self.job_request_deadline = deadline;
         self
     }
 
-    /// The shortest time between two pieces of log while GitLab has not said otherwise. Default 3 s, which zero means as well. With
-    /// [`Duration::MAX`], pieces go out when they are full and when the job ends, until GitLab says otherwise.
+    /// The shortest time between two pieces of log. Default 3 s, and zero means the default. It applies until GitLab names an
+    /// interval of its own.
+    ///
+    /// With [`Duration::MAX`], a piece is sent only when it is full or the job ends.
     #[must_use]
     pub fn with_update_interval(mut self, interval: Duration) -> Self {
         self.update_interval = if interval.is_zero() { DEFAULT_UPDATE_INTERVAL } else { interval.max(SHORTEST) };
         self
     }
 
-    /// After how long a silence GitLab is told that a job lives, and asked whether it is cancelled. Default 30 s, as in the official
-    /// runner.
+    /// The longest time without an answer from GitLab before a keep-alive is sent. Default 30 s, as in the official runner.
     ///
-    /// At most five minutes, which is also what [`Duration::MAX`] means: GitLab may call a job stuck that was silent for 15. Zero
-    /// means the default.
+    /// A keep-alive tells GitLab that the job is alive, and its answer tells whether the job was cancelled. Zero means the default.
+    /// Longer times than five minutes, and [`Duration::MAX`], mean five minutes, because GitLab may declare a job stuck that was
+    /// silent for 15.
     #[must_use]
     pub fn with_keep_alive(mut self, silence: Duration) -> Self {
         self.keep_alive =
@@ -292,7 +297,7 @@ impl RunnerConfig {
         self
     }
 
-    /// A job's timeout if GitLab names none. Default two hours.
+    /// The timeout of a job for which GitLab names none. Default two hours.
     #[must_use]
     pub fn with_default_timeout(mut self, timeout: Duration) -> Self {
         self.default_timeout = timeout;
@@ -301,50 +306,51 @@ impl RunnerConfig {
 
     /// The longest pause before a call that failed is tried again. Default 60 s, as in the official runner.
     ///
-    /// Between one second (which is what zero means) and ten minutes (which is what [`Duration::MAX`] means). A delay that the
-    /// server asks for may be longer than this cap, but not longer than ten minutes.
+    /// Zero means one second, the shortest cap. [`Duration::MAX`] means ten minutes, the longest. If the server asks for a longer
+    /// delay than this cap, the job waits that long, but at most ten minutes.
     #[must_use]
     pub fn with_retry_cap(mut self, cap: Duration) -> Self {
         self.retry_cap = cap.clamp(Duration::from_secs(1), TOLD_DELAY_CAP);
         self
     }
 
-    /// For how long a job is held on to while all that comes back is 404. Default one hour.
+    /// How long a job goes on while every answer is a 404. Default one hour.
     ///
-    /// GitLab itself never answers a job call with 404, but a box on the way may. Zero ends the job at the first 404,
-    /// [`Duration::MAX`] never.
+    /// GitLab itself never answers a job call with 404, but a proxy may. Zero ends the job at the first 404.
+    /// [`Duration::MAX`] never ends it for that reason.
     #[must_use]
     pub fn with_not_found_patience(mut self, patience: Duration) -> Self {
         self.not_found_patience = patience;
         self
     }
 
-    /// For how long a job is held on to while all that comes back is a 403 that GitLab has not written. Default one hour.
+    /// How long a job goes on while every answer is a 403 that GitLab has not written. Default one hour.
     ///
-    /// Gateways, firewalls and login services answer 403 as well. GitLab's own 403 ends a job at once. Zero ends the job at the first
-    /// foreign one, [`Duration::MAX`] never.
+    /// Gateways, firewalls and login services answer 403 as well. GitLab's own 403 ends a job at once, whatever is set here. Zero
+    /// ends the job at the first foreign 403. [`Duration::MAX`] never ends it for that reason.
     #[must_use]
     pub fn with_forbidden_patience(mut self, patience: Duration) -> Self {
         self.forbidden_patience = patience;
         self
     }
 
-    /// For how long a log that is refused holds back the result of a job that has ended, while other calls work. Default ten minutes.
+    /// How long the result of a job waits for a log that is refused while other calls work. Default ten minutes.
+    /// The time counts from the end of the job, or from the first refusal if that is later.
     ///
-    /// A front end that forbids `PATCH`, for instance, refuses each piece of a log. After this time
-    /// [`JobEvent::TraceRefused`](crate::JobEvent::TraceRefused) says what is missing at GitLab, and the result is reported without a
-    /// checksum. Where no answer comes, or one that asks to try again later, log and result wait as long as it takes. Zero gives the log
-    /// up at the first refusal after the end, [`Duration::MAX`] never.
+    /// A front end that forbids `PATCH`, for example, refuses every piece of a log. After this time
+    /// [`JobEvent::TraceRefused`](crate::JobEvent::TraceRefused) says what GitLab does not have, and the result is reported without
+    /// a checksum. This does not apply if there is no answer, or one that asks to try again later: log and result then wait as long
+    /// as it takes. Zero gives the log up at the first refusal after the job has ended. [`Duration::MAX`] never gives it up.
     #[must_use]
     pub fn with_log_patience(mut self, patience: Duration) -> Self {
         self.log_patience = patience;
         self
     }
 
-    /// For how long a result is reported again while GitLab answers that it does not understand the report (400). Default ten minutes.
+    /// How long a result is reported again while GitLab answers that it does not understand the report (400). Default ten minutes.
     ///
-    /// After that the job ends as [`Outcome::Refused`](crate::Outcome::Refused). Zero means at the first such answer,
-    /// [`Duration::MAX`] never.
+    /// After that the job ends as [`Outcome::Refused`](crate::Outcome::Refused). Zero ends it at the first such answer.
+    /// [`Duration::MAX`] never ends it for that reason.
     #[must_use]
     pub fn with_report_patience(mut self, patience: Duration) -> Self {
         self.report_patience = patience;
@@ -358,7 +364,7 @@ impl RunnerConfig {
         self
     }
 
-    /// What is done with the logs of jobs before they are sent. The default hides secrets.
+    /// Sets what is done with the logs of jobs before they are sent. The default hides secrets.
     #[must_use]
     pub fn with_log(mut self, options: LogOptions) -> Self {
         self.log = options;
@@ -373,10 +379,10 @@ impl RunnerConfig {
         self
     }
 
-    /// Whether jobs are handed out although parts of their `steps`, `run`, `variables`, `image` or `services` could not be
-    /// read. Default no: a poller fails such a job with `runner_system_failure` and says in its log what is wrong.
+    /// Whether a poller hands out damaged jobs: those for which a part of `steps`, `run`, `variables`, `image` or `services` could
+    /// not be read. Default no: the poller fails such a job with `runner_system_failure`, and its log says what is wrong.
     ///
-    /// If you accept them, each says [`crate::JobEvent::PayloadDamaged`] before anything else.
+    /// If you accept them, each of these jobs reports [`crate::JobEvent::PayloadDamaged`] before anything else.
     #[must_use]
     pub fn with_damaged_payloads(mut self, accept: bool) -> Self {
         self.damaged_payloads = accept;
@@ -385,8 +391,8 @@ impl RunnerConfig {
 
     /// Whether the application saves jobs. Default no.
     ///
-    /// If so, jobs say [`crate::JobEvent::Save`] when something must be saved, and send nothing that is not: see
-    /// [`crate::manual::durability`].
+    /// If it does, a job reports [`crate::JobEvent::Save`] when something must be saved, and sends nothing before that is saved.
+    /// See [`crate::manual::durability`].
     #[must_use]
     pub fn with_durable(mut self, durable: bool) -> Self {
         self.durable = durable;

@@ -1,4 +1,4 @@
-//! One job: accepts it, delivers its log, notices its cancellation, and reports its result.
+//! The state machine of one job: it accepts the job, delivers its log, notices a cancellation, and reports the result.
 
 mod answers;
 mod drive;
@@ -39,54 +39,59 @@ pub use log::Masked;
 pub use phase::{AbortReason, Cancellation, JobResult, Outcome};
 pub use snapshot::JobSnapshot;
 
-/// What a [`Job`] has to tell.
+/// What a [`Job`] tells the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JobEvent {
-    /// GitLab knows that the job is ours. Where a job is not handed out for good before that (two-phase commit), this is
-    /// the moment to start it.
+    /// GitLab has confirmed that this runner has the job. This is the moment to start its script: until then, a server with
+    /// two-phase commit may still give the job to another runner.
     Accepted,
-    /// A user cancelled the job: stop the script, run `after_script`, then [`Job::finish`]. Once, and once more after a
-    /// resume; also to be read from [`Job::cancellation`].
-    CancelRequested,
-    /// The job's time is up: stop it, and finish it with [`FailureReason::JobExecutionTimeout`].
-    TimedOut,
-    /// The job is over: kill everything. Nothing more is sent.
-    Aborted(AbortReason),
-    /// Parts of `steps`, `run`, `variables`, `image` or `services` could not be read and were dropped: what is left may not
-    /// be the job that GitLab meant. Comes before anything else, with all of [`Assignment::losses`], and again after a
-    /// resume.
+    /// A user cancelled the job. Stop the script, run `after_script`, then call [`Job::finish`].
     ///
-    /// Do not run the job: [`Job::finish`] it with [`FailureReason::RunnerSystemFailure`], unless you know that you can do
-    /// without what was dropped. A [`Poller`](crate::Poller) hands such jobs out only if
-    /// [`RunnerConfig::with_damaged_payloads`] says so, and fails them itself otherwise.
+    /// This event comes once, and once more after a resume. [`Job::cancellation`] tells the same at any time.
+    CancelRequested,
+    /// The timeout of the job has passed. Stop the job, and finish it with
+    /// [`FailureReason::JobExecutionTimeout`](crate::FailureReason::JobExecutionTimeout).
+    TimedOut,
+    /// The job is over. Kill all its processes. Nothing more is sent.
+    Aborted(AbortReason),
+    /// Parts of `steps`, `run`, `variables`, `image` or `services` could not be read and were dropped. What is left may not
+    /// be the job that GitLab meant. This event comes before all others, with all of [`Assignment::losses`], and again after
+    /// a resume.
+    ///
+    /// Do not run the job, unless you know that you can do without what was dropped. [`Job::finish`] it with
+    /// [`FailureReason::RunnerSystemFailure`](crate::FailureReason::RunnerSystemFailure) instead. A
+    /// [`Poller`](crate::Poller) hands out such jobs only if [`RunnerConfig::with_damaged_payloads`] allows it. Otherwise it
+    /// fails them itself.
     PayloadDamaged(Vec<Loss>),
     /// These variables and texts of the payload stay as they are written, because they would be too long if the references
     /// in them were replaced: see [`Variables::unexpanded`](crate::variables::Variables::unexpanded). The job goes on, and
     /// its log names them. Comes before the job starts, and again after a resume.
     Unexpanded(Vec<String>),
-    /// The payload asks for these, and the runner did not promise them: see [`Features`](crate::api::info::Features). If
-    /// your runner does them, call the methods that are named; if not, the job goes without. Comes before the job starts, and
-    /// again after a resume.
+    /// The payload asks for these, but the runner did not announce that it supports them: see
+    /// [`Features`](crate::api::info::Features). If your runner supports them, call the methods that are named. If not, the
+    /// job runs without them. This event comes before the job starts, and again after a resume.
     NotPromised(Vec<Unpromised>),
-    /// So many of the secrets that are masked are shorter than the 8 bytes GitLab asks of a masked variable. They are
-    /// hidden, and much of the log that is no secret may be hidden with them.
+    /// This many of the masked secrets are shorter than 8 bytes, the shortest that GitLab accepts for a masked variable. They are
+    /// hidden all the same. Short texts occur by chance, so other parts of the log may be hidden with them.
     ShortSecrets(usize),
     /// Save now: append [`Job::unsaved`] to the saved log, replace the saved snapshot by [`Job::snapshot`], make both
-    /// durable, and then say so with [`Job::saved`]. Only of a [durable](RunnerConfig::with_durable) job: before anything is
-    /// sent; at once when it has its result; and within a keep-alive of what was written, though it cannot be sent.
+    /// durable, and then call [`Job::saved`].
+    ///
+    /// Only a [durable](RunnerConfig::with_durable) job asks for this: before it sends anything, as soon as it has its result, and
+    /// at the latest one keep-alive interval after something was written, even if it cannot be sent.
     Save,
-    /// These bytes of the log are needed again and not kept here: bring them with [`Job::supply_trace`], or say with
-    /// [`Job::forfeit_trace`] that they are gone.
+    /// These bytes of the log must be sent again, and this job no longer has them. Bring them with [`Job::supply_trace`], or call
+    /// [`Job::forfeit_trace`] if they are gone.
     TraceNeeded(Range<u64>),
-    /// GitLab's log holds bytes of somebody else: our next byte goes to this offset of its log. Nothing of ours is lost;
-    /// the checksum is no longer reported.
+    /// GitLab's log contains bytes that this job did not send. The next byte of this job goes to this offset of GitLab's log.
+    /// Nothing that this job wrote is lost, but its checksum is no longer reported.
     #[non_exhaustive]
     TraceShifted {
         /// Where our next byte goes.
         server_offset: u64,
     },
-    /// The log was refused for as long as [`RunnerConfig::with_log_patience`] says after the job had ended, while other calls worked.
+    /// The job has ended, and its log was refused for the time set by [`RunnerConfig::with_log_patience`] while other calls worked.
     /// The result is reported without this part of the log, and without a checksum.
     #[non_exhaustive]
     TraceRefused {
@@ -97,7 +102,7 @@ pub enum JobEvent {
     },
     /// Calls about this job fail. Nothing is lost, and they are repeated as long as it takes.
     ///
-    /// This is told once until all kinds of call work again, and no sooner than 30 s after it was told before.
+    /// This event comes once, until all kinds of call work again. Two such events are at least 30 s apart.
     #[non_exhaustive]
     Unreachable {
         /// What happened first.
@@ -115,9 +120,9 @@ pub enum JobEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "they were or they were not")]
 pub enum Written {
-    /// They will be delivered, unless the log's [limit](crate::log::LogLimit) was reached.
+    /// They are in the log, unless its [limit](crate::log::LogLimit) was reached, and will be delivered.
     Queued,
-    /// The job is finished or over, and its log complete: they were dropped.
+    /// The job has a result or is over, so its log is complete. The bytes were dropped.
     Ended,
 }
 
@@ -147,9 +152,11 @@ pub enum WaitReason {
 
 /// One job, from its acceptance to its end.
 ///
-/// Feed it with [`Job::write`] and one [`Job::finish`]; obey its events; drive it with the four verbs of
-/// [`Machine`]. Whatever the network does, GitLab's log stays a prefix of what was written, and the result is sent
-/// again until GitLab has it, or says that it no longer wants it.
+/// Write its log with [`Job::write`], report its result with [`Job::finish`], and handle its events. A driver connects it with
+/// an HTTP client, through the methods of [`Machine`](crate::Machine).
+///
+/// Whatever the network does, what GitLab has of the log stays a prefix of the job's log. The result is sent again until
+/// GitLab has it, or refuses it for good.
 #[derive(Debug)]
 pub struct Job {
     config: Arc<RunnerConfig>,
@@ -300,7 +307,7 @@ impl Request {
 }
 
 impl Job {
-    /// Takes a job up that was just assigned. The first call accepts it.
+    /// Starts a job that was just assigned. Its first call tells GitLab that the job is accepted.
     #[must_use]
     pub fn new(config: Arc<RunnerConfig>, assignment: &Assignment, now: Timestamp) -> Self {
         let mut job = Self::unstarted(config, assignment, now);
@@ -360,11 +367,11 @@ impl Job {
         job
     }
 
-    /// Takes a job up where a snapshot left it, here or on another machine.
+    /// Resumes a job from a snapshot, on this host or another one.
     ///
-    /// A call that was on the wire counts as failed with unknown outcome. Before anything is appended, GitLab is asked
-    /// where its log ends, so that one snapshot can be taken up several times, one after the other, without a line lost
-    /// or doubled. Events that stand (a cancellation, a timeout, the end) are given again.
+    /// A call that was in flight counts as failed with unknown outcome. Before the log continues, the job asks GitLab where its
+    /// log ends. The same snapshot can therefore be resumed several times, one after the other, and no line is lost or doubled.
+    /// Events that still hold (a cancellation, a timeout, the end) come again.
     ///
     /// # Errors
     ///
@@ -389,7 +396,7 @@ impl Job {
         self.assignment.id()
     }
 
-    /// The instance the job is of.
+    /// The GitLab instance that the job belongs to.
     #[must_use]
     pub fn server(&self) -> &crate::config::Server {
         self.config.server()
@@ -401,13 +408,14 @@ impl Job {
         self.assignment.spec()
     }
 
-    /// The payload in the form to be saved.
+    /// The payload, in the form in which it can be saved.
     #[must_use]
     pub fn assignment(&self) -> &Assignment {
         &self.assignment
     }
 
-    /// The job has ended like this. The log is complete, and will be delivered first. The first call counts.
+    /// Ends the job with this result. Nothing more can be written, and the log is delivered before the result. Later calls have
+    /// no effect.
     pub fn finish(&mut self, result: JobResult) {
         if self.abandoned || self.phase != Phase::Running {
             return;
@@ -462,25 +470,25 @@ impl Job {
         self.spec().timeout().unwrap_or(self.config.default_timeout)
     }
 
-    /// Stops talking about this job, without a verdict: somebody else takes it up from a snapshot.
+    /// Stops all calls about this job without reporting a result, because another process resumes it from a snapshot.
     pub fn abandon(&mut self) {
         self.abandoned = true;
         self.events.clear();
     }
 
-    /// How urgently the job is to stop.
+    /// Whether and how the job was cancelled.
     #[must_use]
     pub fn cancellation(&self) -> Cancellation {
         self.cancellation
     }
 
-    /// When the job's time is up.
+    /// When the timeout of the job passes.
     #[must_use]
     pub fn deadline(&self) -> Timestamp {
         self.deadline
     }
 
-    /// Whether a result was given, or the job is over.
+    /// Whether the job has a result or is over.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.phase != Phase::Running
@@ -498,19 +506,20 @@ impl Job {
         self.trace.unsent()
     }
 
-    /// The bytes of the log that are kept, and the offset of the first: all of them with [`crate::Retain::All`].
+    /// Returns the offset of the first byte of the log that is kept, and the bytes from there on. With [`crate::Retain::All`] that is
+    /// the whole log.
     #[must_use]
     pub fn retained(&mut self) -> (u64, Vec<Bytes>) {
         self.trace.retained()
     }
 
-    /// The bytes of the log that are not declared saved, and the offset of the first.
+    /// Returns the offset of the first byte of the log that is not saved, and the bytes from there on.
     #[must_use]
     pub fn unsaved(&mut self) -> (u64, Vec<Bytes>) {
         self.trace.unsaved()
     }
 
-    /// Declares durable: the snapshot of this revision, and the log up to this offset.
+    /// Tells the job that the snapshot of this revision and the log up to this offset are stored durably.
     pub fn saved(&mut self, revision: u64, up_to: u64) {
         let before = (self.saved, self.trace.saved());
         self.saved = self.saved.max(revision.min(self.revision));
@@ -522,19 +531,19 @@ impl Job {
         }
     }
 
-    /// Which part of the log is needed from the application, see [`JobEvent::TraceNeeded`].
+    /// The part of the log that the application must bring back, see [`JobEvent::TraceNeeded`].
     #[must_use]
     pub fn trace_needed(&self) -> Option<Range<u64>> {
         let wanted = self.probe.is_none() && self.owes_log() && !matches!(self.phase, Phase::Closed(_));
         wanted.then(|| self.trace.missing(self.patch_size.limit())).flatten()
     }
 
-    /// Brings back bytes of the log that were asked for: those at the start of [`Job::trace_needed`], or the first of
-    /// them. More than asked for is cut off. No bytes are no answer: they are asked for again, after a pause.
+    /// Brings back bytes of the log, from the start of [`Job::trace_needed`] on. They may be fewer than were asked for; bytes
+    /// beyond that part are ignored. If `bytes` is empty, the job asks again after a pause.
     ///
     /// # Errors
     ///
-    /// [`Misuse::TraceNotNeeded`], or [`Misuse::TraceMismatch`] if `offset` is not where they are needed.
+    /// [`Misuse::TraceNotNeeded`] if nothing is needed, or [`Misuse::TraceMismatch`] if `offset` is not the start of that part.
     pub fn supply_trace(&mut self, offset: u64, bytes: Bytes) -> Result<(), Misuse> {
         let wanted = self.trace_needed().ok_or(Misuse::TraceNotNeeded)?;
         if offset != wanted.start {
@@ -549,12 +558,12 @@ impl Job {
         Ok(())
     }
 
-    /// The bytes that were asked for are gone. A line in the log marks the hole, and the result is reported without a
+    /// Tells the job that the bytes it asked for are gone. A line in the log marks the gap, and the result is reported without a
     /// checksum.
     ///
     /// # Errors
     ///
-    /// [`Misuse::TraceNotNeeded`].
+    /// [`Misuse::TraceNotNeeded`] if nothing is needed.
     pub fn forfeit_trace(&mut self) -> Result<(), Misuse> {
         self.trace_needed().ok_or(Misuse::TraceNotNeeded)?;
         self.trace.forfeit();
@@ -571,13 +580,13 @@ impl Job {
         self.trace.unsent() > 0 && !given_up
     }
 
-    /// The number of the state; it grows when [`Job::snapshot`] would differ.
+    /// The revision of the state. It grows whenever [`Job::snapshot`] would return something else than before.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// What [`Machine::poll`] would wait for now.
+    /// What [`Machine::poll`](crate::Machine::poll) would wait for now.
     #[must_use]
     pub fn wait_reason(&self) -> WaitReason {
         match self.step(self.clock.now()) {

@@ -37,7 +37,8 @@
 //! - [`poll`](Machine::poll) returns what to do next: send a request, hand an event to the application, wait, or stop.
 //! - [`handle_response`](Machine::handle_response) takes the response to a request.
 //! - [`handle_failure`](Machine::handle_failure) takes the failure of a request that has no response.
-//! - [`hold_until`](Machine::hold_until) delays the next request, for example because a [`Throttle`] asks for it.
+//! - [`hold_until`](Machine::hold_until) delays the next request of one kind, for example because a [`Throttle`] asks for
+//!   it.
 //!
 //! The current time is an argument of the first three.
 //!
@@ -102,13 +103,16 @@
 //!
 //! # What you can rely on
 //!
-//! - GitLab's log is always a prefix of what the application wrote. Nothing in it is lost, doubled or reordered.
+//! - What GitLab has of the log is always a prefix of what the application wrote, apart from the changes that [`log`]
+//!   names. Nothing in it is lost, doubled or reordered.
 //! - The result is sent after GitLab has acknowledged the whole log. It is sent again until GitLab has confirmed it, or
 //!   has refused it for good.
-//! - No number of failed calls ends a running job within an hour, and no page of a proxy does. Only GitLab's own refusal
-//!   ends it at once: [`manual::protocol`] says how that is recognised, and what cannot be told from it.
+//! - With the default settings, neither failed calls nor the error pages of a proxy end a running job within an hour. Only
+//!   GitLab's own refusal ends it at once. [`manual::protocol`] says how that is recognised, and what cannot be told from
+//!   it.
 //! - Each state machine has at most one call in flight. It never repeats a call that is not safe to repeat.
-//! - No sequence of answers makes a state machine send more than a few calls a minute that achieve nothing.
+//! - Whatever the answers are, a state machine sends at most 26 calls in any minute, and 380 in any hour, that achieve
+//!   nothing.
 //! - The value of a masked variable, and the job's own token, are replaced with `[MASKED]` wherever one stream of a job
 //!   prints them unchanged, however the output is cut into writes. Some other forms of a value are not recognised: see
 //!   [`log`], which names them.

@@ -1,17 +1,17 @@
-//! What GitLab's answers are taken to mean.
+//! How the state machines interpret GitLab's answers.
 //!
 //! # Answers to a job's calls
 //!
-//! The first row that matches decides. *Report* is the final `PUT`. *Report sent* means that one was in flight, in this life of the
-//! job or in an earlier one; *may have arrived* means that it got no answer, or one of 2xx, 408 or 5xx. This table is the
-//! specification: a test reads it and compares it with the code, on every combination.
+//! The first row that matches decides. *Report* is the final `PUT`. *Report sent* means that a report was sent before, by this
+//! process or by an earlier one that had the job. *May have arrived* means that this report got no answer, or one of 2xx, 408 or
+//! 5xx. This table is the specification: a test reads it and compares it with the code, on every combination.
 //!
 #![doc = include_str!("verdicts.md")]
 //!
-//! *GitLab's word* is an answer with a `Job-Status`; or a 403 whose JSON body has a `message` or an `error` that begins with
-//! `403 Forbidden`; or a 400 whose body is a JSON object with a `message` or an `error`. *No page* means that the answer is not
-//! HTML: its `Content-Type` is not `text/html`, and its body does not begin with `<`. Of answers to a patch, whose bodies need
-//! not be collected, the `Content-Type` alone decides.
+//! An answer is *GitLab's word* in three cases: it has a `Job-Status`; it is a 403 and the `message` or `error` in its JSON body
+//! begins with `403 Forbidden`; or it is a 400 and its body is a JSON object with a `message` or an `error`. *No page* means that
+//! the answer is not HTML: its `Content-Type` is not `text/html`, and its body does not begin with `<`. The body of an answer to a
+//! patch may not have been read, so for a patch only the `Content-Type` counts.
 //!
 //! Besides, `Job-Status: canceling` on any answer asks for a graceful stop, and `X-GitLab-Trace-Update-Interval` on any
 //! answer sets the pace.
@@ -36,20 +36,21 @@
 //! | failed | repeats the call, after 100 ms to 60 s, or after the time told if that is longer |
 //!
 //! A running job is ended by GitLab's word alone: its own 403, `Job-Status` `canceled` or `failed`, or an acceptance that it refuses.
-//! Nothing else ends it within an hour, and no number of failures does: log and result wait. An hour of nothing but 403 from somebody
-//! else, or of nothing but 404, is taken for an end after all: GitLab avoids 404 on purpose, because a proxy may write one.
+//! Nothing else ends it within an hour: log and result wait, however many calls fail. If every answer in an hour is a 403 that
+//! GitLab has not written, or every answer is a 404, the job ends after all. One 404 says little, because GitLab never answers a
+//! job's calls with it and a proxy may.
 //!
-//! Two kinds of answer cannot be told from GitLab's own, and are believed: a 2xx that is not a page, and a `Job-Status`. Somebody who
-//! can forge these can end a job, or make it believe that its log arrived. HTTPS is what keeps them out.
+//! Two kinds of answer are believed although anybody can forge them: a 2xx that is not a page, and a `Job-Status`. Somebody who
+//! can change the traffic can therefore end a job, or make it believe that its log arrived. HTTPS prevents that.
 //!
 //! The final state, the reason and the exit code are fixed by [`finish`](crate::Job::finish) and never change. Checksum
 //! and size are fixed when they are first reported, and may be dropped.
 //!
 //! # One thing that fails does not stop the others
 //!
-//! Log, keep-alives and report have pauses of their own, which grow and start anew independently. A keep-alive is due after
-//! [`with_keep_alive`](crate::RunnerConfig::with_keep_alive) without an answer of GitLab, whatever becomes of the log meanwhile, so that
-//! a cancellation is heard within one and a half intervals. A [`check_in`](crate::Job::check_in) goes out as soon as no other call is in
+//! Log, keep-alives and report each have a back-off of their own. A keep-alive is due after
+//! [`with_keep_alive`](crate::RunnerConfig::with_keep_alive) without an answer of GitLab, even while the log fails, so that the job
+//! learns of a cancellation within one and a half intervals. A [`check_in`](crate::Job::check_in) goes out as soon as no other call is in
 //! flight. Both wait only for a delay that was told for `PUT /jobs/:id` or for the whole host.
 //!
 //! A log that is *refused* (3xx, a 2xx that is no 202 of GitLab's, 4xx other than 408, 409, 416 and 429, or 501) does not hold the
@@ -59,11 +60,14 @@
 //!
 //! # How much is sent at most
 //!
-//! Under all pauses lies a budget of calls that achieve nothing: 20, refilled by one every ten seconds. It is never refilled by an
-//! answer, so that no sequence of answers makes a state machine hammer a server. A call achieves something if GitLab's log gets
-//! longer than it ever was, or gets back what it lost (once an hour); if an acceptance or a report is taken for the first time, or a
-//! job is handed out; if it is the job request of its check interval, the keep-alive of its interval, a check that the application
-//! asked for, or a report that GitLab asked to repeat.
+//! Besides the pauses, each state machine has a budget of calls that achieve nothing. It holds 20 calls and gains one every ten
+//! seconds. Only time refills it and no answer does, so no sequence of answers makes a state machine hammer a server. These calls
+//! cost nothing of it:
+//!
+//! - a piece of log after which GitLab's log is longer than ever, or has back what GitLab lost (the latter once an hour);
+//! - the first acceptance and the first report that GitLab takes, and a job request that brings a job;
+//! - the one job request of each check interval, and the one keep-alive of each keep-alive interval;
+//! - a check that the application asked for, and a report that GitLab asked to repeat.
 //!
 #![doc = include_str!("economy.md")]
 //!
@@ -74,13 +78,14 @@
 //!
 #![doc = include_str!("job_requests.md")]
 //!
-//! A job request is not idempotent: GitLab hands a job out once. If the answer is lost, the job runs nowhere until
-//! GitLab's timeouts find it; [`AssignmentUncertain`](crate::PollerEvent::AssignmentUncertain) says so, once. Where the
-//! server has two-phase commit it comes back after two minutes, which is why the feature is announced. There is no
-//! better answer on this side of the wire, hence the long deadline of that call, and a
-//! [`drain`](crate::Poller::drain) that waits for it.
+//! A job request is not idempotent: GitLab hands a job out once. If the answer is lost, no runner has the job until one of
+//! GitLab's timeouts fails it. [`AssignmentUncertain`](crate::PollerEvent::AssignmentUncertain) reports that, once for each
+//! request. A server with two-phase commit hands the job out again after two minutes, so the runner announces that feature. A
+//! runner can do no more than wait for the answer. Job requests therefore have a long deadline, and
+//! [`drain`](crate::Poller::drain) waits for one that is in flight.
 //!
 //! # Features and system ID
 //!
-//! They are the same in register, verify and job request. GitLab stores what a runner manager says at its first contact,
-//! and refreshes it only every 40 to 55 minutes: without `cancel_gracefully` in it, jobs are cancelled hard for as long.
+//! Registration, verification and job requests send the same features and the same system ID. GitLab stores them at the first
+//! contact of a runner manager, and updates them only every 40 to 55 minutes. If the first contact did not name
+//! `cancel_gracefully`, GitLab cancels jobs without `after_script` for that long.

@@ -26,7 +26,7 @@
 //!   them.
 //! - [`fuzz`] contains the bodies of the fuzz targets.
 //!
-//! With virtual time, a test decides what time it is. Hours of an outage pass in a moment, and every run is the same.
+//! With virtual time, the test sets the clock. An outage of hours then takes a moment, and every run is the same.
 //!
 //! The test kit shares no parsing code with `gitlab-runner-api`. If it did, a mistake in that code could go unnoticed,
 //! because both sides would make it.
