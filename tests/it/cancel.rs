@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gitlab_runner_api::{AbortReason, Cancellation, Failure, Job, JobEvent, JobResult, JobStatus, Outcome, Written};
+use gitlab_runner_api::{
+    AbortReason, Cancellation, Failure, Job, JobEvent, JobResult, JobStatus, Machine, Outcome, RunnerConfig, Written,
+};
 use gitlab_runner_api_testkit::{JobStatus as Held, NewJob, Settings};
 
 use crate::common::{Hand, SECOND, START, assignment, config, gitlab, take_job};
@@ -508,4 +510,164 @@ fn an_answer_that_is_older_than_the_question_does_not_count() {
     job.machine.check_in();
     job.machine.abandon();
     assert!(!job.machine.is_checking_in(), "nobody is asked any more");
+}
+
+#[test]
+fn what_one_kind_of_call_is_told_does_not_hold_the_other() {
+    let told = START.saturating_add(120 * SECOND);
+    let mut job = Hand::accepted(config());
+    let [log, update]: [_; 2] = job.machine.scopes().collect::<Vec<_>>().try_into().unwrap();
+    job.machine.hold_until(log, told);
+    job.machine.write("abc");
+    for keep_alive in 1..=3 {
+        let sent = job.call();
+        assert_eq!((sent.name().as_str(), sent.at), ("running", START.saturating_add(keep_alive * 30 * SECOND)));
+        job.answer(200, &[], "200");
+    }
+    let sent = job.call();
+    assert_eq!((sent.name().as_str(), sent.at), ("patch 0+3", told));
+
+    let mut job = Hand::accepted(config());
+    job.machine.hold_until(update, told);
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    job.answer(202, &[], "");
+    job.machine.check_in();
+    let sent = job.call();
+    assert_eq!((sent.name().as_str(), sent.at), ("running", told));
+}
+
+/// Finishes a job whose log is refused. Returns when the report was sent, if it was within an hour.
+fn reported_although_refused(config: RunnerConfig, answer: impl Fn(&str, Duration) -> Option<u16>) -> Option<Duration> {
+    let mut job = Hand::accepted(config);
+    job.machine.write("abc");
+    job.machine.finish(JobResult::success());
+    while job.now.saturating_since(START) < 3600 * SECOND {
+        let name = job.call_or_pending();
+        let at = job.now.saturating_since(START);
+        if name == "report success" {
+            return Some(at);
+        }
+        match answer(&name, at) {
+            Some(status) => job.answer(status, &[], ""),
+            None => job.fail(Failure::NotSent),
+        }
+    }
+    None
+}
+
+#[test]
+fn a_log_is_given_up_only_while_other_calls_work() {
+    // It waits for the answer to a keep-alive, however short the patience is.
+    let reported = reported_although_refused(config().with_log_patience(SECOND), |name, _| {
+        Some(if name == "running" { 200 } else { 405 })
+    });
+    assert!(reported.is_some_and(|at| at >= 30 * SECOND && at < 60 * SECOND), "{reported:?}");
+    // Keep-alives worked for five minutes, and then never again.
+    let reported = reported_although_refused(config(), |name, at| {
+        Some(if name != "running" {
+            405
+        } else if at < 300 * SECOND {
+            200
+        } else {
+            502
+        })
+    });
+    assert_eq!(reported, None);
+}
+
+#[test]
+fn a_failure_on_the_way_starts_the_patience_with_a_refused_log_anew() {
+    let reported = reported_although_refused(config(), |name, at| match name {
+        "running" => Some(200),
+        _ if at > 400 * SECOND && at < 500 * SECOND => None,
+        _ => Some(405),
+    });
+    assert!(reported.is_some_and(|at| at >= 1060 * SECOND), "{reported:?}");
+}
+
+#[test]
+fn a_check_goes_before_a_log_that_fails_when_both_are_due() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    job.answer(502, &[], "");
+    job.pass(10 * SECOND);
+    job.machine.check_in();
+    job.sends("running");
+    job.answer(200, &[], "200");
+    job.sends("patch 0+3");
+}
+
+/// How many calls a job makes in an hour in which each is answered like this.
+fn calls_in_an_hour(
+    mut job: Hand<Job>,
+    mut answer: impl FnMut(&str, usize) -> (u16, &'static str, &'static str),
+) -> usize {
+    let start = job.now;
+    let mut calls = 0;
+    loop {
+        let name = job.call_or_pending();
+        if job.now.saturating_since(start) > 3600 * SECOND {
+            return calls;
+        }
+        let (status, header, value) = answer(&name, calls);
+        let headers = [(header, value)];
+        job.answer(status, if header.is_empty() { &[] } else { &headers }, "");
+        calls += 1;
+    }
+}
+
+/// 380 calls that achieve nothing, and a keep-alive in each half minute, are the most that law L13 allows.
+const MOST: usize = 380 + 120 + 1;
+
+#[test]
+fn no_call_that_fails_is_made_more_often_than_the_budget_allows_however_short_the_pauses() {
+    let quick = || config().with_retry_cap(SECOND);
+    let acceptance = Hand::new(Job::new(Arc::new(quick()), &assignment(), START));
+    let mut check = Hand::accepted(quick());
+    check.machine.check_in();
+    let mut report = Hand::accepted(quick());
+    report.machine.finish(JobResult::success());
+    for (job, what) in [(acceptance, "acceptance"), (check, "check"), (report, "report")] {
+        let calls = calls_in_an_hour(job, |_, _| (502, "", ""));
+        assert!((300..=MOST).contains(&calls), "{what}: {calls}");
+    }
+    // A report that is taken and then fails, in turns: only the repetitions that GitLab asked for are free.
+    let mut report = Hand::accepted(quick());
+    report.machine.finish(JobResult::success());
+    let answers = [(202, "x-gitlab-trace-update-interval", "1"), (502, "", "")];
+    let calls = calls_in_an_hour(report, |_, number| answers[number % 2]);
+    assert!(calls <= 2 * MOST, "{calls}");
+}
+
+#[test]
+fn a_server_that_takes_the_same_pieces_again_and_again_is_not_hammered() {
+    let mut job = Hand::accepted(config().with_patch_limit(1));
+    job.machine.write("abc".repeat(20));
+    // GitLab takes all but the last byte, and then it has nothing. Each byte is new once, and is filled in again once an hour.
+    let calls = calls_in_an_hour(job, |name, _| match name {
+        "running" => (200, "", ""),
+        "patch 59+1" => (416, "range", "0-0"),
+        _ => (202, "", ""),
+    });
+    assert!(calls <= MOST + 3 * 60, "{calls}");
+}
+
+#[test]
+fn a_log_that_was_given_up_fails_no_more() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.machine.finish(JobResult::success());
+    loop {
+        match job.call_or_pending().as_str() {
+            "running" => job.answer(200, &[], "200"),
+            "report success" => break,
+            _ => job.answer(405, &[], ""),
+        }
+    }
+    let at = |wanted: fn(&JobEvent) -> bool| job.events.iter().position(wanted);
+    let refused = at(|event| matches!(event, JobEvent::TraceRefused { .. }));
+    let recovered = at(|event| *event == JobEvent::Recovered);
+    assert!(refused.is_some() && recovered > refused, "{:?}", job.events);
 }
