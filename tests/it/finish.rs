@@ -301,3 +301,23 @@ fn trouble_is_told_once_with_its_first_cause() {
         matches!(&job.events[..], [JobEvent::Unreachable { cause: told, since, .. }] if *told == cause && *since == START)
     );
 }
+
+#[test]
+fn another_answer_starts_the_patience_with_a_refused_report_anew() {
+    let mut job = finished(JobResult::success());
+    let mut answered = None;
+    while !job.is_done() {
+        job.call_or_pending();
+        let at = job.now.saturating_since(START);
+        assert!(at < 2000 * SECOND, "no end");
+        if at > 400 * SECOND && answered.is_none() {
+            answered = Some(at);
+            job.answer(502, &[], "");
+        } else {
+            job.answer(400, &[], r#"{"error":"state does not have a valid value"}"#);
+        }
+    }
+    assert!(matches!(outcome(&mut job), Outcome::Refused(_)));
+    let since = job.now.saturating_since(START) - answered.unwrap();
+    assert!(since >= 600 * SECOND && since < 800 * SECOND, "{since:?}");
+}
