@@ -370,3 +370,42 @@ fn what_cannot_be_taken_up_is_refused_with_a_reason() {
     let refused = Job::resume(Arc::new(config()), &stranger, snapshot, START).unwrap_err();
     assert!(matches!(refused, ResumeError::WrongJob { found: 7, wanted: 8, .. }), "{refused}");
 }
+
+/// A job is saved by a clock that is ahead by a year. The told delay of its log is not a year longer for that.
+#[test]
+fn a_clock_that_was_set_delays_no_log() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    job.answer(429, &[("retry-after", "600")], "");
+    job.waits();
+    let now = Timestamp::from_millis(START.as_millis() - YEAR.as_millis() as u64);
+    let mut job = resume(&config(), &assignment(), &job.machine.snapshot().to_json(), now);
+    while job.call_or_pending() == "running" {
+        assert!(job.now.saturating_since(now) <= 661 * SECOND, "{:?} after {now:?}", job.now);
+        job.answer(200, &[], "200");
+    }
+    assert!(job.now.saturating_since(now) <= 661 * SECOND, "{:?} after {now:?}", job.now);
+}
+
+#[test]
+fn saying_again_that_the_old_state_is_saved_makes_no_job_ask_each_moment() {
+    let mut job = Hand::accepted(config().with_durable(true));
+    let old = job.machine.revision();
+    job.machine.saved(old, 0);
+    job.machine.write("abc");
+    job.machine.finish(JobResult::success());
+    let mut asked = 0;
+    while job.now.saturating_since(START) < 60 * SECOND {
+        match job.poll() {
+            Rest::Sent(_) => job.answer(200, &[], "200"),
+            // Time passes only once nothing more is asked for.
+            Rest::Waits(Some(until)) if job.events.is_empty() => job.now = until,
+            rest => assert!(matches!(rest, Rest::Waits(_)), "{rest:?}"),
+        }
+        asked += job.events.drain(..).filter(|event| *event == JobEvent::Save).count();
+        assert!(asked < 10, "asked {asked} times by {:?}", job.now);
+        job.machine.saved(old, 0);
+    }
+    assert!(asked > 2, "{asked}");
+}
