@@ -464,3 +464,38 @@ fn a_token_that_grows_old_is_told_of_once() {
     let told = poller.events.iter().filter(|event| matches!(event, PollerEvent::RotationDue)).count();
     assert_eq!(told, 1, "{:?}", poller.events);
 }
+
+#[test]
+fn neither_jobs_nor_their_absence_use_a_poller_s_budget_up() {
+    let mut poller = poller();
+    for _ in 0..200 {
+        let before = poller.now;
+        poller.call();
+        let pause = poller.now.saturating_since(before);
+        assert!(pause < Duration::from_millis(3500), "{pause:?}");
+        poller.answer(204, &[], "");
+    }
+    let start = poller.call().at;
+    poller.machine.set_capacity(100);
+    for id in 1..=100 {
+        poller.answer(201, &[], &format!(r#"{{"id":{id},"token":"glcbt-{id}"}}"#));
+        if id < 100 {
+            assert_eq!(poller.call().at, start, "{id}");
+        }
+    }
+    poller.poll();
+    let jobs = poller.events.iter().filter(|event| matches!(event, PollerEvent::Assigned(_))).count();
+    assert_eq!(jobs, 100);
+}
+
+#[test]
+fn trouble_of_two_kinds_in_turns_is_no_reason_to_ask_more_often() {
+    let mut poller = poller();
+    for number in 0..60 {
+        let before = poller.now;
+        poller.call();
+        let pause = poller.now.saturating_since(before);
+        assert!(number < 15 || pause >= 30 * SECOND, "{pause:?} before request {number}");
+        poller.answer(if number % 2 == 0 { 503 } else { 404 }, &[], "");
+    }
+}
