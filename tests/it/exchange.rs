@@ -7,6 +7,7 @@ use gitlab_runner_api::api::create_runner::{CreateRunner, RunnerType};
 use gitlab_runner_api::api::register::{Attributes, Register};
 use gitlab_runner_api::api::reset_token::ResetToken;
 use gitlab_runner_api::api::router::DiscoverRouter;
+use gitlab_runner_api::api::unregister::{Removal, Unregister};
 use gitlab_runner_api::api::verify::Verify;
 use gitlab_runner_api::{
     Assignment, Cause, Exchange, ExchangeError, Failure, Job, JobEvent, JobResult, Machine, Misuse, Output,
@@ -57,6 +58,11 @@ fn a_call_that_must_not_be_repeated_is_not_and_its_outcome_is_uncertain() {
         let mut reset = Hand::new(Exchange::new(&config(), ResetToken::new(token()), START));
         assert_eq!(calls_answered(&mut reset, status), 1, "{status}");
         assert!(matches!(reset.events.pop(), Some(Err(ExchangeError::Uncertain(_)))));
+    }
+    // Nobody knows what these mean: they are an answer, and no reason to repeat the call.
+    for status in [505, 507, 520] {
+        let mut made = register(&config());
+        assert_eq!(calls_answered(&mut made, status), 1, "{status}");
     }
     // What was refused before it was looked at may be repeated, and so may a call that changes nothing.
     for status in [429, 503] {
@@ -288,4 +294,19 @@ fn a_poller_s_trouble_that_comes_and_goes_is_told_twice_a_minute() {
     let minutes = hand.now.saturating_since(START).as_secs() / 60 + 1;
     let told = hand.events.iter().filter(|event| matches!(event, PollerEvent::Unavailable { .. })).count() as u64;
     assert!(told >= 2 && told <= 2 * minutes, "{told} in {minutes} minutes");
+}
+
+#[test]
+fn a_token_that_an_earlier_attempt_may_have_removed_is_gone() {
+    for (first, gone) in [(408, true), (500, true), (502, true), (504, true), (429, false), (503, false)] {
+        let mut made = Hand::new(Exchange::new(&config(), Unregister::new(token()), START));
+        made.call();
+        made.answer(first, &[], "");
+        made.call();
+        made.answer(403, &[], r#"{"message":"403 Forbidden"}"#);
+        assert!(made.is_done());
+        let result = made.events.pop().unwrap();
+        assert_eq!(matches!(result, Ok(Removal::AlreadyGone)), gone, "{first}: {result:?}");
+        assert_eq!(result.is_ok(), gone, "{first}");
+    }
 }
