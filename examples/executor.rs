@@ -235,7 +235,7 @@ impl Options {
 
     fn run(self) -> Result<ExitCode> {
         if let Some(told) = self.told {
-            println!("{told}");
+            writeln!(std::io::stdout(), "{told}")?;
             return Ok(ExitCode::SUCCESS);
         }
         let temporary = tempfile::tempdir()?;

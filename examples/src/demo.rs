@@ -182,7 +182,7 @@ fn jobs_and_ends() -> [(NewJob, Expected); 4] {
         "\ncleaning up: canceled\n",
         "ERROR: Job failed: canceled",
     ]);
-    let much = NewJob::new("prints 3 MiB").with_masked_variable("API_KEY", SECRET).with_script([
+    let much = NewJob::new("prints much").with_masked_variable("API_KEY", SECRET).with_script([
         format!("yes \"a line, with $API_KEY in it\" | head -c {MUCH}"),
         "printf 'the end, without a newline'".to_owned(),
     ]);

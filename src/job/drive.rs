@@ -135,14 +135,14 @@ impl Job {
         if !self.accepted {
             return self.send_step(Intent::Accept, now, &mut soonest).unwrap_or_else(|| soonest.into());
         }
-        let step = if self.is_log_delivered() && !matches!(self.phase, Phase::Running) {
-            self.report_step(now, &mut soonest)
-        } else {
+        let step = match (self.is_log_delivered(), &self.phase) {
+            (true, Phase::Running) => self.keep_alive_step(now, &mut soonest),
+            (true, _) => self.report_step(now, &mut soonest),
             // A piece of log that goes out is heard of by GitLab as well, unless pieces are just what fails.
-            match self.pacing.trace.is_failing() {
-                false => self.trace_step(now, &mut soonest).or_else(|| self.keep_alive_step(now, &mut soonest)),
-                true => self.keep_alive_step(now, &mut soonest).or_else(|| self.trace_step(now, &mut soonest)),
+            (false, _) if self.pacing.trace.is_failing() => {
+                self.keep_alive_step(now, &mut soonest).or_else(|| self.trace_step(now, &mut soonest))
             }
+            (false, _) => self.trace_step(now, &mut soonest).or_else(|| self.keep_alive_step(now, &mut soonest)),
         };
         step.unwrap_or_else(|| soonest.into())
     }
