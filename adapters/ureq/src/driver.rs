@@ -422,6 +422,8 @@ impl Archive {
 mod tests {
     use gitlab_runner_api::{Machine, Output};
 
+    use gitlab_runner_api::{Call, CallKind};
+
     use super::*;
     use crate::job::kept;
 
@@ -438,10 +440,7 @@ mod tests {
         let mut job = Job::resume(config, &loaded.assignment, loaded.snapshot, before).unwrap();
         let asked = loop {
             match job.poll(NOW) {
-                Output::Send(probe) => {
-                    let answer = http::Response::builder().status(416).header("range", "0-0").body(()).unwrap();
-                    job.handle_response(probe.split().1, answer, NOW).unwrap();
-                }
+                Output::Send(call) => answer(&mut job, call),
                 Output::Event(JobEvent::TraceNeeded(range)) => break range,
                 Output::Event(JobEvent::Save) => job.saved(job.revision(), job.log_size()),
                 other => panic!("it asks first: {other:?}"),
@@ -449,6 +448,13 @@ mod tests {
         };
         assert_eq!(asked, 0..14);
         State { job, end: None, archive: Archive::Files(Box::new(record)), unsaved: None, unread: None }
+    }
+
+    /// Takes a keep-alive, and says of the log that nothing of it is there.
+    fn answer(job: &mut Job, call: Call) {
+        let status = if call.hints().kind == CallKind::UpdateJob { 200 } else { 416 };
+        let answer = http::Response::builder().status(status).header("range", "0-0").body(()).unwrap();
+        job.handle_response(call.split().1, answer, NOW).unwrap();
     }
 
     fn record(state: &mut State) -> &mut Record {
@@ -459,6 +465,7 @@ mod tests {
     fn sent(state: &mut State) -> bytes::Bytes {
         for _ in 0..10 {
             match state.job.poll(NOW) {
+                Output::Send(call) if call.hints().kind == CallKind::UpdateJob => answer(&mut state.job, call),
                 Output::Send(call) => return call.split().0.into_body().into_bytes(),
                 Output::Event(JobEvent::Save) => state.save().unwrap(),
                 Output::Event(_) => {}
