@@ -26,6 +26,21 @@ pub enum Timestamps {
 
 /// What is done with the log of a job before it is sent. The default hides all masked variables, tokens and URL parameters
 /// that authenticate; makes the log valid UTF-8; and keeps it within 4 MiB.
+///
+/// ```
+/// use gitlab_runner_api::api::info::Info;
+/// use gitlab_runner_api::log::{LogLimit, LogOptions, Timestamps};
+/// use gitlab_runner_api::{RunnerConfig, Server};
+///
+/// let options = LogOptions::default()
+///     .with_timestamps(Timestamps::AsJobSays)
+///     .with_limit(LogLimit::head_and_tail(16 << 20, 256 << 10)) // the end of a long log tells why it failed
+///     .with_masked_encodings(true);
+/// let server = Server::parse("https://gitlab.example.com")?;
+/// let config = RunnerConfig::new(server, Info::new("my-runner", "1.0.0")).with_log(options);
+/// # let _ = config;
+/// # Ok::<(), gitlab_runner_api::ConfigError>(())
+/// ```
 #[derive(Clone)]
 pub struct LogOptions {
     timestamps: Timestamps,
