@@ -181,7 +181,9 @@ impl Job {
             pacing: self.pacing,
             log_written: written,
             log_acknowledged: acknowledged,
-            probe_at: self.probe.map(|_| sent),
+            // Nothing is sent behind these two before they are answered and that is saved. The third kind is a guess, and if it is
+            // wrong the log goes on without another save.
+            probe_at: self.probe.filter(|probe| matches!(probe.purpose, Purpose::GoOn | Purpose::Rewind)).map(|_| sent),
             log_crc32: crc,
             log_shift: shift,
             log_floor: floor,

@@ -320,6 +320,32 @@ fn a_durable_job_is_to_be_saved_though_nothing_can_be_sent() {
     }
 }
 
+/// A probe for the next byte is a guess. A snapshot taken while it stands must not say that nothing is sent behind it: the patches
+/// that follow a wrong guess are not saved again.
+#[test]
+fn a_snapshot_taken_during_a_wrong_guess_knows_what_was_sent_later() {
+    let mut job = Hand::accepted(config().with_patch_limit(4));
+    job.machine.write("0123456789");
+    job.sends("patch 0+4");
+    for _ in 0..2 {
+        job.answer(416, &[("range", "0-0")], "");
+        job.call_or_pending();
+    }
+    assert_eq!(job.call_or_pending(), "probe 1");
+    let guessing = job.machine.snapshot();
+    job.answer(416, &[("range", "0-0")], "");
+    while job.machine.unsent() > 0 {
+        let patch = job.call_or_pending() != "running";
+        job.answer(if patch { 202 } else { 200 }, &[], "");
+    }
+    let mut resumed = Hand::new(Job::resume(Arc::new(config()), &assignment(), guessing, job.now).unwrap());
+    assert_eq!(resumed.call().name(), "probe 10");
+    resumed.answer(202, &[], "");
+    resumed.poll();
+    assert!(!resumed.events.iter().any(|event| matches!(event, JobEvent::TraceShifted { .. })), "{:?}", resumed.events);
+    assert_eq!(resumed.machine.unsent(), 0);
+}
+
 #[test]
 fn a_durable_job_sends_nothing_that_is_not_saved() {
     let mut job = Hand::accepted(config().with_durable(true));
