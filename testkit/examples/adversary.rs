@@ -1,7 +1,7 @@
 //! Attacks the core's state machines until so many answers were given, and says what was found.
 //!
 //! ```sh
-//! cargo run --release -p gitlab-runner-api-testkit --example adversary -- 2000000
+//! cargo run --release -p gitlab-runner-api-testkit --features checks --example adversary -- 2000000
 //! ```
 
 use std::collections::BTreeMap;

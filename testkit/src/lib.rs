@@ -17,28 +17,33 @@
 //! - [`Proxy`] is an HTTP proxy that understands `CONNECT`. With the feature `tls`, `TlsFront` adds TLS to a
 //!   [`Server`].
 //!
-//! The tests of `gitlab-runner-api` itself use the rest:
+//! The tests of `gitlab-runner-api` itself use the rest, which the feature `checks` adds:
 //!
-//! - [`World`] runs a complete runner, an unreliable network and a GitLab on virtual time. It checks the rules for a
+//! - `World` runs a complete runner, an unreliable network and a GitLab on virtual time. It checks the rules for a
 //!   correct runner after every step.
-//! - [`exhaustive`] tries all short lives of a job, with each kind of fault at each step.
-//! - [`adversary`] looks for answers of a server that make a state machine break these rules, and [`monitor`] checks
+//! - `exhaustive` tries all short lives of a job, with each kind of fault at each step.
+//! - `adversary` looks for answers of a server that make a state machine break these rules, and `monitor` checks
 //!   them.
-//! - [`fuzz`] contains the bodies of the fuzz targets.
+//! - `fuzz` contains the bodies of the fuzz targets.
 //!
 //! With virtual time, the test sets the clock. An outage of hours then takes a moment, and every run is the same.
 //!
 //! The test kit shares no parsing code with `gitlab-runner-api`. If it did, a mistake in that code could go unnoticed,
 //! because both sides would make it.
 
+#[cfg(feature = "checks")]
 pub mod adversary;
 pub mod conformance;
 mod coordinator;
 mod dice;
+#[cfg(feature = "checks")]
 pub mod exhaustive;
 mod front;
+#[cfg(feature = "checks")]
 pub mod fuzz;
+#[cfg(feature = "checks")]
 pub mod monitor;
+#[cfg(feature = "checks")]
 mod net;
 mod proxy;
 pub mod scenarios;
@@ -47,6 +52,7 @@ pub mod sim;
 mod time_limit;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "checks")]
 mod world;
 
 pub use self::coordinator::{
@@ -55,10 +61,12 @@ pub use self::coordinator::{
 };
 pub use self::dice::Dice;
 pub use self::front::{Front, Treatment};
+#[cfg(feature = "checks")]
 pub use self::net::{Fate, Faults, Net};
 pub use self::proxy::Proxy;
 pub use self::server::Server;
 pub use self::time_limit::TimeLimit;
 #[cfg(feature = "tls")]
 pub use self::tls::TlsFront;
+#[cfg(feature = "checks")]
 pub use self::world::{Intervention, JobStory, Payload, Scenario, Violation, World};

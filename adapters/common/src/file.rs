@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::Attributes;
@@ -41,13 +42,28 @@ pub struct Record {
 /// A time as it is kept in the file.
 #[must_use]
 pub fn at(time: Timestamp) -> String {
-    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_millisecond(millis).map(|time| format!("{time:.3}")).unwrap_or_default()
+    let since = time.min(LAST).saturating_since(Timestamp::EPOCH);
+    humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
 }
 
+/// The last second of the year 9999: ISO 8601 has no later one.
+const LAST: Timestamp = Timestamp::from_millis(253_402_300_799_000);
+
+/// GitLab writes UTC as `Z`, and the offset (`+02:00`) if its administrator has set another time zone.
 fn time(text: &str) -> Option<Timestamp> {
-    let time: jiff::Timestamp = text.parse().ok()?;
-    Some(Timestamp::from_millis(u64::try_from(time.as_millisecond()).unwrap_or(0)))
+    let (local, ahead, offset) = match text.strip_suffix('Z') {
+        Some(local) => (local, false, Duration::ZERO),
+        None => {
+            let (local, offset) = text.split_at_checked(text.len().checked_sub("+00:00".len())?)?;
+            let (hours, minutes) = offset.strip_prefix(['+', '-'])?.split_once(':')?;
+            let seconds = 60 * (60 * hours.parse::<u64>().ok()? + minutes.parse::<u64>().ok()?);
+            (local, offset.starts_with('+'), Duration::from_secs(seconds))
+        }
+    };
+    let time = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
+    let utc = if ahead { time.checked_sub(offset)? } else { time.checked_add(offset)? };
+    let since = utc.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Some(Timestamp::from_millis(u64::try_from(since.as_millis()).ok()?))
 }
 
 impl Record {
