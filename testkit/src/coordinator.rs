@@ -43,7 +43,7 @@ use http::{Request, Response, StatusCode};
 pub use self::access::{Registration, Role, RunnerType};
 pub use self::artifacts::StoredArtifact;
 pub use self::jobs::{FinalUpdate, JobRecord, JobStatus};
-pub use self::payload::NewJob;
+pub use self::payload::{Environment, NewJob};
 pub use self::record::RequestRecord;
 pub use self::settings::{HostLimit, Maintenance, ReplayRule, Settings};
 pub use self::stats::{Endpoint, Stats};
@@ -98,6 +98,7 @@ pub struct Coordinator {
     users: BTreeMap<String, User>,
     runners: BTreeMap<u64, Runner>,
     next_runner: u64,
+    next_manager: u64,
     jobs: BTreeMap<u64, JobRecord>,
     next_job: u64,
     pending: BTreeSet<u64>,
@@ -148,6 +149,7 @@ impl Coordinator {
             users: BTreeMap::new(),
             runners: BTreeMap::new(),
             next_runner: 1,
+            next_manager: 1,
             jobs: BTreeMap::new(),
             pending: BTreeSet::new(),
             dependent: BTreeSet::new(),
@@ -212,6 +214,18 @@ impl Coordinator {
     /// The record of a job is locked until then: updates are answered with 409.
     pub fn lock_job(&mut self, job: u64, until: Timestamp) {
         self.change(job, |job| job.locked_until = until);
+    }
+
+    /// The token of a job is revoked: calls with it are answered with 403 without `Job-Status`, as they are after GitLab
+    /// has removed the token of a job that ended.
+    pub fn revoke_job_token(&mut self, job: u64) {
+        self.change(job, |job| job.token_revoked = true);
+    }
+
+    /// The token of a job expires at this time, whatever [`Settings::job_token_grace`] says. From then on calls with it are
+    /// answered with 403, and an update or a patch fails the job with `job_token_expired`.
+    pub fn expire_job_token(&mut self, job: u64, at: Timestamp) {
+        self.change(job, |job| job.own_token_expiry = Some(at));
     }
 
     /// A job is erased.
@@ -404,7 +418,10 @@ impl Coordinator {
     pub(crate) fn advance(&mut self, now: Timestamp) -> Timestamp {
         if self.clock == Timestamp::EPOCH {
             // Runners may be added before any time is known. They were made when time began.
-            self.runners.values_mut().for_each(|runner| runner.updated_at = runner.updated_at.max(now));
+            for runner in self.runners.values_mut() {
+                runner.created_at = runner.created_at.max(now);
+                runner.updated_at = runner.updated_at.max(now);
+            }
         }
         self.clock = self.clock.max(now);
         while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= self.clock) {

@@ -56,8 +56,8 @@ mod tls;
 mod world;
 
 pub use self::coordinator::{
-    Answer, Coordinator, Endpoint, FinalUpdate, HoldId, HostLimit, JobRecord, JobStatus, Maintenance, NewJob,
-    Registration, ReplayRule, RequestRecord, Role, RunnerType, Settings, Stats, StoredArtifact,
+    Answer, Coordinator, Endpoint, Environment, FinalUpdate, HoldId, HostLimit, JobRecord, JobStatus, Maintenance,
+    NewJob, Registration, ReplayRule, RequestRecord, Role, RunnerType, Settings, Stats, StoredArtifact,
 };
 pub use self::dice::Dice;
 pub use self::front::{Front, Treatment};

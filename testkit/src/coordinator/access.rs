@@ -38,7 +38,7 @@ impl RunnerType {
         }
     }
 
-    pub(super) fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         [Self::Instance, Self::Group, Self::Project].into_iter().find(|kind| kind.as_str() == name)
     }
 }
@@ -62,8 +62,25 @@ pub enum Role {
 }
 
 impl Role {
+    /// All roles, from the lowest to the highest.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Stranger, Self::Guest, Self::Developer, Self::Maintainer, Self::Owner, Self::Administrator];
+
+    /// The word for the role, such as `maintainer`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stranger => "stranger",
+            Self::Guest => "guest",
+            Self::Developer => "developer",
+            Self::Maintainer => "maintainer",
+            Self::Owner => "owner",
+            Self::Administrator => "administrator",
+        }
+    }
+
     /// The lowest role that may make and change runners of this type.
-    const fn needed_for(kind: RunnerType) -> Self {
+    pub(super) const fn needed_for(kind: RunnerType) -> Self {
         match kind {
             RunnerType::Instance => Self::Administrator,
             RunnerType::Group => Self::Owner,
@@ -75,22 +92,22 @@ impl Role {
 /// A user, as far as runners are concerned.
 #[derive(Clone, Debug)]
 pub(super) struct User {
-    role: Role,
+    pub(super) role: Role,
     scopes: Vec<String>,
 }
 
 impl User {
     /// # Errors
     ///
-    /// Answers with 403 if the access token has neither `api` nor this scope.
-    pub(super) fn check_scope(&self, scope: &str) -> Result<(), Reply> {
-        if self.scopes.iter().any(|own| own == "api" || own == scope) {
+    /// Answers with 403 if the access token has none of these scopes, which are separated by spaces.
+    pub(super) fn check_scopes(&self, scopes: &str) -> Result<(), Reply> {
+        if scopes.split(' ').any(|scope| self.scopes.iter().any(|own| own == scope)) {
             return Ok(());
         }
         let refusal = json!({
             "error": "insufficient_scope",
             "error_description": "The request requires higher privileges than provided by the access token.",
-            "scope": format!("api {scope}"),
+            "scope": scopes,
         });
         Err(Reply::json(StatusCode::FORBIDDEN, &refusal))
     }
@@ -103,6 +120,16 @@ impl User {
             return Ok(());
         }
         Err(Reply::message(StatusCode::FORBIDDEN, "403 Forbidden - Insufficient permissions"))
+    }
+
+    /// # Errors
+    ///
+    /// Answers with 403 if the user may not change a runner of this type that is there already.
+    pub(super) fn check_access(&self, kind: RunnerType) -> Result<(), Reply> {
+        if self.role >= Role::needed_for(kind) {
+            return Ok(());
+        }
+        Err(Reply::message(StatusCode::FORBIDDEN, "403 Forbidden - No access granted"))
     }
 }
 

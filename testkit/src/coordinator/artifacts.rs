@@ -91,11 +91,16 @@ impl JobRecord {
     }
 }
 
+/// Whether GitLab has artifacts of this type.
+pub(super) fn is_type(name: &str) -> bool {
+    FORMATS.iter().any(|(_, types)| types.contains(&name))
+}
+
 fn storage_path(job: u64, token: &str) -> String {
     format!("/object-storage/{job}?signature={}", tokens::signature(token))
 }
 
-fn send_file(file: &StoredArtifact) -> Reply {
+pub(super) fn send_file(file: &StoredArtifact) -> Reply {
     let name = file.file_name.replace(|c: char| c == '"' || c.is_control(), "_");
     let encoded: String = form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20");
     let disposition = format!("attachment; filename=\"{name}\"; filename*=UTF-8''{encoded}");
@@ -195,8 +200,7 @@ impl Coordinator {
         let token = job_token(inbound, &inbound.params, &["job_token", "token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
         let settings = &self.settings;
-        let executes =
-            |job: &JobRecord| job.token == token && job.is_executing() && !job.is_token_expired(now, settings);
+        let executes = |job: &JobRecord| job.token == token && job.is_executing() && job.is_token_valid(now, settings);
         if !self.jobs.values().any(executes) {
             return Err(Reply::message(StatusCode::UNAUTHORIZED, "401 Unauthorized"));
         }

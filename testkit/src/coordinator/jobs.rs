@@ -106,6 +106,14 @@ pub struct JobRecord {
     pub(super) debug_trace: bool,
     pub(super) watched: bool,
     pub(super) erased: bool,
+    /// When a user erased the job.
+    pub(super) erased_at: Option<Timestamp>,
+    /// The pipeline goes on although this job failed.
+    pub(super) allow_failure: bool,
+    /// The token was revoked.
+    pub(super) token_revoked: bool,
+    /// When the token expires, in place of what the settings say.
+    pub(super) own_token_expiry: Option<Timestamp>,
     pub(super) project_deleted: bool,
     pub(super) trace_locked_until: Timestamp,
     pub(super) locked_until: Timestamp,
@@ -130,6 +138,7 @@ impl JobRecord {
             id,
             token,
             features: template.required_features(&payload),
+            allow_failure: template.allows_failure(),
             template,
             payload,
             status: JobStatus::Pending,
@@ -144,6 +153,9 @@ impl JobRecord {
             debug_trace: false,
             watched: false,
             erased: false,
+            erased_at: None,
+            token_revoked: false,
+            own_token_expiry: None,
             project_deleted: false,
             trace_locked_until: Timestamp::EPOCH,
             locked_until: Timestamp::EPOCH,
@@ -203,6 +215,12 @@ impl JobRecord {
     #[must_use]
     pub fn failure_reason(&self) -> Option<&str> {
         self.failure_reason.as_deref()
+    }
+
+    /// Whether the pipeline goes on if this job fails. It is decided at the end if only some exit codes are allowed.
+    #[must_use]
+    pub fn allow_failure(&self) -> bool {
+        self.allow_failure
     }
 
     /// The exit code reported with a failure.
@@ -316,8 +334,16 @@ impl JobRecord {
         matches!(self.status, JobStatus::Running | JobStatus::Canceling) || self.is_waiting()
     }
 
-    /// Whether the job ended so long ago that its token is gone.
+    /// Whether the jobs that depend on this one can be handed out.
+    pub(super) fn is_passed(&self) -> bool {
+        self.status == JobStatus::Success || (self.status == JobStatus::Failed && self.allow_failure)
+    }
+
+    /// Whether the token was revoked, or the job ended so long ago that its token is gone.
     pub(super) fn is_token_removed(&self, now: Timestamp, settings: &Settings) -> bool {
+        if self.token_revoked {
+            return true;
+        }
         let ended_at = self.history.last().filter(|(_, status)| status.is_final()).map(|(at, _)| *at);
         ended_at.zip(settings.job_token_removed_after).is_some_and(|(at, delay)| at.saturating_add(delay) <= now)
     }
@@ -409,12 +435,19 @@ impl JobRecord {
     }
 
     pub(super) fn token_expires_at(&self, settings: &Settings) -> Option<Timestamp> {
+        if self.own_token_expiry.is_some() {
+            return self.own_token_expiry;
+        }
         let issued = self.handed_out_at?;
         Some(issued.saturating_add(self.timeout().saturating_add(settings.job_token_grace?)))
     }
 
     pub(super) fn is_token_expired(&self, now: Timestamp, settings: &Settings) -> bool {
         self.token_expires_at(settings).is_some_and(|at| at <= now)
+    }
+
+    pub(super) fn is_token_valid(&self, now: Timestamp, settings: &Settings) -> bool {
+        !self.is_token_removed(now, settings) && !self.is_token_expired(now, settings)
     }
 
     /// When the server will end this job if nothing happens, and how.

@@ -1,13 +1,22 @@
 //! Making and unmaking runners and their tokens: by themselves, or in the name of a user.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use http::header::{HeaderName, IF_UNMODIFIED_SINCE};
 use serde_json::{Value, json};
 
 use super::access::RunnerType;
+use super::params::Params;
 use super::registration::{attributes, errors, sentence};
+use super::settings::minutes;
 use super::wire::Reply;
 use super::{Coordinator, Inbound, Timestamp, calendar, tokens};
+
+/// A user who creates a runner may choose the end of its token between these times from now:
+/// `EE::Ci::Runners::CreateRunnerService`.
+const SHORTEST_TOKEN_LIFE: Duration = minutes(5);
+const LONGEST_TOKEN_LIFE: Duration = Duration::from_secs(15 * 24 * 3600);
 
 const RUNNER_TOKEN: HeaderName = HeaderName::from_static("runner-token");
 
@@ -49,6 +58,7 @@ impl Coordinator {
     pub(super) fn reset_token(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let token = inbound.params.required("token")?;
         let runner = self.authenticate_runner(now, &token)?;
+        self.check_rotation(now, runner)?;
         self.new_token(now, runner)
     }
 
@@ -59,17 +69,28 @@ impl Coordinator {
         inbound: &Inbound,
     ) -> Result<Reply, Reply> {
         let user = self.authenticate_user(&inbound.headers, &inbound.params)?;
-        user.check_scope("manage_runner")?;
+        user.check_scopes("api manage_runner")?;
         if let Some(known) = self.runners.get(&runner) {
-            user.check_role(known.kind())?;
+            user.check_access(known.kind())?;
         }
+        self.check_rotation(now, runner)?;
         self.new_token(now, runner)
+    }
+
+    /// Refuses a reset after the deadline for the rotation of a token. It stays refused.
+    fn check_rotation(&self, now: Timestamp, runner: u64) -> Result<(), Reply> {
+        let deadline = self.runners.get(&runner).and_then(|runner| runner.rotation_deadline);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Reply::error(StatusCode::FORBIDDEN, "Token rotation deadline has passed"));
+        }
+        Ok(())
     }
 
     fn new_token(&mut self, now: Timestamp, id: u64) -> Result<Reply, Reply> {
         let Some(runner) = self.runners.get_mut(&id) else {
             return Err(Reply::message(StatusCode::NOT_FOUND, "404 Not found"));
         };
+        runner.rotation_deadline = None;
         runner.resets += 1;
         runner.updated_at = now;
         runner.token_expires_at = None;
@@ -83,7 +104,7 @@ impl Coordinator {
     pub(super) fn create_runner(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let params = &inbound.params;
         let user = self.authenticate_user(&inbound.headers, &inbound.params)?;
-        user.check_scope("create_runner")?;
+        user.check_scopes("api create_runner")?;
         let wrong = |error: &str| Reply::error(StatusCode::BAD_REQUEST, error);
         let named = params.text("runner_type")?;
         let missing = "runner_type is missing, runner_type does not have a valid value";
@@ -108,10 +129,49 @@ impl Coordinator {
         if let Some(errors) = errors(&given) {
             return Err(Reply::message(StatusCode::BAD_REQUEST, sentence(&errors)));
         }
+        let (expires_at, rotation_deadline) = self.token_times(now, params)?;
         given.insert("runner_type".to_owned(), kind.as_str().into());
         let token = format!("glrt-{}", tokens::created_token(self.next_runner, 0));
         let id = self.add_with(now, &token, given);
+        if let Some(runner) = self.runners.get_mut(&id) {
+            runner.token_expires_at = expires_at.map(calendar::format);
+            runner.rotation_deadline = rotation_deadline;
+        }
         Ok(Reply::json(StatusCode::CREATED, &self.credentials(id, &token)))
+    }
+
+    /// Reads until when the token of a new runner is valid, and until when it may be replaced.
+    fn token_times(&self, now: Timestamp, params: &Params) -> Result<(Option<Timestamp>, Option<Timestamp>), Reply> {
+        let time = |name: &str| {
+            let Some(text) = params.text(name)?.filter(|text| !text.is_empty()) else { return Ok(None) };
+            let invalid = || Reply::error(StatusCode::BAD_REQUEST, format!("{name} is invalid"));
+            calendar::parse(&text).map(Some).ok_or_else(invalid)
+        };
+        let (expires_at, deadline) = (time("token_expires_at")?, time("token_rotation_deadline")?);
+        let refused = |why: String| Err(Reply::message(StatusCode::BAD_REQUEST, why));
+        let Some(expires) = expires_at else {
+            return match deadline {
+                Some(_) => refused("token_expires_at is required when token_rotation_deadline is specified".to_owned()),
+                None => Ok((None, None)),
+            };
+        };
+        if expires < now.saturating_add(SHORTEST_TOKEN_LIFE) {
+            return refused("token_expires_at must be at least 5 minutes in the future".to_owned());
+        }
+        let longest = now.saturating_add(LONGEST_TOKEN_LIFE);
+        let instance = self.settings.token_expires_at.as_deref().and_then(calendar::parse);
+        let latest = instance.map_or(longest, |instance| instance.min(longest));
+        if expires > latest {
+            let latest = calendar::format(latest);
+            return refused(format!("token_expires_at is too far in the future (maximum is {latest})"));
+        }
+        match deadline {
+            Some(deadline) if deadline < now => refused("token_rotation_deadline cannot be in the past".to_owned()),
+            Some(deadline) if deadline > expires => {
+                refused("token_rotation_deadline must be less than or equal to token_expires_at".to_owned())
+            }
+            _ => Ok((expires_at, deadline)),
+        }
     }
 
     pub(super) fn discover_router(&self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
@@ -147,7 +207,7 @@ impl Coordinator {
 
 /// Refuses if something was modified after the time that the request names. A time that cannot be read is ignored, as
 /// GitLab does.
-fn unmodified(inbound: &Inbound, modified_at: Timestamp) -> Result<(), Reply> {
+pub(super) fn unmodified(inbound: &Inbound, modified_at: Timestamp) -> Result<(), Reply> {
     let named = inbound.headers.get(IF_UNMODIFIED_SINCE).and_then(|value| value.to_str().ok());
     let named =
         named.and_then(|text| httpdate::parse_http_date(text).ok().map(Timestamp::from).or(calendar::parse(text)));

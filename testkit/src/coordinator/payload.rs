@@ -92,6 +92,61 @@ pub struct NewJob {
     registry: bool,
     trigger: Option<Vec<(String, String)>>,
     dependencies: Vec<Dependency>,
+    allow_failure: bool,
+    allowed_exit_codes: BTreeSet<i64>,
+    environment: Option<Environment>,
+    system_id: Option<String>,
+}
+
+/// The environment that a job deploys to. It shows in the variables `CI_ENVIRONMENT_…` of the job.
+///
+/// ```
+/// use gitlab_runner_api_testkit::{Environment, NewJob};
+///
+/// let staging = Environment::new("staging").with(|it| it.url = Some("https://staging.example.test".to_owned()));
+/// let job = NewJob::new("deploy").with_environment(staging);
+/// # let _ = job;
+/// ```
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Environment {
+    /// The name, such as `review/topic`.
+    pub name: String,
+    /// What the job does with the environment: `start`, `prepare`, `stop`, `verify` or `access`. The default is `start`.
+    pub action: String,
+    /// `production`, `staging`, `testing`, `development` or `other`. The default is what GitLab guesses from the name.
+    pub tier: String,
+    /// Where the environment can be reached. The default is `None`.
+    pub url: Option<String>,
+}
+
+impl Environment {
+    /// An environment that the job starts.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let tier = guess_tier(name).to_owned();
+        Self { name: name.to_owned(), action: "start".to_owned(), tier, url: None }
+    }
+
+    /// Returns this environment with a change applied.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
+/// The tier that GitLab guesses from the name of an environment: the first row with a word that is part of the name.
+fn guess_tier(name: &str) -> &'static str {
+    let name = name.to_ascii_lowercase();
+    let words = [
+        ("development", &["dev", "review", "trunk"][..]),
+        ("testing", &["test", "tst", "int", "accept", "acpt", "qa", "qc", "control", "quality"]),
+        ("staging", &["stag", "stg", "model", "modl", "pre", "demo", "non"]),
+        ("production", &["prod", "prd", "live"]),
+    ];
+    let found = words.into_iter().find(|(_, words)| words.iter().any(|word| name.contains(word)));
+    found.map_or("other", |(tier, _)| tier)
 }
 
 /// What a pipeline was made for.
@@ -137,6 +192,10 @@ impl NewJob {
             registry: true,
             trigger: None,
             dependencies: Vec::new(),
+            allow_failure: false,
+            allowed_exit_codes: BTreeSet::new(),
+            environment: None,
+            system_id: None,
         }
     }
 
@@ -285,6 +344,52 @@ impl NewJob {
     pub fn with_dependency_named(mut self, name: &str) -> Self {
         self.dependencies.push(Dependency::Name(name.to_owned()));
         self
+    }
+
+    /// The pipeline goes on if the job fails: jobs that depend on it are handed out.
+    #[must_use]
+    pub fn with_allow_failure(mut self) -> Self {
+        self.allow_failure = true;
+        self
+    }
+
+    /// The pipeline goes on if the job fails with one of these exit codes. A runner must announce `return_exit_code`.
+    #[must_use]
+    pub fn with_allowed_exit_codes(mut self, codes: impl IntoIterator<Item = i64>) -> Self {
+        self.allowed_exit_codes = codes.into_iter().collect();
+        self
+    }
+
+    /// The environment that the job deploys to.
+    #[must_use]
+    pub fn with_environment(mut self, environment: Environment) -> Self {
+        self.environment = Some(environment);
+        self
+    }
+
+    /// Only the runner manager with this system ID gets the job. A job whose payload has
+    /// `suspend_options.runtime_environment_key` goes to the manager that reported this key at the end of an earlier job,
+    /// also without a call of this method.
+    #[must_use]
+    pub fn with_system_id(mut self, system_id: &str) -> Self {
+        self.system_id = Some(system_id.to_owned());
+        self
+    }
+
+    pub(super) fn allows_failure(&self) -> bool {
+        self.allow_failure
+    }
+
+    pub(super) fn allows_exit_code(&self, code: i64) -> bool {
+        self.allowed_exit_codes.contains(&code)
+    }
+
+    pub(super) fn environment(&self) -> Option<&Environment> {
+        self.environment.as_ref()
+    }
+
+    pub(super) fn system_id(&self) -> Option<&str> {
+        self.system_id.as_deref()
     }
 
     pub(super) fn dependencies(&self) -> &[Dependency] {
@@ -445,6 +550,7 @@ impl NewJob {
         let mut features = self.requires.clone();
         features.extend(
             [
+                ("return_exit_code", !self.allowed_exit_codes.is_empty()),
                 ("upload_multiple_artifacts", artifacts().any(report)),
                 ("artifacts_exclude", artifacts().any(|artifact| filled(&artifact["exclude"]))),
                 ("refspecs", git_ref.starts_with("refs/merge-requests/") || git_ref.starts_with("refs/workloads/")),
@@ -511,6 +617,7 @@ mod tests {
             dotenv: Vec::new(),
             running_jobs: "0".to_owned(),
             session_url: None,
+            retries: 0,
         }
     }
 
@@ -531,6 +638,20 @@ mod tests {
     }
 
     #[test]
+    fn the_tier_of_an_environment_follows_from_its_name() {
+        for (name, tier) in [
+            ("production", "production"),
+            ("staging", "staging"),
+            ("review/topic", "development"),
+            ("QA", "testing"),
+            ("pre-prod", "staging"),
+            ("moon", "other"),
+        ] {
+            assert_eq!(Environment::new(name).tier, tier, "{name}");
+        }
+    }
+
+    #[test]
     fn required_features_follow_from_the_payload() {
         let needs = |job: NewJob| {
             let features = job.required_features(&job.render(&scene(1, "t")));
@@ -540,6 +661,8 @@ mod tests {
         for (job, expected) in [
             (job(), ""),
             (job().with_required_feature("return_exit_code"), "return_exit_code"),
+            (job().with_allowed_exit_codes([1, 2]), "return_exit_code"),
+            (job().with_allow_failure(), ""),
             (job().with_member("artifacts", json!([{ "artifact_type": "archive", "paths": ["a"] }])), ""),
             (job().with_member("artifacts", json!([{ "artifact_type": "junit" }])), "upload_multiple_artifacts"),
             (job().with_member("artifacts", json!([{ "exclude": ["b"] }])), "artifacts_exclude"),

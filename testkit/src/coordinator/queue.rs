@@ -129,7 +129,7 @@ impl Coordinator {
         }
 
         for _ in 0..MAX_CANDIDATES {
-            let fits = |job: &JobRecord| self.may_take(runner, job);
+            let fits = |job: &JobRecord| self.may_take(runner, &system_id, job);
             let candidate = self.pending.iter().find(|&id| self.jobs.get(id).is_some_and(fits)).copied();
             let Some(id) = candidate else { return Ok(nothing()) };
             if session.as_deref().is_some_and(is_local) && !self.settings.local_sessions_allowed {
@@ -187,6 +187,7 @@ impl Coordinator {
             scene.running_jobs = "+Inf".to_owned();
         }
         scene.session_url = session_url;
+        scene.retries = self.retries_of(job);
         Some(job.template.render(&scene))
     }
 
@@ -213,7 +214,26 @@ impl Coordinator {
             dotenv: earlier().flat_map(|job| job.dotenv.clone()).collect(),
             running_jobs: if running < bucket { running.to_string() } else { format!("{bucket}+") },
             session_url: None,
+            retries: 0,
         }
+    }
+
+    /// How many attempts there were before this one.
+    fn retries_of(&self, job: &JobRecord) -> usize {
+        let earlier = |job: &&JobRecord| job.retry_of.and_then(|id| self.jobs.get(&id));
+        std::iter::successors(earlier(&job), earlier).count()
+    }
+
+    /// Queues a job again, as a user does who retries it. Returns the number of the new job; `None` if there is no such job,
+    /// if it has not ended, or if it was retried already.
+    pub fn retry(&mut self, now: Timestamp, job: u64) -> Option<u64> {
+        let now = self.advance(now);
+        let known = self.jobs.get(&job).filter(|job| job.status.is_final())?;
+        if self.jobs.values().any(|other| other.retry_of == Some(job)) {
+            return None;
+        }
+        let template = known.template.clone();
+        Some(self.enqueue(now, template, Some(job)))
     }
 
     /// The numbers of the jobs that these mean.
@@ -257,26 +277,38 @@ impl Coordinator {
 
     /// Skips the jobs that wait for one that did not succeed, and those that wait for a skipped one.
     fn skip_hopeless(&mut self, now: Timestamp) {
-        let failed =
-            |id: &u64| self.jobs.get(id).is_some_and(|job| job.status.is_final() && job.status != JobStatus::Success);
+        let failed = |id: &u64| self.jobs.get(id).is_some_and(|job| job.status.is_final() && !job.is_passed());
         let hopeless = |id: &&u64| self.jobs.get(id).is_some_and(|job| job.dependencies.iter().any(failed));
         let Some(id) = self.dependent.iter().find(hopeless).copied() else { return };
         // The change comes back here for the next one.
         self.change(id, |job| job.skip(now));
     }
 
-    /// Whether all jobs that this one depends on have succeeded.
+    /// Whether all jobs that this one depends on have succeeded, or were allowed to fail.
     fn is_ready(&self, job: &JobRecord) -> bool {
-        let succeeded = |id: &u64| self.jobs.get(id).is_some_and(|job| job.status == JobStatus::Success);
-        job.dependencies.iter().all(succeeded)
+        let passed = |id: &u64| self.jobs.get(id).is_some_and(JobRecord::is_passed);
+        job.dependencies.iter().all(passed)
     }
 
-    /// Whether a runner may have a job: by its type, its tags and its access level, and if the job is for it.
-    fn may_take(&self, runner: u64, job: &JobRecord) -> bool {
+    /// The only machine that may have a job: the one that the job names, or the one that suspended the environment that the
+    /// job goes on in.
+    fn only_machine<'a>(&'a self, job: &'a JobRecord) -> Option<&'a str> {
+        let resumed = || {
+            let key = job.payload.pointer("/suspend_options/runtime_environment_key")?.as_str()?;
+            let suspended = |other: &&JobRecord| other.environment_key.as_deref() == Some(key);
+            self.jobs.values().rev().find(suspended)?.system_id()
+        };
+        job.template.system_id().or_else(resumed)
+    }
+
+    /// Whether a runner manager may have a job: by the type of its runner, its tags and its access level, and if the job is
+    /// for it.
+    fn may_take(&self, runner: u64, system_id: &str, job: &JobRecord) -> bool {
         let Some(known) = self.runners.get(&runner) else { return false };
         let is_protected = job.payload["git_info"]["protected"].as_bool() == Some(true);
         self.is_ready(job)
             && job.template.runner().is_none_or(|only| only == runner)
+            && self.only_machine(job).is_none_or(|only| only == system_id)
             && (self.settings.instance_runners_enabled || known.kind() != RunnerType::Instance)
             && known.takes(job.template.tags(), is_protected)
     }

@@ -18,11 +18,7 @@ impl Coordinator {
         let with = params.required("token")?;
         let mut attributes = attributes(params)?;
         let kind = self.check_registration(now, &with)?;
-        if let Some(errors) = errors(&attributes) {
-            let errors: Map<String, Value> =
-                errors.into_iter().map(|(name, why)| (name.to_owned(), json!([why]))).collect();
-            return Err(Reply::message(StatusCode::BAD_REQUEST, errors));
-        }
+        check_model(&attributes)?;
         attributes.insert("runner_type".to_owned(), kind.as_str().into());
         let token = tokens::runner_token(self.next_runner);
         let id = self.add_with(now, &token, attributes);
@@ -53,18 +49,22 @@ impl Coordinator {
 ///
 /// Answers with 400 if the framework refuses a parameter. What the model refuses is told by [`errors`].
 pub(super) fn attributes(params: &Params) -> Result<Map<String, Value>, Reply> {
-    for (one, other) in [("maintainer_note", "maintenance_note"), ("paused", "active")] {
-        if params.has(one) && params.has(other) {
-            let error = format!("{one}, {other} are mutually exclusive");
-            return Err(Reply::error(StatusCode::BAD_REQUEST, error));
-        }
-    }
-    if let Some(level) = params.text("access_level")?
-        && !matches!(level.as_str(), "not_protected" | "ref_protected")
-    {
-        return Err(Reply::error(StatusCode::BAD_REQUEST, "access_level does not have a valid value"));
-    }
+    check_exclusive(params, &[("maintainer_note", "maintenance_note"), ("paused", "active")])?;
+    check_access_level(params)?;
     params.object("info")?;
+    let mut given = changes(params)?;
+    given.entry("paused").or_insert(Value::Bool(false));
+    given.entry("tag_list").or_insert_with(|| json!([]));
+    given.retain(|_, value| !value.is_null());
+    Ok(given)
+}
+
+/// Reads those attributes of a runner that the request gives. One that is to have no value any more is null.
+///
+/// # Errors
+///
+/// As [`attributes`].
+pub(super) fn changes(params: &Params) -> Result<Map<String, Value>, Reply> {
     let mut given = Map::new();
     for (name, stored) in [
         ("description", "description"),
@@ -77,11 +77,40 @@ pub(super) fn attributes(params: &Params) -> Result<Map<String, Value>, Reply> {
     for name in ["locked", "run_untagged"] {
         given.extend(params.flag(name)?.map(|flag| (name.to_owned(), flag.into())));
     }
-    given.extend(params.integer("maximum_timeout")?.map(|seconds| ("maximum_timeout".to_owned(), seconds.into())));
-    let paused = params.flag("paused")?.unwrap_or(params.flag("active")? == Some(false));
-    given.insert("paused".to_owned(), paused.into());
-    given.insert("tag_list".to_owned(), params.list("tag_list").into());
+    if params.has("maximum_timeout") {
+        given.insert("maximum_timeout".to_owned(), params.integer("maximum_timeout")?.into());
+    }
+    let paused = params.flag("paused")?.or(params.flag("active")?.map(|active| !active));
+    given.extend(paused.map(|paused| ("paused".to_owned(), paused.into())));
+    if params.has("tag_list") {
+        given.insert("tag_list".to_owned(), params.list("tag_list").into());
+    }
     Ok(given)
+}
+
+/// Refuses a request that gives both parameters of such a pair.
+pub(super) fn check_exclusive(params: &Params, pairs: &[(&str, &str)]) -> Result<(), Reply> {
+    match pairs.iter().find(|(one, other)| params.has(one) && params.has(other)) {
+        Some((one, other)) => {
+            Err(Reply::error(StatusCode::BAD_REQUEST, format!("{one}, {other} are mutually exclusive")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses an access level that does not exist.
+pub(super) fn check_access_level(params: &Params) -> Result<(), Reply> {
+    match params.text("access_level")?.as_deref() {
+        None | Some("not_protected" | "ref_protected") => Ok(()),
+        Some(_) => Err(Reply::error(StatusCode::BAD_REQUEST, "access_level does not have a valid value")),
+    }
+}
+
+/// Refuses attributes that the model refuses, with the errors by attribute.
+pub(super) fn check_model(attributes: &Map<String, Value>) -> Result<(), Reply> {
+    let Some(errors) = errors(attributes) else { return Ok(()) };
+    let errors: Map<String, Value> = errors.into_iter().map(|(name, why)| (name.to_owned(), json!([why]))).collect();
+    Err(Reply::message(StatusCode::BAD_REQUEST, errors))
 }
 
 /// What the model refuses about these attributes, by attribute. `None` if nothing.

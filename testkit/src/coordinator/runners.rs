@@ -24,10 +24,13 @@ pub(super) struct Runner {
     pub(super) resets: u64,
     pub(super) attributes: Map<String, Value>,
     pub(super) managers: BTreeMap<String, Manager>,
+    pub(super) created_at: Timestamp,
     /// When its attributes or its token last changed.
     pub(super) updated_at: Timestamp,
     /// When its token stops working, in place of what the settings say.
     pub(super) token_expires_at: Option<String>,
+    /// From this time on its token cannot be replaced.
+    pub(super) rotation_deadline: Option<Timestamp>,
     /// The registration token that it registered itself with.
     pub(super) registered_with: Option<String>,
     /// Its group or its project was deleted.
@@ -45,11 +48,12 @@ struct QueueValue {
 
 #[derive(Clone, Debug)]
 pub(super) struct Manager {
-    features: BTreeSet<String>,
-    info: Map<String, Value>,
+    pub(super) id: u64,
+    pub(super) features: BTreeSet<String>,
+    pub(super) info: Map<String, Value>,
     pub(super) made_at: Timestamp,
     stored_at: Timestamp,
-    contacted_at: Timestamp,
+    pub(super) contacted_at: Timestamp,
 }
 
 impl Coordinator {
@@ -66,8 +70,10 @@ impl Coordinator {
             resets: 0,
             attributes: Map::new(),
             managers: BTreeMap::new(),
+            created_at: self.clock,
             updated_at: self.clock,
             token_expires_at: None,
+            rotation_deadline: None,
             registered_with: None,
             orphaned: false,
             generation: 0,
@@ -117,6 +123,19 @@ impl Coordinator {
         }
     }
 
+    /// Changes attributes of a runner, by the names that the API gives them, such as `description`, `tag_list`, `paused`,
+    /// `locked`, `run_untagged`, `access_level`, `maximum_timeout` and `runner_type`. One that is null is removed. Runners
+    /// that wait for their queue to change see it change.
+    pub fn change_runner(&mut self, runner: u64, changes: Map<String, Value>) {
+        let now = self.clock;
+        let Some(known) = self.runners.get_mut(&runner) else { return };
+        known.attributes.extend(changes);
+        known.attributes.retain(|_, value| !value.is_null());
+        known.paused = known.attributes.get("paused") == Some(&Value::Bool(true));
+        known.updated_at = now;
+        known.tick(runner, now);
+    }
+
     /// The numbers of all runners.
     pub fn runners(&self) -> impl Iterator<Item = u64> {
         self.runners.keys().copied()
@@ -158,13 +177,7 @@ impl Coordinator {
     }
 
     fn set_paused(&mut self, id: u64, paused: bool) {
-        let now = self.clock;
-        if let Some(runner) = self.runners.get_mut(&id) {
-            runner.paused = paused;
-            runner.updated_at = now;
-            runner.attributes.insert("paused".to_owned(), paused.into());
-            runner.tick(id, now);
-        }
+        self.change_runner(id, Map::from_iter([("paused".to_owned(), paused.into())]));
     }
 
     pub(super) fn verify(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
@@ -212,7 +225,9 @@ impl Coordinator {
                 }
             }
             None => {
-                let manager = Manager { features, info, made_at: now, stored_at: now, contacted_at: now };
+                let id = self.next_manager;
+                self.next_manager += 1;
+                let manager = Manager { id, features, info, made_at: now, stored_at: now, contacted_at: now };
                 runner.managers.insert(system_id.to_owned(), manager);
             }
         }

@@ -141,6 +141,7 @@ fn finish(now: Timestamp, job: &mut JobRecord, update: &Update, settings: &mut S
     if success {
         job.succeed(now);
     } else {
+        job.allow_failure |= update.exit_code.is_some_and(|code| job.template.allows_exit_code(code));
         let reason = update.failure_reason.as_deref().filter(|reason| FAILURE_REASONS.contains(reason));
         job.fail(now, reason.unwrap_or("unknown_failure"), update.exit_code);
     }

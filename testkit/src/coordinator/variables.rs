@@ -15,7 +15,7 @@ pub(super) const PROJECT: u64 = 4242;
 pub(super) const PROJECT_PATH: &str = "acme/widgets";
 pub(super) const REGISTRY: &str = "registry.gitlab.example.test";
 const VERSION: &str = "19.4.0";
-const MESSAGE: &str = "Mend the widgets";
+pub(super) const MESSAGE: &str = "Mend the widgets";
 /// GitLab cuts slugs to this length, which is the longest label of a domain name.
 const SLUG: usize = 63;
 
@@ -38,6 +38,8 @@ pub(super) struct Scene<'a> {
     pub(super) running_jobs: String,
     /// Where the session server of the runner is.
     pub(super) session_url: Option<String>,
+    /// How many attempts at this job there were before.
+    pub(super) retries: usize,
 }
 
 /// A runner, as the variables of a job show it.
@@ -95,6 +97,9 @@ pub(super) fn of(job: &NewJob, payload: &Value, scene: &Scene<'_>) -> Vec<Value>
         ("CI_PAGES_HOSTNAME", "acme.pages.example.test"),
         ("CI_PAGES_URL", "https://acme.pages.example.test/widgets"),
     ]);
+    if let Some(environment) = job.environment() {
+        list.add("CI_ENVIRONMENT_SLUG", slug(&environment.name));
+    }
     last_of_each(list.0)
 }
 
@@ -125,10 +130,20 @@ fn add_job(list: &mut List, job: &NewJob, payload: &Value, scene: &Scene<'_>) {
     list.add("CI_JOB_NAME", name.as_str());
     list.add("CI_JOB_NAME_SLUG", slug(&name));
     list.add("CI_JOB_STAGE", text("/job_info/stage"));
+    list.add("CI_JOB_TAGS", json!(job.tags()).to_string());
+    list.add("CI_JOB_RETRY_COUNT", scene.retries.to_string());
     if job.is_triggered() {
         list.add("CI_PIPELINE_TRIGGERED", "true");
     }
     list.add("CI_NODE_TOTAL", "1");
+    if let Some(environment) = job.environment() {
+        list.add("CI_ENVIRONMENT_NAME", environment.name.as_str());
+        list.add("CI_ENVIRONMENT_ACTION", environment.action.as_str());
+        list.add("CI_ENVIRONMENT_TIER", environment.tier.as_str());
+        if let Some(url) = &environment.url {
+            list.add("CI_ENVIRONMENT_URL", url.as_str());
+        }
+    }
 }
 
 fn add_instance(list: &mut List, scene: &Scene<'_>) {
@@ -257,6 +272,7 @@ fn slug(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::coordinator::fixture::{Lab, body, work};
+    use crate::coordinator::payload::Environment;
 
     /// The names in the payload, without those of the pipeline's end.
     fn names(payload: &Value) -> Vec<String> {
@@ -270,6 +286,23 @@ mod tests {
         found.map_or(Value::Null, |variable| variable["value"].clone())
     }
 
+    #[test]
+    fn a_job_knows_its_tags_and_its_earlier_attempts() {
+        let mut lab = Lab::new(|_| {});
+        let changes = json!({ "tag_list": ["linux", "gpu"] });
+        lab.gitlab.change_runner(lab.runner, changes.as_object().expect("an object").clone());
+        let mut id = lab.gitlab.queue(lab.now, NewJob::default().with_tag("linux").with_tag("gpu"));
+        for retries in ["0", "1", "2"] {
+            let payload = body(&lab.request_job(&work(&[])));
+            assert_eq!(payload["id"], id);
+            assert_eq!(value(&payload, "CI_JOB_TAGS"), r#"["gpu","linux"]"#);
+            assert_eq!(value(&payload, "CI_JOB_RETRY_COUNT"), retries);
+            assert_eq!(lab.gitlab.retry(lab.now, id), None, "it runs");
+            lab.put(id, json!({ "state": "failed" }));
+            id = lab.gitlab.retry(lab.now, id).expect("it has ended");
+        }
+    }
+
     fn payload(job: NewJob) -> Value {
         let mut lab = Lab::new(|_| {});
         lab.gitlab.queue(lab.now, job);
@@ -281,7 +314,7 @@ mod tests {
         let payload = payload(NewJob::default().with_variable("MINE", "1").with_variable("CI_NODE_TOTAL", "7"));
         let expected = "CI_PIPELINE_ID CI_PIPELINE_URL CI_JOB_ID CI_JOB_URL CI_JOB_TOKEN CI_JOB_STARTED_AT CI_REGISTRY_USER \
             CI_REGISTRY_PASSWORD CI_REPOSITORY_URL CI_DEPENDENCY_PROXY_USER CI_DEPENDENCY_PROXY_PASSWORD CI_JOB_NAME \
-            CI_JOB_NAME_SLUG CI_JOB_STAGE CI GITLAB_CI CI_SERVER_FQDN CI_SERVER_URL CI_SERVER_HOST CI_SERVER_PORT \
+            CI_JOB_NAME_SLUG CI_JOB_STAGE CI_JOB_TAGS CI_JOB_RETRY_COUNT CI GITLAB_CI CI_SERVER_FQDN CI_SERVER_URL CI_SERVER_HOST CI_SERVER_PORT \
             CI_SERVER_PROTOCOL CI_SERVER_SHELL_SSH_HOST CI_SERVER_SHELL_SSH_PORT CI_SERVER_NAME CI_SERVER_VERSION \
             CI_SERVER_VERSION_MAJOR CI_SERVER_VERSION_MINOR CI_SERVER_VERSION_PATCH CI_SERVER_REVISION GITLAB_FEATURES \
             CI_PROJECT_ID CI_PROJECT_NAME CI_PROJECT_TITLE CI_PROJECT_DESCRIPTION CI_PROJECT_PATH CI_PROJECT_PATH_SLUG \
@@ -342,6 +375,17 @@ mod tests {
             (value(&own, "CI_COMMIT_BRANCH"), value(&own, "CI_COMMIT_REF_PROTECTED")),
             (json!("other"), json!("false"))
         );
+        let environment = Environment::new("review/Topic").with(|it| it.url = Some("https://topic.test".to_owned()));
+        let deployed = payload(NewJob::new("deploy").with_environment(environment));
+        for (key, expected) in [
+            ("CI_ENVIRONMENT_NAME", "review/Topic"),
+            ("CI_ENVIRONMENT_ACTION", "start"),
+            ("CI_ENVIRONMENT_TIER", "development"),
+            ("CI_ENVIRONMENT_URL", "https://topic.test"),
+            ("CI_ENVIRONMENT_SLUG", "review-topic"),
+        ] {
+            assert_eq!(value(&deployed, key), expected, "{key}");
+        }
         let triggered = payload(NewJob::default().with_trigger_variable("WHY", "because"));
         assert_eq!(
             (value(&triggered, "CI_PIPELINE_TRIGGERED"), value(&triggered, "WHY")),

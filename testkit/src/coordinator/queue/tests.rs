@@ -344,3 +344,38 @@ fn jobs_that_depend_on_a_retried_one_wait_for_the_retry() {
     lab.put(retry, json!({ "state": "success" }));
     assert_eq!(next(&mut lab, second)["dependencies"][0]["id"], retry);
 }
+
+#[test]
+fn jobs_go_on_after_one_that_was_allowed_to_fail() {
+    for (first, exit_code, second) in [
+        (NewJob::new("first").with_allow_failure(), 7, "pending"),
+        (NewJob::new("first").with_allowed_exit_codes([3, 4]), 4, "pending"),
+        (NewJob::new("first").with_allowed_exit_codes([3, 4]), 5, "skipped"),
+        (NewJob::new("first"), 7, "skipped"),
+    ] {
+        let mut lab = Lab::new(|_| {});
+        let id = lab.gitlab.queue(lab.now, first);
+        let dependent = lab.gitlab.queue(lab.now, NewJob::new("second").with_dependency(id));
+        assert_eq!(lab.request_job(&work(&["return_exit_code"])).status(), 201);
+        assert_eq!(lab.request_job(&work(&[])).status(), 204, "the other job waits");
+        lab.put(id, json!({ "state": "failed", "failure_reason": "script_failure", "exit_code": exit_code }));
+        assert_eq!((lab.status(id), lab.status(dependent)), ("failed", second));
+        assert_eq!(lab.job(id).allow_failure(), second == "pending");
+    }
+}
+
+#[test]
+fn a_resumed_job_goes_to_the_machine_that_suspended_it() {
+    let mut lab = Lab::new(|_| {});
+    let id = lab.running_job(&[]);
+    lab.put(id, json!({ "state": "success", "runtime_environment_key": "env-1" }));
+    let resumed = json!({ "runtime_environment_key": "env-1" });
+    let first = lab.gitlab.queue(lab.now, NewJob::new("resumed").with_member("suspend_options", resumed));
+    let second = lab.gitlab.queue(lab.now, NewJob::new("other").with_system_id("s_2"));
+    let mut ask = |system_id: &str| {
+        let asked = json!({ "token": TOKEN, "system_id": system_id });
+        let answer = lab.request_job(&asked);
+        if answer.status() == 201 { body(&answer)["id"].as_u64() } else { None }
+    };
+    assert_eq!(["s_3", "s_2", "s_2", "s_1", "s_1"].map(&mut ask), [None, Some(second), None, Some(first), None]);
+}

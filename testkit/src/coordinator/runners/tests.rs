@@ -1,6 +1,7 @@
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::coordinator::calendar;
 use crate::coordinator::fixture::{Lab, TOKEN, body, seconds, work};
 use crate::coordinator::settings::minutes;
 
@@ -181,4 +182,56 @@ fn users_may_do_what_their_role_and_their_scopes_allow() {
             "{role:?} {scope}"
         );
     }
+}
+
+#[test]
+fn a_token_is_rotated_until_its_deadline() {
+    let mut lab = Lab::new(|_| {});
+    lab.gitlab.set_access_token("glpat-admin");
+    let at = |lab: &Lab, ahead: u64| calendar::format(lab.now.saturating_add(seconds(ahead)));
+    let create = |lab: &mut Lab, expires: Option<String>, deadline: Option<String>| {
+        let mut asked = json!({ "runner_type": "instance_type" });
+        for (name, time) in [("token_expires_at", expires), ("token_rotation_deadline", deadline)] {
+            if let Some(time) = time {
+                asked[name] = json!(time);
+            }
+        }
+        let headers = [("private-token", "glpat-admin"), ("content-type", "application/json")];
+        let answer = lab.call(Method::POST, "/user/runners", &headers, asked.to_string().as_bytes());
+        (answer.status().as_u16(), body(&answer))
+    };
+    let day = 24 * 3600;
+    let (soon, later, late) = (at(&lab, 240), at(&lab, 10 * day), at(&lab, 16 * day));
+    let (past, middle) = (at(&lab, 0), at(&lab, 5 * day));
+    lab.pass(seconds(1));
+    for (expires, deadline, told) in [
+        (None, Some(&middle), "token_expires_at is required when token_rotation_deadline is specified"),
+        (Some(&soon), None, "token_expires_at must be at least 5 minutes in the future"),
+        (Some(&late), None, "token_expires_at is too far in the future"),
+        (Some(&later), Some(&past), "token_rotation_deadline cannot be in the past"),
+        (Some(&middle), Some(&later), "token_rotation_deadline must be less than or equal to token_expires_at"),
+    ] {
+        let (status, answer) = create(&mut lab, expires.cloned(), deadline.cloned());
+        assert!(status == 400 && answer["message"].as_str().unwrap().starts_with(told), "{answer}");
+    }
+    let (status, made) = create(&mut lab, Some(later.clone()), Some(middle));
+    assert_eq!((status, &made["token_expires_at"]), (201, &json!(later)));
+    let reset = |lab: &mut Lab, token: &Value| {
+        let answer = lab.json(Method::POST, "/runners/reset_authentication_token", &json!({ "token": token }));
+        (answer.status().as_u16(), body(&answer))
+    };
+    let (status, fresh) = reset(&mut lab, &made["token"]);
+    assert_eq!((status, &fresh["token_expires_at"]), (201, &Value::Null), "the settings apply to the new token");
+    lab.pass(seconds(6 * day));
+    assert_eq!(reset(&mut lab, &fresh["token"]).0, 201, "the first rotation has cleared the deadline");
+
+    let (expires, deadline) = (at(&lab, 2 * day), at(&lab, day));
+    let (_, made) = create(&mut lab, Some(expires), Some(deadline));
+    lab.pass(seconds(day));
+    let passed = (403, json!({ "error": "Token rotation deadline has passed" }));
+    assert_eq!(reset(&mut lab, &made["token"]), passed);
+    let path = format!("/runners/{}/reset_authentication_token", made["id"]);
+    let answer = lab.call(Method::POST, &path, &[("private-token", "glpat-admin")], b"");
+    assert_eq!((answer.status().as_u16(), body(&answer)), passed, "a user is refused as well");
+    assert_eq!(lab.json(Method::POST, "/runners/verify", &json!({ "token": made["token"] })).status(), 200);
 }

@@ -223,3 +223,21 @@ fn jobs_nobody_knows_are_forbidden_not_missing() {
     assert_eq!(lab.call(Method::PATCH, &format!("/jobs/{id}/trace?token=wrong"), &headers, b"a").status(), 403);
     assert_eq!(lab.call(Method::PATCH, &format!("/jobs/{id}/trace"), &headers[..1], b"a").status(), 403);
 }
+
+#[test]
+fn the_token_of_a_job_is_revoked_or_expires() {
+    let mut lab = Lab::new(|_| {});
+    let revoked = lab.running_job(&[]);
+    assert_eq!(lab.patch(revoked, 0, "a").status(), 202);
+    lab.gitlab.revoke_job_token(revoked);
+    let answer = lab.patch(revoked, 1, "b");
+    assert_eq!((answer.status().as_u16(), header(&answer, "job-status"), lab.status(revoked)), (403, None, "running"));
+
+    let expired = lab.running_job(&[]);
+    lab.gitlab.expire_job_token(expired, lab.now.saturating_add(seconds(5)));
+    assert_eq!(lab.patch(expired, 0, "a").status(), 202);
+    lab.pass(seconds(5));
+    let answer = lab.patch(expired, 1, "b");
+    assert_eq!((answer.status().as_u16(), header(&answer, "job-status")), (403, Some("failed")));
+    assert_eq!(lab.job(expired).failure_reason(), Some("job_token_expired"));
+}
