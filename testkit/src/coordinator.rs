@@ -25,6 +25,7 @@ mod stats;
 mod tokens;
 mod trace;
 mod update;
+mod user_api;
 mod variables;
 mod wire;
 
@@ -47,6 +48,9 @@ pub use self::payload::{Environment, NewJob};
 pub use self::record::RequestRecord;
 pub use self::settings::{HostLimit, Maintenance, ReplayRule, Settings};
 pub use self::stats::{Endpoint, Stats};
+
+#[cfg(test)]
+pub(crate) use self::user_api::operations as user_operations;
 
 use self::access::User;
 use self::jobs::Expiry;
@@ -270,7 +274,7 @@ impl Coordinator {
             self.next_request.into()
         });
         let polling = endpoint == Endpoint::RequestJob && self.settings.long_poll.is_some();
-        let before = self.begin_record(now, &parts, route.job());
+        let before = self.begin_record(now, &parts, route.subject());
         let record = before.as_ref().map(Snapshot::record);
         let envelope = Envelope { endpoint, request_id, polling, record };
 
@@ -350,7 +354,7 @@ impl Coordinator {
         if let Route::Refused(refusal) = route {
             return Err(refusal);
         }
-        if self.settings.migration_backoff && !matches!(route, Route::ReadStorage(_)) {
+        if self.settings.migration_backoff && !matches!(route, Route::ReadStorage(_) | Route::UserApi(_)) {
             let message = "Executing database migrations. Please retry later.";
             return Err(Reply::message(StatusCode::TOO_MANY_REQUESTS, message).header(RETRY_AFTER, 60.into()));
         }
@@ -383,6 +387,7 @@ impl Coordinator {
             Route::DownloadArtifacts(id) => self.download_artifacts(now, id, &inbound),
             Route::AuthorizeUpload(_) => self.authorize_upload(now, &inbound),
             Route::ReadStorage(id) => self.read_storage(id, &inbound),
+            Route::UserApi(call) => self.answer_user(now, &call, query, &inbound),
             Route::Refused(refusal) => Err(refusal),
         }
     }

@@ -46,6 +46,7 @@ pub mod monitor;
 #[cfg(feature = "checks")]
 mod net;
 mod proxy;
+mod routes;
 pub mod scenarios;
 mod server;
 pub mod sim;

@@ -40,6 +40,8 @@ pub enum Endpoint {
     AuthorizeUpload,
     /// `GET /object-storage/:id`, an address outside the API that a direct download is sent to.
     ReadStorage,
+    /// An operation of the API for users, such as `GET /projects/:id/jobs`. Runners do not call it.
+    UserApi,
     /// Anything that was answered with 404, 405 or 410 without being looked at.
     Other,
 }
@@ -65,6 +67,7 @@ impl Endpoint {
             Self::DownloadArtifacts => "GET /jobs/:id/artifacts",
             Self::AuthorizeUpload => "POST /jobs/:id/artifacts/authorize",
             Self::ReadStorage => "GET /object-storage/:id",
+            Self::UserApi => "user API",
             Self::Other => "other",
         }
     }

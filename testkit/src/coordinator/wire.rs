@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::jobs::JobStatus;
 use super::stats::Endpoint;
+use super::user_api;
 
 pub(super) const JOB_STATUS: HeaderName = HeaderName::from_static("job-status");
 pub(super) const JOB_TOKEN: HeaderName = HeaderName::from_static("job-token");
@@ -105,6 +106,7 @@ pub(super) enum Route {
     DownloadArtifacts(u64),
     AuthorizeUpload(u64),
     ReadStorage(u64),
+    UserApi(user_api::Call),
     Refused(Reply),
 }
 
@@ -123,7 +125,7 @@ impl Route {
         // The Python package `gitlab_runner_api` registers at `/runners/`, and has always been understood.
         let path = path.strip_suffix('/').unwrap_or(path);
         let segments: Vec<&str> = path.split('/').collect();
-        let routes: Vec<(Method, Self)> = match segments[..] {
+        let mut routes: Vec<(Method, Self)> = match segments[..] {
             ["runners"] => vec![(Method::POST, Self::Register), (Method::DELETE, Self::Unregister)],
             ["runners", "verify"] => vec![(Method::POST, Self::Verify)],
             ["runners", "managers"] => vec![(Method::DELETE, Self::UnregisterManager)],
@@ -144,8 +146,12 @@ impl Route {
             ["jobs", id, "runtime_environment_key"] => {
                 vec![(Method::GET, with_id(id, Self::RuntimeEnvironmentKey))]
             }
-            _ => return Self::Refused(not_found()),
+            _ => Vec::new(),
         };
+        routes.extend(user_api::calls(path).map(|call| (call.method(), Self::UserApi(call))));
+        if routes.is_empty() {
+            return Self::Refused(not_found());
+        }
         let allowed: Vec<&str> = routes.iter().map(|(allowed, _)| allowed.as_str()).collect();
         let refusal = Reply::error(StatusCode::METHOD_NOT_ALLOWED, "405 Not Allowed");
         let refusal = refusal.header_text(ALLOW, &format!("OPTIONS, {}", allowed.join(", ")));
@@ -171,10 +177,20 @@ impl Route {
             Self::DownloadArtifacts(_) => Endpoint::DownloadArtifacts,
             Self::AuthorizeUpload(_) => Endpoint::AuthorizeUpload,
             Self::ReadStorage(_) => Endpoint::ReadStorage,
+            Self::UserApi(_) => Endpoint::UserApi,
             Self::Refused(_) => Endpoint::Other,
         }
     }
 
+    /// The job that the request may change.
+    pub(super) fn subject(&self) -> Option<u64> {
+        match self {
+            Self::UserApi(call) => call.job(),
+            _ => self.job(),
+        }
+    }
+
+    /// The job that a runner asks about.
     pub(super) fn job(&self) -> Option<u64> {
         match self {
             Self::UpdateJob(id)
