@@ -10,6 +10,7 @@
 mod access;
 mod artifacts;
 mod calendar;
+mod files;
 mod jobs;
 mod limits;
 mod ownership;
@@ -22,6 +23,7 @@ mod reports;
 mod runners;
 mod settings;
 mod stats;
+mod status;
 mod tokens;
 mod trace;
 mod update;
@@ -42,12 +44,13 @@ use http::header::{DATE, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 
 pub use self::access::{Registration, Role, RunnerType};
-pub use self::artifacts::StoredArtifact;
-pub use self::jobs::{FinalUpdate, JobRecord, JobStatus};
+pub use self::files::StoredArtifact;
+pub use self::jobs::{FinalUpdate, JobRecord};
 pub use self::payload::{Environment, NewJob};
 pub use self::record::RequestRecord;
 pub use self::settings::{HostLimit, Maintenance, ReplayRule, Settings};
 pub use self::stats::{Endpoint, Stats};
+pub use self::status::JobStatus;
 
 #[cfg(test)]
 pub(crate) use self::user_api::operations as user_operations;

@@ -4,10 +4,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -17,32 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::server::Server;
-
-/// What a [`Front`] does with one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Treatment {
-    /// GitLab answers.
-    Deliver,
-    /// GitLab acts at once, and its answer comes so much later.
-    Delay(Duration),
-    /// The connection is closed before GitLab sees the request.
-    LoseRequest,
-    /// GitLab acts, and the connection is closed before its answer comes.
-    LoseAnswer,
-    /// Something on the way answers with this status, and a `Retry-After` of 0.
-    Answer(u16),
-}
-
-impl Treatment {
-    /// What something on the way answers.
-    pub(crate) fn page(status: u16) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::from_static(b"<html>Something on the way</html>")));
-        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("0"));
-        response
-    }
-}
+use crate::treatment::Treatment;
 
 type Decide = dyn FnMut(&Request<Bytes>) -> Treatment + Send;
 
@@ -134,6 +108,6 @@ async fn handle(
             drop(respond());
             Err(io::ErrorKind::ConnectionReset.into())
         }
-        Treatment::Answer(status) => Ok(Treatment::page(status)),
+        Treatment::Answer(status) => Ok(Treatment::page(status).map(Full::new)),
     }
 }

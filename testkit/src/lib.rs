@@ -53,6 +53,7 @@ pub mod sim;
 mod time_limit;
 #[cfg(feature = "tls")]
 mod tls;
+mod treatment;
 #[cfg(feature = "checks")]
 mod world;
 
@@ -61,7 +62,7 @@ pub use self::coordinator::{
     NewJob, Registration, ReplayRule, RequestRecord, Role, RunnerType, Settings, Stats, StoredArtifact,
 };
 pub use self::dice::Dice;
-pub use self::front::{Front, Treatment};
+pub use self::front::Front;
 #[cfg(feature = "checks")]
 pub use self::net::{Fate, Faults, Net};
 pub use self::proxy::Proxy;
@@ -69,5 +70,6 @@ pub use self::server::Server;
 pub use self::time_limit::TimeLimit;
 #[cfg(feature = "tls")]
 pub use self::tls::TlsFront;
+pub use self::treatment::Treatment;
 #[cfg(feature = "checks")]
 pub use self::world::{Intervention, JobStory, Payload, Scenario, Violation, World};

@@ -25,8 +25,9 @@ use http::Method;
 use crate::conformance::Report;
 use crate::coordinator::{Coordinator, Endpoint, JobStatus, NewJob, Settings};
 use crate::dice::Dice;
-use crate::front::{Front, Treatment};
+use crate::front::Front;
 use crate::server::Server;
+use crate::treatment::Treatment;
 
 /// What a handler is to do next with its job.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,8 +21,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, oneshot};
 
 use crate::coordinator::{Answer, Coordinator, HoldId};
-use crate::front::Treatment;
 use crate::time_limit::TimeLimit;
+use crate::treatment::Treatment;
 
 /// The part of a body that is not the artifact itself, such as the fields and boundaries of a form.
 const BODY_OVERHEAD: u64 = 1 << 20;
@@ -303,7 +303,7 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<R
     };
     match treatment {
         Treatment::LoseRequest => return Err(io::ErrorKind::ConnectionReset.into()),
-        Treatment::Answer(status) => return Ok(Treatment::page(status)),
+        Treatment::Answer(status) => return Ok(Treatment::page(status).map(Full::new)),
         Treatment::Deliver | Treatment::LoseAnswer | Treatment::Delay(_) => {}
     }
     let response = answer(request, &shared).await;

@@ -2,99 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
 use http::StatusCode;
 use http::header::{AUTHORIZATION, CONTENT_DISPOSITION, HOST, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 
+use super::files::{StoredArtifact, check_kind};
 use super::jobs::JobRecord;
 use super::limits::Limited;
 use super::params::Params;
 use super::trace::Caller;
 use super::wire::{self, Reply};
 use super::{Coordinator, Inbound, reports, tokens};
-
-/// The types of artifacts by the one format GitLab takes for each.
-const FORMATS: &[(&str, &[&str])] = &[
-    ("zip", &["archive", "lsif", "scip"]),
-    (
-        "gzip",
-        &[
-            "metadata",
-            "junit",
-            "metrics",
-            "metrics_referee",
-            "network_referee",
-            "dotenv",
-            "cobertura",
-            "jacoco",
-            "cluster_applications",
-            "cyclonedx",
-            "annotations",
-            "repository_xray",
-        ],
-    ),
-    (
-        "raw",
-        &[
-            "sast",
-            "secret_detection",
-            "dependency_scanning",
-            "container_scanning",
-            "cluster_image_scanning",
-            "dast",
-            "license_scanning",
-            "accessibility",
-            "codequality",
-            "performance",
-            "browser_performance",
-            "load_performance",
-            "terraform",
-            "requirements",
-            "requirements_v2",
-            "coverage_fuzzing",
-            "api_fuzzing",
-            "sarif",
-        ],
-    ),
-];
-
-/// A file that a job left.
-#[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredArtifact {
-    /// `archive`, or the type of a report.
-    pub artifact_type: String,
-    /// `zip`, `gzip` or `raw`.
-    pub artifact_format: String,
-    /// The name of the file as it was sent.
-    pub file_name: String,
-    /// How long it is kept, as it was sent.
-    pub expire_in: Option<String>,
-    /// The file.
-    pub content: Bytes,
-}
-
-impl JobRecord {
-    /// The files the job left, in the order they came.
-    #[must_use]
-    pub fn artifacts(&self) -> &[StoredArtifact] {
-        &self.artifacts
-    }
-
-    /// The file of that type.
-    #[must_use]
-    pub fn artifact(&self, artifact_type: &str) -> Option<&StoredArtifact> {
-        self.artifacts.iter().find(|artifact| artifact.artifact_type == artifact_type)
-    }
-}
-
-/// Whether GitLab has artifacts of this type.
-pub(super) fn is_type(name: &str) -> bool {
-    FORMATS.iter().any(|(_, types)| types.contains(&name))
-}
 
 fn storage_path(job: u64, token: &str) -> String {
     format!("/object-storage/{job}?signature={}", tokens::signature(token))
@@ -148,16 +68,7 @@ impl Coordinator {
         let bad = |message: &str| Reply::message(StatusCode::BAD_REQUEST, message);
         let artifact_type = inbound.params.text("artifact_type")?.unwrap_or_else(|| "archive".to_owned());
         let artifact_format = inbound.params.text("artifact_format")?.unwrap_or_else(|| "zip".to_owned());
-        if !FORMATS.iter().any(|(format, _)| *format == artifact_format) {
-            let error = "artifact_format does not have a valid value";
-            return Err(Reply::error(StatusCode::BAD_REQUEST, error));
-        }
-        let formats = FORMATS.iter().find(|(_, types)| types.contains(&artifact_type.as_str()));
-        match formats {
-            None => return Err(Reply::error(StatusCode::BAD_REQUEST, "artifact_type does not have a valid value")),
-            Some((format, _)) if *format != artifact_format => return Err(bad("Invalid artifact format")),
-            Some(_) => {}
-        }
+        check_kind(&artifact_type, &artifact_format)?;
         let (file_name, content) = match &inbound.files[..] {
             [] => return Err(bad("Missing artifacts file!")),
             [file] if file.name == "file" => (file.file_name.clone(), file.content.clone()),

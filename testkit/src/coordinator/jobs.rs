@@ -6,10 +6,11 @@ use std::time::Duration;
 use gitlab_runner_api::Timestamp;
 use serde_json::Value;
 
-use super::artifacts::StoredArtifact;
+use super::files::StoredArtifact;
 use super::payload::NewJob;
 use super::settings::{Settings, minutes};
 use super::stats::Endpoint;
+use super::status::JobStatus;
 
 /// The last-update time of a job is refreshed only if it is older than this.
 const TOUCH_AFTER: Duration = minutes(15);
@@ -17,48 +18,6 @@ const TOUCH_AFTER: Duration = minutes(15);
 const TIMEOUT_GRACE: Duration = minutes(15);
 /// So long a job may be `canceling` without an update.
 const CANCELING_PATIENCE: Duration = minutes(30);
-
-/// The states of a job that a runner can cause or see.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum JobStatus {
-    /// Queued, or lent to a runner that has not accepted it yet.
-    Pending,
-    /// Handed out.
-    Running,
-    /// Cancelled gracefully: the runner is to run `after_script` and to finish.
-    Canceling,
-    /// Ended well.
-    Success,
-    /// Ended badly.
-    Failed,
-    /// Ended by a user.
-    Canceled,
-    /// Never handed out, because a job that it depends on did not succeed.
-    Skipped,
-}
-
-impl JobStatus {
-    /// The word GitLab uses, also in the `Job-Status` header.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Running => "running",
-            Self::Canceling => "canceling",
-            Self::Success => "success",
-            Self::Failed => "failed",
-            Self::Canceled => "canceled",
-            Self::Skipped => "skipped",
-        }
-    }
-
-    /// Whether nothing changes any more.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        matches!(self, Self::Success | Self::Failed | Self::Canceled | Self::Skipped)
-    }
-}
 
 /// What the first final update with a checksum reported. It stands, whatever later ones say.
 #[derive(Clone, Debug)]
@@ -233,6 +192,18 @@ impl JobRecord {
     #[must_use]
     pub fn trace(&self) -> &[u8] {
         &self.trace
+    }
+
+    /// The files the job left, in the order they came.
+    #[must_use]
+    pub fn artifacts(&self) -> &[StoredArtifact] {
+        &self.artifacts
+    }
+
+    /// The file of that type.
+    #[must_use]
+    pub fn artifact(&self, artifact_type: &str) -> Option<&StoredArtifact> {
+        self.artifacts.iter().find(|artifact| artifact.artifact_type == artifact_type)
     }
 
     /// Whether the first patch marked the trace as a debug trace.

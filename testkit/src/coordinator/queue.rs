@@ -9,11 +9,12 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::access::RunnerType;
-use super::jobs::{JobRecord, JobStatus};
+use super::jobs::JobRecord;
 use super::limits::Limited;
 use super::payload::{Dependency, NewJob};
 use super::runners::Runner;
 use super::stats::Endpoint;
+use super::status::JobStatus;
 use super::variables::{RunnerView, Scene};
 use super::wire::{self, Reply};
 use super::{Coordinator, Envelope, HoldId, Inbound, params, runners, tokens};

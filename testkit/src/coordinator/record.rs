@@ -7,7 +7,7 @@ use http::StatusCode;
 use http::request::Parts;
 
 use super::Coordinator;
-use super::jobs::JobStatus;
+use super::status::JobStatus;
 
 /// A request, its answer, and what it changed.
 #[non_exhaustive]

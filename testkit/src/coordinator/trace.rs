@@ -4,9 +4,10 @@ use gitlab_runner_api::Timestamp;
 use http::StatusCode;
 use http::header::{CONTENT_RANGE, HeaderValue, RANGE};
 
-use super::jobs::{JobRecord, JobStatus};
+use super::jobs::JobRecord;
 use super::limits::Limited;
 use super::settings::ReplayRule;
+use super::status::JobStatus;
 use super::wire::{self, Reply};
 use super::{Coordinator, Inbound};
 

@@ -5,8 +5,8 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::jobs::JobStatus;
 use super::stats::Endpoint;
+use super::status::JobStatus;
 use super::user_api;
 
 pub(super) const JOB_STATUS: HeaderName = HeaderName::from_static("job-status");

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 
 use crate::dice::Dice;
-use crate::front::Treatment;
+use crate::treatment::Treatment;
 
 /// Something that goes wrong: `WHAT:WHERE[:WHEN]`.
 ///

@@ -9,7 +9,9 @@ use super::{Asked, not_found};
 use crate::coordinator::Coordinator;
 use crate::coordinator::access::Role;
 use crate::coordinator::artifacts;
-use crate::coordinator::jobs::{JobRecord, JobStatus};
+use crate::coordinator::files;
+use crate::coordinator::jobs::JobRecord;
+use crate::coordinator::status::JobStatus;
 use crate::coordinator::wire::Reply;
 
 /// All states of a job in GitLab. Those that the simulation does not have may be asked for.
@@ -69,7 +71,7 @@ pub(super) fn trace(gitlab: &mut Coordinator, asked: &Asked<'_>) -> Result<Reply
 pub(super) fn artifacts(gitlab: &mut Coordinator, asked: &Asked<'_>) -> Result<Reply, Reply> {
     let kind = asked.inbound.params.text("file_type")?.filter(|kind| !kind.is_empty());
     let kind = kind.unwrap_or_else(|| "archive".to_owned());
-    if !artifacts::is_type(&kind) {
+    if !files::is_type(&kind) {
         return Err(Reply::error(StatusCode::BAD_REQUEST, "file_type does not have a valid value"));
     }
     let file = job(gitlab, asked, Role::Guest)?.artifact(&kind);

@@ -6,8 +6,9 @@ use gitlab_runner_api::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::coordinator::access::{Role, RunnerType, User};
-use crate::coordinator::jobs::{JobRecord, JobStatus};
+use crate::coordinator::jobs::JobRecord;
 use crate::coordinator::runners::{Manager, Runner};
+use crate::coordinator::status::JobStatus;
 use crate::coordinator::variables::{MESSAGE, PIPELINE, PROJECT, PROJECT_PATH};
 use crate::coordinator::{Coordinator, calendar};
 

@@ -1,0 +1,91 @@
+//! The files that jobs leave.
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::wire::Reply;
+
+/// The types of artifacts by the one format GitLab takes for each.
+const FORMATS: &[(&str, &[&str])] = &[
+    ("zip", &["archive", "lsif", "scip"]),
+    (
+        "gzip",
+        &[
+            "metadata",
+            "junit",
+            "metrics",
+            "metrics_referee",
+            "network_referee",
+            "dotenv",
+            "cobertura",
+            "jacoco",
+            "cluster_applications",
+            "cyclonedx",
+            "annotations",
+            "repository_xray",
+        ],
+    ),
+    (
+        "raw",
+        &[
+            "sast",
+            "secret_detection",
+            "dependency_scanning",
+            "container_scanning",
+            "cluster_image_scanning",
+            "dast",
+            "license_scanning",
+            "accessibility",
+            "codequality",
+            "performance",
+            "browser_performance",
+            "load_performance",
+            "terraform",
+            "requirements",
+            "requirements_v2",
+            "coverage_fuzzing",
+            "api_fuzzing",
+            "sarif",
+        ],
+    ),
+];
+
+/// A file that a job left.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredArtifact {
+    /// `archive`, or the type of a report.
+    pub artifact_type: String,
+    /// `zip`, `gzip` or `raw`.
+    pub artifact_format: String,
+    /// The name of the file as it was sent.
+    pub file_name: String,
+    /// How long it is kept, as it was sent.
+    pub expire_in: Option<String>,
+    /// The file.
+    pub content: Bytes,
+}
+
+/// Checks that GitLab takes files of this type in this format.
+///
+/// # Errors
+///
+/// The answer with which GitLab refuses another type, another format, or the two together.
+pub(super) fn check_kind(artifact_type: &str, artifact_format: &str) -> Result<(), Reply> {
+    let wrong = |error: &str| Err(Reply::error(StatusCode::BAD_REQUEST, error));
+    if !FORMATS.iter().any(|(format, _)| *format == artifact_format) {
+        return wrong("artifact_format does not have a valid value");
+    }
+    match FORMATS.iter().find(|(_, types)| types.contains(&artifact_type)) {
+        None => wrong("artifact_type does not have a valid value"),
+        Some((format, _)) if *format != artifact_format => {
+            Err(Reply::message(StatusCode::BAD_REQUEST, "Invalid artifact format"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether GitLab has artifacts of this type.
+pub(super) fn is_type(name: &str) -> bool {
+    FORMATS.iter().any(|(_, types)| types.contains(&name))
+}
