@@ -4,25 +4,44 @@
 //!
 //! | Request | Answer |
 //! |---|---|
-//! | `POST /_sim/jobs` | queues a job, `{"id": 4294967297}`. The body is a payload as GitLab sends it, or a short form: `name`, `script`, `after_script` (a line or a list), `variables`, `masked_variables` and `trigger_variables` (objects), `timeout` (seconds), `runner` (a number), `requires` (features), `tags`, `stage`, `branch`, `git_tag`, `merge_request` (`iid`, `source_branch`), `depth`, `registry` (a boolean), `dependencies` (names or numbers of jobs); members of the payload such as `artifacts` and `image` go into it as they are; another member is refused |
-//! | `GET /_sim/jobs`, `GET /_sim/jobs/:id` | jobs: `id`, `name`, `status`, `failure_reason`, `exit_code`, `trace_bytes`, `trace_crc32`, `reported_checksum`, `reported_bytesize`, `artifacts`, `requests`, `retry_of` (the job in whose place it is) |
+//! | `POST /_sim/jobs` | queues a job, `{"id": 4294967297}`. The body is a payload as GitLab sends it, or a short form: `name`, `script`, `after_script` (a line or a list), `variables`, `masked_variables` and `trigger_variables` (objects), `timeout` (seconds), `runner` (a number), `system_id` (of the only manager that gets it), `requires` (features), `tags`, `stage`, `branch`, `git_tag`, `merge_request` (`iid`, `source_branch`), `depth`, `registry` (a boolean), `dependencies` (names or numbers of jobs), `allow_failure` (a boolean), `allow_failure_exit_codes`, `environment` (a name, or `name`, `action`, `tier`, `url`); members of the payload such as `artifacts` and `image` go into it as they are; another member is refused |
+//! | `GET /_sim/jobs`, `GET /_sim/jobs/:id` | jobs: among others `id`, `name`, `status`, `failure_reason`, `exit_code`, `trace_bytes`, `trace_crc32`, `reported_checksum`, `final_updates`, `history`, `artifacts`, `requests`, `retry_of` (the job in whose place it is) |
 //! | `GET /_sim/jobs/:id/trace` | the log |
 //! | `GET /_sim/jobs/:id/artifacts/:type` | a file that the job left |
-//! | `POST /_sim/jobs/:id/cancel` | a user presses cancel; with `{"force": true}`, forces it. The job, as above |
-//! | `POST /_sim/jobs/:id/ACTION` | something happens to the job; the job, as above. `watch` (`watched`: a boolean): somebody looks at the log, and runners are asked for it more often. `erase`, `delete_project`: calls are answered with 403. `lock` and `lock_log` (`seconds`): the record or the log is locked, calls are answered with 409. `lose_log` (`keep`: bytes): the rest of the log is lost, the next piece is answered with 416 |
 //! | `GET /_sim/jobs/:id/token` | the token of the job, also while it is pending |
-//! | `GET /_sim/runners`, `GET /_sim/runners/:id` | runners: `id`, `token`, `attributes`, `managers` |
+//! | `POST /_sim/jobs/:id/cancel` | a user presses cancel; with `{"force": true}`, forces it. The job, as above |
+//! | `POST /_sim/jobs/:id/ACTION` | something happens to the job; the job, as above. `watch` (`watched`: a boolean): somebody looks at the log, and runners are asked for it more often. `erase`, `delete_project`: calls are answered with 403. `lock` and `lock_log` (`seconds`): the record or the log is locked, calls are answered with 409. `lose_log` (`keep`: bytes): the rest of the log is lost, the next piece is answered with 416. `revoke_token`: calls with the token of the job are answered with 403. `expire_token` (`seconds`): the same from then on, and the job fails |
+//! | `GET /_sim/runners`, `GET /_sim/runners/:id` | runners: `id`, `token`, `attributes`, `managers` (with `info`, `features` and `contacted_at`) |
+//! | `POST /_sim/runners`, `PATCH /_sim/runners/:id` | makes a runner, with `token` and attributes if they are given, or changes attributes of one: `description`, `paused`, `locked`, `run_untagged`, `tag_list`, `access_level`, `maximum_timeout`, `maintenance_note`, `runner_type`; the runner, as above |
 //! | `POST /_sim/runners/:id/ACTION` | something happens to the runner; the runner, as above. `pause`, `unpause`; `reset_token`: it gets a new token, the old one is refused; `expire_token` (`seconds`): its token expires; `orphan`: its group or project is deleted |
 //! | `DELETE /_sim/runners/:id`, `DELETE /_sim/runners/:id/managers/:system_id` | the runner or one of its managers is removed |
+//! | `POST /_sim/users` | adds a user: `token`, `role` (`stranger`, `guest`, `developer`, `maintainer`, `owner`, `administrator`), `scopes` |
+//! | `POST /_sim/registration_tokens` | adds a registration token: `token`, `runner_type`, `allowed`, `tokens_enabled`, `runner_limit` |
 //! | `GET /_sim/settings`, `PATCH /_sim/settings` | the settings of the instance; times are seconds. A `PATCH` changes those that it names |
 //! | `GET /_sim/faults`, `POST /_sim/faults`, `DELETE /_sim/faults` | the faults that are on, as `--fault` takes them; adds one, `{"fault": "503:patch:3"}`; switches all off |
 //! | `GET /_sim/requests`, `DELETE /_sim/requests` | the requests to GitLab in their order: `at`, `method`, `path`, `status`, `changes`; forgets them. A request that a fault kept from GitLab is missing |
 //! | `GET /_sim/time`, `POST /_sim/time` | the time of the simulation, `{"now": 1700000040.0}`; lets time pass, `{"advance": 3600}` |
 //! | `GET /_sim/health` | `{"status": "ok"}` once the program serves |
 //! | `GET /_sim/report` | all jobs, runners, requests and answers |
+//! | `GET /_sim/openapi.json` | this table and the API for users as an OpenAPI document, [`OPENAPI`] |
+//!
+//! A test also uses GitLab's own API for users, with the access token that the program prints. There is one project, with
+//! the number 4242 and the path `acme/widgets`. The roles of users, the scopes of tokens and the pages of lists are GitLab's.
+//!
+//! | Request below `/api/v4/` | Answer |
+//! |---|---|
+//! | `GET projects/:id`, `GET projects/:id/jobs`, `GET projects/:id/jobs/:job_id` | the project, its jobs, a job |
+//! | `GET projects/:id/jobs/:job_id/trace`, `GET projects/:id/jobs/:job_id/artifacts` | the log; the archive, or the file of the type in `file_type` |
+//! | `POST projects/:id/jobs/:job_id/cancel`, `…/retry`, `…/erase` | cancels a job, with `force` also one that is `canceling`; queues it again; removes its log and files |
+//! | `GET runners`, `GET runners/all`, `GET projects/:id/runners` | the runners that the user owns, all runners, those that the project can use |
+//! | `GET runners/:id`, `PUT runners/:id`, `DELETE runners/:id` | a runner; changes it, such as `paused`; deletes it |
+//! | `GET runners/:id/managers`, `GET runners/:id/jobs` | the managers of a runner, and the jobs that it got |
 
 mod control;
+mod describe;
 mod faults;
+#[cfg(test)]
+mod openapi;
 mod page;
 mod settings;
 
@@ -38,6 +57,10 @@ use crate::dice::Dice;
 use crate::server::{Passage, Server};
 use faults::Faults;
 
+/// The description of the API to steer the simulation and of the API for users, in the format OpenAPI 3.1. The program
+/// serves it at `/_sim/openapi.json`.
+pub const OPENAPI: &str = include_str!("../openapi.json");
+
 /// Serves GitLab's API, the one to steer it, and the page, at this address.
 ///
 /// # Errors
@@ -47,9 +70,9 @@ pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed:
     let mut faults = Faults::new(faults, Dice::new(seed));
     let door = move |gitlab: &mut Coordinator, now, request: &http::Request<bytes::Bytes>| {
         let path = request.uri().path();
-        if let Some(rest) = path.strip_prefix("/_sim/") {
+        if path.starts_with("/_sim/") {
             gitlab.advance(now);
-            return match control::answer(gitlab, &mut faults, now, request, rest) {
+            return match control::answer(gitlab, &mut faults, now, request) {
                 (response, None) => Passage::Answered(response),
                 (response, Some(time)) => Passage::Advanced(time, response),
             };
@@ -74,7 +97,7 @@ pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed:
 ///
 /// A sentence that says which member is not what it should be.
 pub fn job(described: Value) -> Result<NewJob, String> {
-    control::job(described)
+    describe::job(described)
 }
 
 /// Everything that happened, as `GET /_sim/report` tells it.

@@ -233,19 +233,47 @@ fn everything_that_a_runner_must_survive_is_brought_about_from_outside() {
         (200, &json!("no_updates_running"))
     );
 
+    // The token of a job that runs is revoked, or it expires.
+    let (_, requests) = sim.sim("GET", "/_sim/requests", "");
+    sim.sim("DELETE", "/_sim/requests", "");
+    for (action, after) in [("revoke_token", "running"), ("expire_token", "failed")] {
+        sim.sim("POST", "/_sim/jobs", "{}");
+        let payload: Value = serde_json::from_str(&sim.request_job().unwrap().1).unwrap();
+        let (id, token) = (&payload["id"], &payload["token"]);
+        let update = || {
+            let body = json!({ "token": token, "state": "running" }).to_string();
+            sim.call("PUT", &format!("/api/v4/jobs/{id}"), "Content-Type: application/json\r\n", &body).unwrap().0
+        };
+        assert_eq!((update(), sim.sim("POST", &format!("/_sim/jobs/{id}/{action}"), "").0, update()), (200, 200, 403));
+        assert_eq!(sim.sim("GET", &format!("/_sim/jobs/{id}"), "").1["status"], after);
+    }
+
+    // Another runner, which takes other jobs.
+    let (status, second) = sim.sim("POST", "/_sim/runners", r#"{"tag_list":["gpu"],"run_untagged":false}"#);
+    assert_eq!((status, &second["id"]), (201, &json!(2)));
+    let gpu = sim.sim("POST", "/_sim/jobs", r#"{"tags":["gpu"]}"#).1;
+    assert_eq!(sim.request_job().unwrap().0, 204);
+    let ask = json!({ "token": second["token"] }).to_string();
+    let json = "Content-Type: application/json\r\n";
+    let (status, payload) = sim.call("POST", "/api/v4/jobs/request", json, &ask).unwrap();
+    let payload: Value = serde_json::from_str(&payload).unwrap();
+    assert_eq!((status, &payload["id"]), (201, &gpu["id"]));
+    assert_eq!(sim.sim("PATCH", "/_sim/runners/2", r#"{"paused":"no"}"#).0, 400);
+    assert_eq!(sim.sim("PATCH", "/_sim/runners/2", r#"{"paused":true}"#).1["attributes"]["paused"], true);
+    assert_eq!(sim.sim("POST", "/_sim/runners", &format!(r#"{{"token":{}}}"#, second["token"])).0, 400);
+
     let (_, pending) = sim.sim("POST", "/_sim/jobs", "{}");
     let told = sim.sim("GET", &format!("/_sim/jobs/{}/token", pending["id"]), "").1;
     assert!(told["token"].as_str().unwrap().starts_with("glcbt-"));
     let on_runner = |method: &str, action: &str| sim.sim(method, &format!("/_sim/runners/1{action}"), "");
     assert_eq!((on_runner("POST", "/pause").0, sim.request_job().unwrap().0), (200, 204));
-    assert_eq!(on_runner("POST", "/unpause").1["managers"], json!({ "s_1": {} }));
+    assert_eq!(on_runner("POST", "/unpause").1["managers"]["s_1"]["info"], json!({}));
     assert_eq!(on_runner("DELETE", "/managers/s_1").1["managers"], json!({}));
     assert_eq!(on_runner("DELETE", "/managers/s_1").0, 404);
     assert_eq!((on_runner("POST", "/expire_token").0, sim.request_job().unwrap().0), (200, 403));
     assert!(on_runner("POST", "/reset_token").1["token"].as_str().unwrap().starts_with("glrt-"));
     assert_eq!((on_runner("DELETE", "").0, on_runner("GET", "").0, on_runner("POST", "/moon").0), (200, 404, 404));
 
-    let (_, requests) = sim.sim("GET", "/_sim/requests", "");
     let first = &requests.as_array().unwrap()[..3];
     let path = format!("/api/v4/jobs/{id}/trace");
     for (request, (method, path, status, change)) in first.iter().zip([
@@ -260,6 +288,36 @@ fn everything_that_a_runner_must_survive_is_brought_about_from_outside() {
     assert!(!requests.to_string().contains(token), "the record has no secrets");
     sim.sim("DELETE", "/_sim/requests", "");
     assert_eq!(sim.sim("GET", "/_sim/requests", "").1, json!([]));
+    let (_, description) = sim.sim("GET", "/_sim/openapi.json", "");
+    assert_eq!(description["openapi"], "3.1.0");
+}
+
+#[test]
+fn a_user_asks_about_jobs_and_runners_as_in_gitlab() {
+    let sim = Sim::start(&[]);
+    let (_, queued) = sim.sim("POST", "/_sim/jobs", r#"{"name":"seen"}"#);
+    assert_eq!(sim.request_job().unwrap().0, 201);
+    let user = |method: &str, path: &str, form: &str| {
+        let headers = format!(
+            "PRIVATE-TOKEN: {}\r\nContent-Type: application/x-www-form-urlencoded\r\n",
+            sim.told("access_token")
+        );
+        let (status, body) = sim.call(method, &format!("/api/v4/{path}"), &headers, form).unwrap();
+        (status, serde_json::from_str::<Value>(&body).unwrap_or(Value::Null))
+    };
+    let (status, jobs) = user("GET", "projects/acme%2Fwidgets/jobs?scope[]=running", "");
+    assert_eq!((status, &jobs[0]["id"], &jobs[0]["name"]), (200, &queued["id"], &json!("seen")));
+    let job = format!("projects/4242/jobs/{}", queued["id"]);
+    assert_eq!(user("POST", &format!("{job}/cancel"), "").1["status"], "canceled");
+    assert_eq!(user("POST", &format!("{job}/retry"), "").1["status"], "pending");
+    assert_eq!(user("PUT", "runners/1", "paused=true").1["paused"], true);
+    assert_eq!(sim.request_job().unwrap().0, 204, "the runner is paused");
+    assert_eq!(user("GET", "runners/1/managers", "").1[0]["system_id"], "s_1");
+    assert_eq!(sim.call("GET", &format!("/api/v4/{job}"), "", "").unwrap().0, 401);
+    sim.sim("POST", "/_sim/users", r#"{"token":"glpat-guest","role":"guest","scopes":["read_api"]}"#);
+    let guest =
+        |method: &str| sim.call(method, &format!("/api/v4/{job}"), "PRIVATE-TOKEN: glpat-guest\r\n", "").unwrap().0;
+    assert_eq!((guest("GET"), guest("DELETE")), (200, 405));
 }
 
 #[test]

@@ -83,6 +83,12 @@ impl Coordinator {
         id
     }
 
+    /// Creates a runner, as a user does, with a token that GitLab chooses. Returns its number.
+    pub fn make_runner(&mut self) -> u64 {
+        let token = format!("glrt-{}", tokens::created_token(self.next_runner, 0));
+        self.add_runner(&token)
+    }
+
     /// Pauses a runner: it gets no jobs.
     pub fn pause_runner(&mut self, runner: u64) {
         self.set_paused(runner, true);

@@ -4,55 +4,87 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::coordinator::{HostLimit, Maintenance, Settings};
+use crate::coordinator::{HostLimit, Maintenance, ReplayRule, Settings};
+
+/// A value that a setting can have.
+trait Setting: Sized {
+    /// What the value must be, to follow "is".
+    fn expected() -> String;
+    fn to_json(&self) -> Value;
+    /// `None` if the value is not what it should be.
+    fn from_json(value: &Value) -> Option<Self>;
+}
+
+/// A setting by its name.
+struct Entry {
+    name: &'static str,
+    show: fn(&Settings) -> Value,
+    /// Fails with a sentence that says what the value must be.
+    set: fn(&mut Settings, &Value) -> Result<(), String>,
+}
+
+macro_rules! entries {
+    ($($name:ident),* $(,)?) => {
+        &[$(Entry {
+            name: stringify!($name),
+            show: |settings| settings.$name.to_json(),
+            set: |settings, value| {
+                settings.$name = read(stringify!($name), value)?;
+                Ok(())
+            },
+        }),*]
+    };
+}
+
+/// All settings that can be changed while the program runs.
+static ENTRIES: &[Entry] = entries![
+    acceptance_patience,
+    annotations_list_limit,
+    annotations_size_limit,
+    archive_delay,
+    artifact_size_limit,
+    artifacts_enabled,
+    creation_allowed,
+    dotenv_size_limit,
+    dotenv_variable_limit,
+    external_url,
+    feature_refresh,
+    fractional_interval,
+    gitaly_failures,
+    host_limit,
+    instance_runners_enabled,
+    job_limit,
+    job_request_conflicts,
+    job_request_limit,
+    job_status_header_on_put,
+    job_token_grace,
+    job_token_removed_after,
+    local_sessions_allowed,
+    long_poll,
+    maintenance,
+    mask_job_token,
+    migration_backoff,
+    object_storage,
+    object_storage_fails,
+    registration_allowed,
+    reject_checksum,
+    replay,
+    router_url,
+    running_jobs_bucket,
+    runtime_environment_key,
+    stuck_after,
+    token_expires_at,
+    trace_interval,
+    trace_limit,
+    trace_size_limit,
+    two_phase_commit,
+    upload_redirect,
+    verify_plain_text,
+];
 
 /// All settings that can be changed while the program runs.
 pub(super) fn view(settings: &Settings) -> Value {
-    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-    let maintenance = match settings.maintenance {
-        Maintenance::Off => json!(false),
-        Maintenance::On => json!(true),
-        Maintenance::RetryAfter(seconds) => json!(seconds),
-    };
-    let host_limit = settings.host_limit.as_ref().map(|limit| {
-        json!({
-            "requests": limit.requests,
-            "period": limit.period.as_secs_f64(),
-            "unauthenticated_only": limit.unauthenticated_only,
-        })
-    });
-    json!({
-        "acceptance_patience": settings.acceptance_patience.as_secs_f64(),
-        "archive_delay": seconds(settings.archive_delay),
-        "artifact_size_limit": settings.artifact_size_limit,
-        "artifacts_enabled": settings.artifacts_enabled,
-        "creation_allowed": settings.creation_allowed,
-        "external_url": settings.external_url,
-        "gitaly_failures": settings.gitaly_failures,
-        "host_limit": host_limit,
-        "instance_runners_enabled": settings.instance_runners_enabled,
-        "job_limit": settings.job_limit,
-        "job_request_conflicts": settings.job_request_conflicts,
-        "job_request_limit": settings.job_request_limit,
-        "job_token_removed_after": seconds(settings.job_token_removed_after),
-        "local_sessions_allowed": settings.local_sessions_allowed,
-        "long_poll": seconds(settings.long_poll),
-        "maintenance": maintenance,
-        "migration_backoff": settings.migration_backoff,
-        "object_storage": settings.object_storage,
-        "object_storage_fails": settings.object_storage_fails,
-        "registration_allowed": settings.registration_allowed,
-        "reject_checksum": settings.reject_checksum,
-        "router_url": settings.router_url,
-        "runtime_environment_key": settings.runtime_environment_key,
-        "token_expires_at": settings.token_expires_at,
-        "trace_interval": settings.trace_interval,
-        "trace_limit": settings.trace_limit,
-        "trace_size_limit": settings.trace_size_limit,
-        "two_phase_commit": settings.two_phase_commit,
-        "upload_redirect": settings.upload_redirect,
-        "verify_plain_text": settings.verify_plain_text,
-    })
+    ENTRIES.iter().map(|entry| (entry.name.to_owned(), (entry.show)(settings))).collect::<Map<_, _>>().into()
 }
 
 /// Changes these settings, or none of them.
@@ -63,78 +95,163 @@ pub(super) fn view(settings: &Settings) -> Value {
 pub(super) fn change(settings: &mut Settings, members: &Map<String, Value>) -> Result<(), String> {
     let mut changed = settings.clone();
     for (name, value) in members {
-        change_one(&mut changed, name, value)?;
+        let entry = ENTRIES.iter().find(|entry| entry.name == name);
+        let entry = entry.ok_or_else(|| format!("there is no setting {name}"))?;
+        (entry.set)(&mut changed, value)?;
     }
     *settings = changed;
     Ok(())
 }
 
-fn change_one(settings: &mut Settings, name: &str, value: &Value) -> Result<(), String> {
-    let flag = || value.as_bool().ok_or_else(|| format!("{name} is true or false"));
-    let number = || value.as_u64().ok_or_else(|| format!("{name} is a whole number"));
-    let count = || {
-        value.as_u64().and_then(|count| u32::try_from(count).ok()).ok_or_else(|| format!("{name} is a whole number"))
-    };
-    let seconds = || duration(value).ok_or_else(|| format!("{name} is a number of seconds"));
-    let text = || value.as_str().map(str::to_owned).ok_or_else(|| format!("{name} is a text"));
-    let is_null = value.is_null();
-    match name {
-        "acceptance_patience" => settings.acceptance_patience = seconds()?,
-        "archive_delay" => settings.archive_delay = (!is_null).then(seconds).transpose()?,
-        "artifact_size_limit" => settings.artifact_size_limit = number()?,
-        "artifacts_enabled" => settings.artifacts_enabled = flag()?,
-        "creation_allowed" => settings.creation_allowed = flag()?,
-        "external_url" => settings.external_url = text()?,
-        "gitaly_failures" => settings.gitaly_failures = count()?,
-        "host_limit" => settings.host_limit = (!is_null).then(|| host_limit(value)).transpose()?,
-        "instance_runners_enabled" => settings.instance_runners_enabled = flag()?,
-        "job_limit" => settings.job_limit = count()?,
-        "job_request_conflicts" => settings.job_request_conflicts = count()?,
-        "job_request_limit" => settings.job_request_limit = count()?,
-        "job_token_removed_after" => settings.job_token_removed_after = (!is_null).then(seconds).transpose()?,
-        "local_sessions_allowed" => settings.local_sessions_allowed = flag()?,
-        "long_poll" => settings.long_poll = (!is_null).then(seconds).transpose()?,
-        "maintenance" => {
-            settings.maintenance = match value {
-                Value::Bool(false) => Maintenance::Off,
-                Value::Bool(true) => Maintenance::On,
-                _ => Maintenance::RetryAfter(count().map_err(|_| "maintenance is true, false or a number of seconds")?),
-            };
-        }
-        "migration_backoff" => settings.migration_backoff = flag()?,
-        "object_storage" => settings.object_storage = (!is_null).then(text).transpose()?,
-        "object_storage_fails" => settings.object_storage_fails = flag()?,
-        "registration_allowed" => settings.registration_allowed = flag()?,
-        "reject_checksum" => settings.reject_checksum = count()?,
-        "router_url" => settings.router_url = (!is_null).then(text).transpose()?,
-        "runtime_environment_key" => settings.runtime_environment_key = (!is_null).then(text).transpose()?,
-        "token_expires_at" => settings.token_expires_at = (!is_null).then(text).transpose()?,
-        "trace_interval" => settings.trace_interval = (!is_null).then(count).transpose()?,
-        "trace_limit" => settings.trace_limit = count()?,
-        "trace_size_limit" => settings.trace_size_limit = (!is_null).then(number).transpose()?,
-        "two_phase_commit" => settings.two_phase_commit = flag()?,
-        "upload_redirect" => settings.upload_redirect = (!is_null).then(text).transpose()?,
-        "verify_plain_text" => settings.verify_plain_text = flag()?,
-        unknown => return Err(format!("there is no setting {unknown}")),
-    }
-    Ok(())
-}
-
-fn host_limit(value: &Value) -> Result<HostLimit, String> {
-    let wrong =
-        || "host_limit is null, or has requests, a period in seconds, and perhaps unauthenticated_only".to_owned();
-    let requests = value["requests"].as_u64().and_then(|requests| u32::try_from(requests).ok()).ok_or_else(wrong)?;
-    let period = duration(&value["period"]).ok_or_else(wrong)?;
-    match value.get("unauthenticated_only") {
-        None | Some(Value::Bool(false)) => Ok(HostLimit::new(requests, period)),
-        Some(Value::Bool(true)) => Ok(HostLimit::unauthenticated(requests, period)),
-        Some(_) => Err(wrong()),
-    }
+fn read<T: Setting>(name: &str, value: &Value) -> Result<T, String> {
+    T::from_json(value).ok_or_else(|| format!("{name} is {}", T::expected()))
 }
 
 /// A number of seconds.
 pub(super) fn duration(value: &Value) -> Option<Duration> {
     value.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+}
+
+impl Setting for bool {
+    fn expected() -> String {
+        "true or false".to_owned()
+    }
+
+    fn to_json(&self) -> Value {
+        json!(self)
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
+impl Setting for String {
+    fn expected() -> String {
+        "a text".to_owned()
+    }
+
+    fn to_json(&self) -> Value {
+        json!(self)
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        value.as_str().map(str::to_owned)
+    }
+}
+
+macro_rules! whole_numbers {
+    ($($number:ty),*) => {$(
+        impl Setting for $number {
+            fn expected() -> String {
+                "a whole number".to_owned()
+            }
+
+            fn to_json(&self) -> Value {
+                json!(self)
+            }
+
+            fn from_json(value: &Value) -> Option<Self> {
+                value.as_u64()?.try_into().ok()
+            }
+        }
+    )*};
+}
+
+whole_numbers!(u32, u64, usize);
+
+impl Setting for Duration {
+    fn expected() -> String {
+        "a number of seconds".to_owned()
+    }
+
+    fn to_json(&self) -> Value {
+        json!(self.as_secs_f64())
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        duration(value)
+    }
+}
+
+impl<T: Setting> Setting for Option<T> {
+    fn expected() -> String {
+        format!("{} or null", T::expected())
+    }
+
+    fn to_json(&self) -> Value {
+        self.as_ref().map_or(Value::Null, T::to_json)
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        if value.is_null() { Some(None) } else { T::from_json(value).map(Some) }
+    }
+}
+
+impl Setting for Maintenance {
+    fn expected() -> String {
+        "true, false or a number of seconds".to_owned()
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Self::Off => json!(false),
+            Self::On => json!(true),
+            Self::RetryAfter(seconds) => json!(seconds),
+        }
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        match value {
+            Value::Bool(false) => Some(Self::Off),
+            Value::Bool(true) => Some(Self::On),
+            _ => u32::from_json(value).map(Self::RetryAfter),
+        }
+    }
+}
+
+impl Setting for ReplayRule {
+    fn expected() -> String {
+        "accepted or refused".to_owned()
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Self::TailRepeatAccepted => json!("accepted"),
+            Self::Strict416 => json!("refused"),
+        }
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        match value.as_str()? {
+            "accepted" => Some(Self::TailRepeatAccepted),
+            "refused" => Some(Self::Strict416),
+            _ => None,
+        }
+    }
+}
+
+impl Setting for HostLimit {
+    fn expected() -> String {
+        "an object with requests, a period in seconds, and perhaps unauthenticated_only,".to_owned()
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "requests": self.requests,
+            "period": self.period.as_secs_f64(),
+            "unauthenticated_only": self.unauthenticated_only,
+        })
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        let (requests, period) = (u32::from_json(&value["requests"])?, duration(&value["period"])?);
+        match value.get("unauthenticated_only") {
+            None | Some(Value::Bool(false)) => Some(Self::new(requests, period)),
+            Some(Value::Bool(true)) => Some(Self::unauthenticated(requests, period)),
+            Some(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,158 @@
+//! Jobs: queueing them, looking at them, and what happens to them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gitlab_runner_api::Timestamp;
+use http::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::{Call, Refusal, bad, missing, ok, raw, seconds, told};
+use crate::coordinator::{Coordinator, JobRecord};
+use crate::sim::describe;
+
+pub(super) fn list(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    ok(&call.gitlab.jobs().map(view).collect())
+}
+
+pub(super) fn queue(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    let job = describe::job(call.json()?).map_err(bad)?;
+    if let Some(missing) = call.gitlab.missing_dependency(&job) {
+        return Err(bad(format!("there is no job {missing} to depend on")));
+    }
+    let id = call.gitlab.queue(call.now, job);
+    Ok(told(StatusCode::CREATED, &json!({ "id": id })))
+}
+
+pub(super) fn show(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    ok(&view(call.job()?))
+}
+
+pub(super) fn show_token(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    ok(&json!({ "token": call.job()?.token() }))
+}
+
+pub(super) fn show_trace(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    Ok(raw("text/plain; charset=utf-8", call.job()?.trace().to_vec().into()))
+}
+
+pub(super) fn show_artifact(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    let (job, kind) = (call.job()?, call.value(1));
+    let file = job.artifact(kind).ok_or_else(|| missing(format!("job {} left no {kind}", job.id())))?;
+    Ok(raw("application/octet-stream", file.content.clone()))
+}
+
+pub(super) fn cancel(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    let force = call.flag("force", false)?;
+    let act = if force { Coordinator::force_cancel } else { Coordinator::cancel };
+    call.change(|gitlab, now, job| act(gitlab, now, job))
+}
+
+pub(super) fn watch(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    let watched = call.flag("watched", true)?;
+    call.change(|gitlab, _, job| gitlab.watch(job, watched))
+}
+
+pub(super) fn erase(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    call.change(|gitlab, _, job| gitlab.erase(job))
+}
+
+pub(super) fn delete_project(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    call.change(|gitlab, _, job| gitlab.delete_project(job))
+}
+
+pub(super) fn lock(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    let until = call.until()?;
+    call.change(|gitlab, _, job| gitlab.lock_job(job, until))
+}
+
+pub(super) fn lock_log(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    let until = call.until()?;
+    call.change(|gitlab, _, job| gitlab.lock_trace(job, until))
+}
+
+pub(super) fn lose_log(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    let keep = call.members()?.get("keep").map_or(Some(0), Value::as_u64);
+    let keep = keep.ok_or_else(|| bad("keep is a number of bytes"))?;
+    call.change(|gitlab, _, job| gitlab.forget_trace_tail(job, keep))
+}
+
+pub(super) fn revoke_token(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    call.change(|gitlab, _, job| gitlab.revoke_job_token(job))
+}
+
+pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+    let after = call.duration("seconds")?.unwrap_or(Duration::ZERO);
+    call.change(|gitlab, now, job| gitlab.expire_job_token(job, now.saturating_add(after)))
+}
+
+impl Call<'_> {
+    /// The job that the path names.
+    fn job(&self) -> Result<&JobRecord, Refusal> {
+        let named = self.value(0);
+        let job = named.parse().ok().and_then(|id| self.gitlab.job(id));
+        job.ok_or_else(|| missing(format!("there is no job {named}")))
+    }
+
+    /// Changes the job that the path names, and shows it.
+    fn change(&mut self, change: impl FnOnce(&mut Coordinator, Timestamp, u64)) -> Result<Response<Bytes>, Refusal> {
+        let id = self.job()?.id();
+        change(self.gitlab, self.now, id);
+        ok(&view(self.job()?))
+    }
+
+    /// The end of a span of time that the body names.
+    fn until(&self) -> Result<Timestamp, Refusal> {
+        let span = self.duration("seconds")?.ok_or_else(|| bad("seconds is a number of seconds"))?;
+        Ok(self.now.saturating_add(span))
+    }
+}
+
+/// Everything about a job, without its log, its files and its token.
+pub(super) fn view(job: &JobRecord) -> Value {
+    let requests: Map<String, Value> =
+        job.all_requests().map(|(endpoint, count)| (endpoint.route().to_owned(), count.into())).collect();
+    let artifact = |file: &crate::StoredArtifact| {
+        json!({
+            "type": file.artifact_type,
+            "format": file.artifact_format,
+            "file_name": file.file_name,
+            "bytes": file.content.len(),
+        })
+    };
+    let updates = job.final_updates().iter().map(|update| {
+        json!({
+            "at": seconds(update.at),
+            "state": update.state,
+            "failure_reason": update.failure_reason,
+            "exit_code": update.exit_code,
+            "checksum": update.checksum,
+            "bytesize": update.bytesize,
+        })
+    });
+    let history = job.history().iter().map(|(at, status)| json!({ "at": seconds(*at), "status": status.as_str() }));
+    json!({
+        "id": job.id(),
+        "name": job.name(),
+        "status": job.status().as_str(),
+        "failure_reason": job.failure_reason(),
+        "exit_code": job.exit_code(),
+        "allow_failure": job.allow_failure(),
+        "runner": job.runner(),
+        "system_id": job.system_id(),
+        "started_at": job.started_at().map(seconds),
+        "updated_at": seconds(job.updated_at()),
+        "history": history.collect::<Vec<_>>(),
+        "trace_bytes": job.trace().len(),
+        "trace_crc32": format!("{:08x}", crc32fast::hash(job.trace())),
+        "debug_trace": job.debug_trace(),
+        "reported_checksum": job.reported_checksum(),
+        "reported_bytesize": job.reported_bytesize(),
+        "final_updates": updates.collect::<Vec<_>>(),
+        "artifacts": job.artifacts().iter().map(artifact).collect::<Vec<_>>(),
+        "dotenv": job.dotenv(),
+        "runtime_environment_key": job.environment_key(),
+        "requests": requests,
+        "retry_of": job.retry_of(),
+    })
+}
