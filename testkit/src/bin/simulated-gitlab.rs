@@ -232,6 +232,8 @@ fn run() -> Result<(), Failure> {
     for job in jobs.into_iter().flatten() {
         server.with(|gitlab, now| gitlab.queue(now, job));
     }
+    // Before anybody is told that the program is ready: whoever is told may end it at once.
+    let end = end_signal()?;
     let ready = json!({
         "url": server.url(),
         "registration_token": registration_token,
@@ -241,7 +243,7 @@ fn run() -> Result<(), Failure> {
     let told = writeln!(std::io::stdout(), "{ready}").and_then(|()| std::io::stdout().flush());
     told.map_err(|error| Failure(1, format!("standard output: {error}")))?;
 
-    wait_for_signal()?;
+    end();
     if let Some(path) = options.report {
         let report = server.with(|gitlab, _| sim::report(gitlab));
         fs::write(&path, format!("{report:#}\n"))
@@ -269,19 +271,21 @@ fn jobs(path: &Path) -> Result<Vec<gitlab_runner_api_testkit::NewJob>, Failure> 
     list.into_iter().map(sim::job).collect::<Result<_, _>>().map_err(|why| failed(&why))
 }
 
+/// Begins to listen for a signal that ends the program. Returns a function that waits for it.
 #[cfg(unix)]
-fn wait_for_signal() -> Result<(), Failure> {
+fn end_signal() -> Result<impl FnOnce(), Failure> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
         .map_err(|error| Failure(1, format!("signals cannot be waited for: {error}")))?;
-    signals.forever().next();
-    Ok(())
+    Ok(move || drop(signals.forever().next()))
 }
 
+/// Here the process is ended without being asked.
 #[cfg(not(unix))]
-fn wait_for_signal() -> Result<(), Failure> {
-    // Here the process is ended without being asked.
-    loop {
-        std::thread::park();
-    }
+fn end_signal() -> Result<impl FnOnce(), Failure> {
+    Ok(|| {
+        loop {
+            std::thread::park();
+        }
+    })
 }
