@@ -9,6 +9,7 @@
 
 mod access;
 mod artifacts;
+mod body;
 mod calendar;
 mod files;
 mod jobs;
@@ -55,25 +56,29 @@ pub use self::status::JobStatus;
 #[cfg(test)]
 pub(crate) use self::user_api::operations as user_operations;
 
+pub(crate) use self::body::{Body, Reading};
+
 use self::access::User;
 use self::jobs::Expiry;
 use self::limits::{HostHeaders, Limits};
-use self::params::{FilePart, Params};
+use self::params::Params;
 use self::queue::Hold;
 use self::record::Snapshot;
 use self::runners::Runner;
 use self::wire::{Reply, Route};
+use crate::content::Content;
+use crate::form::FilePart;
 
 /// Names a held request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HoldId(u64);
 
-/// What becomes of a request.
+/// What becomes of a request. `B` is the type of the bodies of answers.
 #[expect(clippy::exhaustive_enums, reason = "a caller that ignores a third kind of answer would hang")]
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum Answer<B = Bytes> {
     /// The answer.
-    Now(Response<Bytes>),
+    Now(Response<B>),
     /// The request is held: [`Coordinator::poll`] will answer it, unless it is abandoned.
     Held(HoldId),
 }
@@ -141,7 +146,7 @@ struct Inbound {
     headers: http::HeaderMap,
     /// The files of a multipart body.
     files: Vec<FilePart>,
-    body: Bytes,
+    body: Body,
 }
 
 impl Coordinator {
@@ -235,14 +240,20 @@ impl Coordinator {
         self.change(job, |job| job.own_token_expiry = Some(at));
     }
 
-    /// A job is erased.
+    /// A job is erased. The files that it left are deleted.
     pub fn erase(&mut self, job: u64) {
-        self.change(job, |job| job.erased = true);
+        self.change(job, |job| {
+            job.erased = true;
+            job.artifacts.clear();
+        });
     }
 
-    /// The project of a job is deleted.
+    /// The project of a job is deleted, with the files that the job left.
     pub fn delete_project(&mut self, job: u64) {
-        self.change(job, |job| job.project_deleted = true);
+        self.change(job, |job| {
+            job.project_deleted = true;
+            job.artifacts.clear();
+        });
     }
 
     /// A job.
@@ -263,7 +274,17 @@ impl Coordinator {
     }
 
     /// Hands in a request. Paths count from `/api/v4/`, whatever the host and the relative root.
+    ///
+    /// Files in the request stay in memory.
     pub fn submit(&mut self, now: Timestamp, request: Request<Bytes>) -> Answer {
+        match self.handle(now, request.map(Body::Whole)) {
+            Answer::Now(response) => Answer::Now(in_memory(response)),
+            Answer::Held(hold) => Answer::Held(hold),
+        }
+    }
+
+    /// [`submit`](Self::submit) for callers that read forms while they come in, and that send files from where they are.
+    pub(crate) fn handle(&mut self, now: Timestamp, request: Request<Body>) -> Answer<Content> {
         let now = self.advance(now);
         let (parts, body) = request.into_parts();
         let route = Route::of(&parts.method, parts.uri.path());
@@ -285,7 +306,7 @@ impl Coordinator {
             return Answer::Now(self.seal(now, envelope, reply));
         }
         if polling {
-            match self.consider_holding(now, &parts.headers, &body, &envelope) {
+            match self.consider_holding(now, &parts.headers, body.bytes(), &envelope) {
                 Ok(Some(hold)) => return Answer::Held(hold),
                 Ok(None) => {}
                 Err(reply) => return Answer::Now(self.seal(now, envelope, reply)),
@@ -311,7 +332,7 @@ impl Coordinator {
             Answer::Now(response) => return response,
             Answer::Held(hold) => hold,
         };
-        self.release(hold).unwrap_or_else(|| Reply::empty(StatusCode::NO_CONTENT).into_response())
+        self.release(hold).unwrap_or_else(|| in_memory(Reply::empty(StatusCode::NO_CONTENT).into_response()))
     }
 
     /// A held request whose wait has ended by `now`, oldest first, with its answer. To be called until it returns `None`.
@@ -352,7 +373,7 @@ impl Coordinator {
         now: Timestamp,
         route: Route,
         parts: http::request::Parts,
-        body: Bytes,
+        body: Body,
     ) -> Result<Reply, Reply> {
         if let Route::Refused(refusal) = route {
             return Err(refusal);
@@ -396,7 +417,7 @@ impl Coordinator {
     }
 
     /// Whether a request has the valid token of a runner, of a job or of a user.
-    fn is_authenticated(&self, now: Timestamp, parts: &http::request::Parts, body: &Bytes) -> bool {
+    fn is_authenticated(&self, now: Timestamp, parts: &http::request::Parts, body: &Body) -> bool {
         let read = Params::read(parts.uri.query(), &parts.headers, body);
         let params = read.map(|(params, _)| params).unwrap_or_default();
         let headers =
@@ -409,7 +430,7 @@ impl Coordinator {
         tokens.any(known) || self.authenticate_user(&parts.headers, &params).is_ok()
     }
 
-    fn seal(&mut self, now: Timestamp, envelope: Envelope, reply: Reply) -> Response<Bytes> {
+    fn seal(&mut self, now: Timestamp, envelope: Envelope, reply: Reply) -> Response<Content> {
         let mut response = reply.into_response();
         self.stats.count_answer(envelope.endpoint, response.status());
         self.record_answer(envelope.record, response.status());
@@ -476,4 +497,15 @@ impl Coordinator {
         }
         Some(result)
     }
+}
+
+/// The response with all of its body in memory.
+fn in_memory(response: Response<Content>) -> Response<Bytes> {
+    let (mut parts, content) = response.into_parts();
+    let body = content.to_bytes().unwrap_or_else(|_| {
+        // Only a file of a server's upload can be unreadable, and only if the disk is.
+        parts.status = StatusCode::INTERNAL_SERVER_ERROR;
+        Bytes::new()
+    });
+    Response::from_parts(parts, body)
 }

@@ -34,10 +34,12 @@
 #[cfg(feature = "checks")]
 pub mod adversary;
 pub mod conformance;
+mod content;
 mod coordinator;
 mod dice;
 #[cfg(feature = "checks")]
 pub mod exhaustive;
+mod form;
 mod front;
 #[cfg(feature = "checks")]
 pub mod fuzz;
@@ -57,6 +59,7 @@ mod treatment;
 #[cfg(feature = "checks")]
 mod world;
 
+pub use self::content::Content;
 pub use self::coordinator::{
     Answer, Coordinator, Endpoint, Environment, FinalUpdate, HoldId, HostLimit, JobRecord, JobStatus, Maintenance,
     NewJob, Registration, ReplayRule, RequestRecord, Role, RunnerType, Settings, Stats, StoredArtifact,

@@ -52,6 +52,7 @@ use serde_json::Value;
 
 pub use faults::{Fault, InvalidFault};
 
+use crate::content::Content;
 use crate::coordinator::{Coordinator, NewJob};
 use crate::dice::Dice;
 use crate::server::{Passage, Server};
@@ -78,7 +79,7 @@ pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed:
             };
         }
         match page::answer(gitlab, path) {
-            Some(page) => Passage::Answered(page),
+            Some(page) => Passage::Answered(page.map(Content::from)),
             None => Passage::GitLab(faults.treat(request)),
         }
     };

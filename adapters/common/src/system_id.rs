@@ -47,7 +47,7 @@ mod tests {
         let stable = derived("0123456789abcdef0123456789abcdef");
         assert_eq!(stable, "s_ee3af03959fe");
         assert!(stable.starts_with("s_") && shape(&stable), "{stable}");
-                assert_ne!(stable, derived("0123456789abcdef0123456789abcdee"));
+        assert_ne!(stable, derived("0123456789abcdef0123456789abcdee"));
         let one = random().unwrap();
         assert!(one.starts_with("r_") && shape(&one), "{one}");
         assert_ne!(one, random().unwrap());

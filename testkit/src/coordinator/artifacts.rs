@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use gitlab_runner_api::Timestamp;
-use http::StatusCode;
 use http::header::{AUTHORIZATION, CONTENT_DISPOSITION, HOST, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, StatusCode};
 
 use super::files::{StoredArtifact, check_kind};
 use super::jobs::JobRecord;
 use super::limits::Limited;
 use super::params::Params;
+use super::settings::Maintenance;
 use super::trace::Caller;
-use super::wire::{self, Reply};
-use super::{Coordinator, Inbound, reports, tokens};
+use super::wire::{self, Reply, Route};
+use super::{Body, Coordinator, Inbound, Reading, reports, tokens};
 
 fn storage_path(job: u64, token: &str) -> String {
     format!("/object-storage/{job}?signature={}", tokens::signature(token))
@@ -24,33 +25,37 @@ pub(super) fn send_file(file: &StoredArtifact) -> Reply {
     let name = file.file_name.replace(|c: char| c == '"' || c.is_control(), "_");
     let encoded: String = form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20");
     let disposition = format!("attachment; filename=\"{name}\"; filename*=UTF-8''{encoded}");
-    Reply::text(StatusCode::OK, "application/octet-stream", file.content.clone())
+    Reply::file(StatusCode::OK, "application/octet-stream", file.content.clone())
         .header_text(CONTENT_DISPOSITION, &disposition)
         .header(HeaderName::from_static("content-transfer-encoding"), HeaderValue::from_static("binary"))
 }
 
+fn internal_error() -> Reply {
+    Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "Internal Server Error\n")
+}
+
 /// Returns the token of a job, from one of these parameters or from the header.
-fn job_token(inbound: &Inbound, params: &Params, names: &[&str]) -> Result<String, Reply> {
+fn job_token(headers: &HeaderMap, params: &Params, names: &[&str]) -> Result<String, Reply> {
     for name in names {
         if let Some(token) = params.text(name)? {
             return Ok(token);
         }
     }
-    let header = inbound.headers.get(wire::JOB_TOKEN).and_then(|token| token.to_str().ok());
+    let header = headers.get(wire::JOB_TOKEN).and_then(|token| token.to_str().ok());
     Ok(header.unwrap_or_default().to_owned())
 }
 
 impl Coordinator {
     /// The checks of the job endpoints that count against the limit for all of a job's calls.
     pub(super) fn authenticate_executing(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<(), Reply> {
-        let token = job_token(inbound, &inbound.params, &["token"])?;
+        let token = job_token(&inbound.headers, &inbound.params, &["token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
         self.authenticate_job(now, id, &token, Caller::Environment)
     }
 
     /// Only the front proxy may ask whether an upload is welcome, and it signs its request.
     pub(super) fn authorize_upload(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
-        let token = job_token(inbound, &inbound.params, &["token"])?;
+        let token = job_token(&inbound.headers, &inbound.params, &["token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
         Err(Reply::forbidden())
     }
@@ -58,13 +63,17 @@ impl Coordinator {
     pub(super) fn upload_artifact(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
         // The front proxy asks whether it may take the file before it does. It has read no body yet, so that a token
         // counts only in the query or in the header.
-        let token = job_token(inbound, &inbound.query, &["token"])?;
+        let token = job_token(&inbound.headers, &inbound.query, &["token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
         if !self.settings.artifacts_enabled {
             return Err(Reply::message(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed"));
         }
         self.authenticate_job(now, id, &token, Caller::Environment)?;
+        if matches!(inbound.body, Body::Discarded) {
+            // The upload was to be refused when its head came, and its file is gone. What changed since then comes too late.
+            return Err(Reply::forbidden());
+        }
         let bad = |message: &str| Reply::message(StatusCode::BAD_REQUEST, message);
         let artifact_type = inbound.params.text("artifact_type")?.unwrap_or_else(|| "archive".to_owned());
         let artifact_format = inbound.params.text("artifact_format")?.unwrap_or_else(|| "zip".to_owned());
@@ -73,14 +82,13 @@ impl Coordinator {
             [] => return Err(bad("Missing artifacts file!")),
             [file] if file.name == "file" => (file.file_name.clone(), file.content.clone()),
             // The front proxy fails at a second file and at a file with another name.
-            _ => {
-                return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "Internal Server Error\n"));
-            }
+            _ => return Err(internal_error()),
         };
-        if content.len() as u64 > self.settings.artifact_size_limit {
+        let limit = self.settings.artifact_size_limit;
+        let Some(content) = content.filter(|content| content.len() <= limit) else {
             let message = "file size has reached maximum size limit";
             return Err(Reply::message(StatusCode::PAYLOAD_TOO_LARGE, message));
-        }
+        };
         if self.settings.object_storage_fails {
             let message = "Object storage is not available";
             return Err(Reply::message(StatusCode::SERVICE_UNAVAILABLE, message));
@@ -97,8 +105,11 @@ impl Coordinator {
         let artifact = StoredArtifact { artifact_type, artifact_format, file_name, expire_in, content };
         let Some(job) = self.jobs.get_mut(&id) else { return Err(Reply::forbidden()) };
         match job.artifact(&artifact.artifact_type) {
-            Some(stored) if stored.content == artifact.content => {}
-            Some(_) => return Err(bad("another artifact of the same type already exists")),
+            Some(stored) => match stored.content.has_same_bytes(&artifact.content) {
+                Ok(true) => {}
+                Ok(false) => return Err(bad("another artifact of the same type already exists")),
+                Err(_) => return Err(internal_error()),
+            },
             None => {
                 job.artifacts.push(artifact);
                 job.dotenv.extend(dotenv);
@@ -107,8 +118,29 @@ impl Coordinator {
         Ok(Reply::number(StatusCode::CREATED))
     }
 
+    /// What to do with the body of a request while it comes in. Only uploads have files that are worth a place outside of the
+    /// memory, and only those that GitLab is not going to refuse in any case.
+    pub(crate) fn reading(&self, now: Timestamp, parts: &Parts) -> Reading {
+        let Route::UploadArtifact(id) = Route::of(&parts.method, parts.uri.path()) else { return Reading::Whole };
+        if wire::media_type(&parts.headers) != "multipart/form-data" {
+            return Reading::Whole;
+        }
+        let settings = &self.settings;
+        let takes_uploads = settings.maintenance == Maintenance::Off
+            && !settings.migration_backoff
+            && settings.artifacts_enabled
+            && self.redirect_upload(parts).is_none();
+        let query = Params::from_query(parts.uri.query());
+        let token = query.and_then(|query| job_token(&parts.headers, &query, &["token"]));
+        if takes_uploads && token.is_ok_and(|token| self.recognise_job(now, id, &token).is_ok()) {
+            Reading::Form { limit: settings.artifact_size_limit }
+        } else {
+            Reading::Discard
+        }
+    }
+
     pub(super) fn download_artifacts(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
-        let token = job_token(inbound, &inbound.params, &["job_token", "token"])?;
+        let token = job_token(&inbound.headers, &inbound.params, &["job_token", "token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
         let settings = &self.settings;
         let executes = |job: &JobRecord| job.token == token && job.is_executing() && job.is_token_valid(now, settings);
@@ -195,7 +227,7 @@ mod tests {
         let job = lab.job(id);
         let kept = job.artifact("archive").unwrap();
         assert_eq!(
-            (&kept.content[..], kept.expire_in.as_deref(), kept.file_name.as_str()),
+            (&kept.content.to_bytes().unwrap()[..], kept.expire_in.as_deref(), kept.file_name.as_str()),
             (&b"PK"[..], Some("1 week"), "a.zip")
         );
         assert_eq!(job.artifacts().len(), 2);

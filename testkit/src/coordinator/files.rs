@@ -1,9 +1,9 @@
 //! The files that jobs leave.
 
-use bytes::Bytes;
 use http::StatusCode;
 
 use super::wire::Reply;
+use crate::content::Content;
 
 /// The types of artifacts by the one format GitLab takes for each.
 const FORMATS: &[(&str, &[&str])] = &[
@@ -52,7 +52,7 @@ const FORMATS: &[(&str, &[&str])] = &[
 
 /// A file that a job left.
 #[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct StoredArtifact {
     /// `archive`, or the type of a report.
     pub artifact_type: String,
@@ -62,8 +62,8 @@ pub struct StoredArtifact {
     pub file_name: String,
     /// How long it is kept, as it was sent.
     pub expire_in: Option<String>,
-    /// The file.
-    pub content: Bytes,
+    /// The content of the file.
+    pub content: Content,
 }
 
 /// Checks that GitLab takes files of this type in this format.

@@ -4,15 +4,15 @@
 //! multipart. Where query and body give the same parameter, the body wins. Names are nested by Rack's rules:
 //! `a[b]=1` is a member of an object, `c[]=2` is an item of a list, and `d[][e]=3` is a member of an object in a list.
 
-use std::convert::Infallible;
-
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 
+use super::body::Body;
 use super::wire::{Reply, media_type};
+use crate::form::{FilePart, Form, FormError, Keep};
 
 /// Rack refuses names that are nested deeper than this.
 const MAX_DEPTH: usize = 32;
@@ -21,25 +21,23 @@ const MAX_DEPTH: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Params(Map<String, Value>);
 
-/// A file in a multipart body.
-#[derive(Debug)]
-pub(super) struct FilePart {
-    /// Name of the part.
-    pub(super) name: String,
-    /// Name of the file, as it was sent.
-    pub(super) file_name: String,
-    /// Content of the file.
-    pub(super) content: Bytes,
-}
-
 impl Params {
     /// Reads the parameters, and the files of a multipart body.
     ///
     /// # Errors
     ///
     /// Answers with 400 if the body does not have the format that its media type names.
-    pub(super) fn read(query: Option<&str>, headers: &HeaderMap, body: &Bytes) -> Result<(Self, Vec<FilePart>), Reply> {
+    pub(super) fn read(query: Option<&str>, headers: &HeaderMap, body: &Body) -> Result<(Self, Vec<FilePart>), Reply> {
         let mut params = Self::from_query(query)?;
+        let body = match body {
+            Body::Whole(body) => body,
+            Body::Form(form) => {
+                params.add_form(form)?;
+                return Ok((params, form.files.clone()));
+            }
+            Body::Malformed => return Err(malformed()),
+            Body::Discarded => return Ok((params, Vec::new())),
+        };
         let mut files = Vec::new();
         match media_type(headers).as_str() {
             "application/json" if !body.is_empty() => match serde_json::from_slice(body) {
@@ -53,9 +51,9 @@ impl Params {
                 params.0.extend(form.0);
             }
             "multipart/form-data" => {
-                let (form, parts) = multipart(headers, body)?;
-                params.0.extend(form.0);
-                files = parts;
+                let form = multipart(headers, body)?;
+                params.add_form(&form)?;
+                files = form.files;
             }
             _ => {}
         }
@@ -67,6 +65,14 @@ impl Params {
         let mut params = Self::default();
         params.add_pairs(query.unwrap_or_default().as_bytes())?;
         Ok(params)
+    }
+
+    /// Adds the fields of a multipart form, which win over what is there.
+    fn add_form(&mut self, form: &Form) -> Result<(), Reply> {
+        let mut fields = Self::default();
+        form.fields.iter().try_for_each(|(name, value)| fields.add(name, value.clone()))?;
+        self.0.extend(fields.0);
+        Ok(())
     }
 
     fn add_pairs(&mut self, form: &[u8]) -> Result<(), Reply> {
@@ -230,27 +236,13 @@ fn insert(members: &mut Map<String, Value>, name: &str, keys: &[&str], value: St
     }
 }
 
-/// Reads a multipart body: the fields, and the files.
-fn multipart(headers: &HeaderMap, body: &Bytes) -> Result<(Params, Vec<FilePart>), Reply> {
+/// Reads a multipart body that is there as a whole.
+fn multipart(headers: &HeaderMap, body: &Bytes) -> Result<Form, Reply> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let boundary = multer::parse_boundary(kind).map_err(|_| malformed())?;
-    let whole = stream::once(std::future::ready(Ok::<_, Infallible>(body.clone())));
+    let whole = stream::once(std::future::ready(Ok(body.clone())));
+    let read = Form::read(kind, whole, Keep::InMemory).now_or_never();
     // The whole body is there, so that the future never waits.
-    let read = async {
-        let mut form = multer::Multipart::new(whole, boundary);
-        let (mut params, mut files) = (Params::default(), Vec::new());
-        while let Some(part) = form.next_field().await.map_err(|_| malformed())? {
-            let name = part.name().unwrap_or_default().to_owned();
-            let file_name = part.file_name().map(str::to_owned);
-            let content = part.bytes().await.map_err(|_| malformed())?;
-            match file_name {
-                Some(file_name) => files.push(FilePart { name, file_name, content }),
-                None => params.add(&name, String::from_utf8_lossy(&content).into_owned())?,
-            }
-        }
-        Ok((params, files))
-    };
-    read.now_or_never().unwrap_or_else(|| Err(malformed()))
+    read.unwrap_or(Err(FormError::Malformed)).map_err(|_| malformed())
 }
 
 #[cfg(test)]
@@ -262,7 +254,7 @@ mod tests {
 
     fn read(query: Option<&str>, kind: &'static str, body: &str) -> Result<(Params, Vec<FilePart>), Reply> {
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
-        Params::read(query, &headers, &Bytes::from(body.to_owned()))
+        Params::read(query, &headers, &Body::Whole(Bytes::from(body.to_owned())))
     }
 
     fn form(body: &str) -> Value {
@@ -347,7 +339,8 @@ mod tests {
         let (params, files) = read(None, "multipart/form-data; boundary=xx", &body.concat()).expect("a form");
         assert_eq!(Value::Object(params.0), json!({ "info": { "name": "n" }, "late": "1" }));
         let [file] = &files[..] else { panic!("{files:?}") };
-        assert_eq!((file.name.as_str(), file.file_name.as_str(), &file.content[..]), ("file", "a.zip", &b"PK"[..]));
+        let content = file.content.as_ref().and_then(|content| content.in_memory()).expect("content in memory");
+        assert_eq!((file.name.as_str(), file.file_name.as_str(), &content[..]), ("file", "a.zip", &b"PK"[..]));
         assert!(read(None, "multipart/form-data; boundary=xx", &body[..2].concat()).is_err());
         assert!(read(None, "multipart/form-data", "").is_err());
     }

@@ -39,7 +39,7 @@ impl Coordinator {
         &mut self,
         now: Timestamp,
         headers: &HeaderMap,
-        body: &Bytes,
+        body: &[u8],
         envelope: &Envelope,
     ) -> Result<Option<HoldId>, Reply> {
         if body.len() > POLL_BODY_LIMIT {
@@ -75,7 +75,7 @@ impl Coordinator {
     /// Ends the wait of a held request. The answer says nothing about the queue value.
     pub(super) fn release(&mut self, id: HoldId) -> Option<Response<Bytes>> {
         let hold = self.holds.remove(&id)?;
-        Some(self.seal(self.clock, hold.envelope, Reply::empty(StatusCode::NO_CONTENT)))
+        Some(super::in_memory(self.seal(self.clock, hold.envelope, Reply::empty(StatusCode::NO_CONTENT))))
     }
 
     pub(super) fn enqueue(&mut self, now: Timestamp, template: NewJob, retry_of: Option<u64>) -> u64 {

@@ -7,6 +7,7 @@ use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
 use super::settings::Settings;
+use crate::content::Content;
 
 /// No report is decompressed beyond this, so that a small file cannot fill the memory.
 const MAX_UNPACKED: u64 = 16 << 20;
@@ -16,9 +17,9 @@ const MAX_UNPACKED: u64 = 16 << 20;
 /// # Errors
 ///
 /// The message with which GitLab refuses the file.
-pub(super) fn dotenv(file: &[u8], settings: &Settings) -> Result<BTreeMap<String, String>, String> {
+pub(super) fn dotenv(file: &Content, settings: &Settings) -> Result<BTreeMap<String, String>, String> {
     let limit = settings.dotenv_size_limit;
-    if file.len() as u64 >= limit {
+    if file.len() >= limit {
         return Err(format!("Dotenv Artifact Too Big. Maximum Allowable Size: {limit}"));
     }
     let text = unpack(file).and_then(|bytes| String::from_utf8(bytes).ok()).ok_or("Invalid Format")?;
@@ -47,9 +48,9 @@ pub(super) fn dotenv(file: &[u8], settings: &Settings) -> Result<BTreeMap<String
 /// # Errors
 ///
 /// The message with which GitLab refuses the file.
-pub(super) fn annotations(file: &[u8], settings: &Settings) -> Result<(), String> {
+pub(super) fn annotations(file: &Content, settings: &Settings) -> Result<(), String> {
     let limit = settings.annotations_size_limit;
-    if file.len() as u64 > limit {
+    if file.len() > limit {
         return Err(format!("Annotations Artifact Too Big. Maximum Allowable Size: {limit}"));
     }
     let bytes = unpack(file).ok_or("Invalid Format")?;
@@ -76,10 +77,10 @@ fn is_annotation_list(list: &Value) -> bool {
     list.as_array().is_some_and(|items| items.iter().all(is_link))
 }
 
-/// The content of a gzip file. `None` if it is not one, or far too large.
-fn unpack(file: &[u8]) -> Option<Vec<u8>> {
+/// What a gzip file contains. `None` if it is not one, or far too large.
+fn unpack(file: &Content) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    MultiGzDecoder::new(file).take(MAX_UNPACKED + 1).read_to_end(&mut bytes).ok()?;
+    MultiGzDecoder::new(file.reader()).take(MAX_UNPACKED + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= MAX_UNPACKED).then_some(bytes)
 }
 
@@ -87,15 +88,16 @@ fn unpack(file: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use std::io::Write;
 
+    use bytes::Bytes;
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
     use super::*;
 
-    fn pack(text: &str) -> Vec<u8> {
+    fn pack(text: &str) -> Content {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(text.as_bytes()).expect("written");
-        encoder.finish().expect("finished")
+        Content::from(Bytes::from(encoder.finish().expect("finished")))
     }
 
     #[test]
@@ -105,7 +107,7 @@ mod tests {
         let pairs: Vec<(&str, &str)> = variables.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(pairs, [("A", "2"), ("B_2", "x y"), ("C", ""), ("D", "a=b")]);
         assert_eq!(read("A=1\n\n"), Err("Invalid Format".to_owned()));
-        assert_eq!(dotenv(b"A=1", &Settings::default()), Err("Invalid Format".to_owned()));
+        assert_eq!(dotenv(&Bytes::from_static(b"A=1").into(), &Settings::default()), Err("Invalid Format".to_owned()));
         let many: String = (0..21).map(|at| format!("K{at}=1\n")).collect();
         assert_eq!(read(&many), Err("Dotenv files cannot have more than 20 variables".to_owned()));
         let small = Settings::default().with(|settings| settings.dotenv_size_limit = 10);

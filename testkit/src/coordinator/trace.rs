@@ -20,35 +20,64 @@ pub(super) enum Caller {
     Environment,
 }
 
+/// Why a job endpoint does not recognise the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unrecognised {
+    /// There is no such job, the token is another one, or the token is gone because the job ended long ago.
+    Unknown,
+    TokenExpired,
+    NotProcessing,
+    Erased,
+    ProjectDeleted,
+}
+
+impl Unrecognised {
+    /// The refusal. `status` is the state of the job.
+    fn reply(self, status: JobStatus) -> Reply {
+        let refused = |reason: &str| Reply::message(StatusCode::FORBIDDEN, format!("403 Forbidden - {reason}"));
+        match self {
+            Self::Unknown => Reply::forbidden(),
+            Self::TokenExpired => refused("Job token has expired").job_status(status),
+            Self::NotProcessing => refused("Job is not processing on runner").job_status(status),
+            Self::Erased => refused("Job has been erased!"),
+            Self::ProjectDeleted => refused("Project has been deleted!"),
+        }
+    }
+}
+
 impl Coordinator {
     /// Makes the checks that every job endpoint makes, in GitLab's order.
     ///
     /// Some endpoints are only called by the runner: they count as a contact of its manager, and fail a job with an expired
     /// token. The others may be called from inside the environment of the job, and leave both alone.
     pub(super) fn authenticate_job(&mut self, now: Timestamp, id: u64, token: &str, by: Caller) -> Result<(), Reply> {
-        let settings = &self.settings;
-        let known = |job: &&JobRecord| job.token == token && !job.is_token_removed(now, settings);
-        let job = self.jobs.get(&id).filter(known).ok_or_else(Reply::forbidden)?;
-        let refused = |reason: &str| Reply::message(StatusCode::FORBIDDEN, format!("403 Forbidden - {reason}"));
-        if job.is_token_expired(now, settings) {
-            if by == Caller::Runner {
-                self.change(id, |job| job.fail(now, "job_token_expired", None));
-            }
-            return Err(refused("Job token has expired").job_status(self.status_of(id)));
+        let recognised = self.recognise_job(now, id, token);
+        if recognised == Err(Unrecognised::TokenExpired) && by == Caller::Runner {
+            self.change(id, |job| job.fail(now, "job_token_expired", None));
         }
-        if !job.is_executing() {
-            return Err(refused("Job is not processing on runner").job_status(job.status));
-        }
-        if job.erased {
-            return Err(refused("Job has been erased!"));
-        }
-        if job.project_deleted {
-            return Err(refused("Project has been deleted!"));
-        }
+        recognised.map_err(|why| why.reply(self.status_of(id)))?;
         if by == Caller::Runner {
             self.heartbeat(now, id);
         }
         Ok(())
+    }
+
+    /// Checks whether a job endpoint may be called with this token, and changes nothing.
+    pub(super) fn recognise_job(&self, now: Timestamp, id: u64, token: &str) -> Result<(), Unrecognised> {
+        let settings = &self.settings;
+        let known = |job: &&JobRecord| job.token == token && !job.is_token_removed(now, settings);
+        let job = self.jobs.get(&id).filter(known).ok_or(Unrecognised::Unknown)?;
+        if job.is_token_expired(now, settings) {
+            Err(Unrecognised::TokenExpired)
+        } else if !job.is_executing() {
+            Err(Unrecognised::NotProcessing)
+        } else if job.erased {
+            Err(Unrecognised::Erased)
+        } else if job.project_deleted {
+            Err(Unrecognised::ProjectDeleted)
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn status_of(&self, id: u64) -> JobStatus {
@@ -74,7 +103,7 @@ impl Coordinator {
             return Err(Reply::error(StatusCode::BAD_REQUEST, "400 Missing header Content-Range"));
         };
         let start = wire::range_start(range.as_bytes());
-        let end = start.saturating_add(inbound.body.len() as u64);
+        let end = start.saturating_add(inbound.body.bytes().len() as u64);
         if self.settings.trace_size_limit.is_some_and(|limit| end >= limit) {
             self.change(id, |job| job.fail(now, "trace_size_exceeded", None));
             return Err(Reply::error(StatusCode::FORBIDDEN, "403 Forbidden"));
@@ -93,11 +122,11 @@ impl Coordinator {
             let fits = start == job.trace.len() as u64;
             if fits {
                 let from = job.trace.len();
-                job.trace.extend_from_slice(&inbound.body);
+                job.trace.extend_from_slice(inbound.body.bytes());
                 if mask {
                     hide(&mut job.trace[from..], job.token.as_bytes());
                 }
-                if !inbound.body.is_empty() {
+                if !inbound.body.bytes().is_empty() {
                     job.appended_at = now;
                 }
                 job.touch(now);

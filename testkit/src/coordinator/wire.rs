@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::stats::Endpoint;
 use super::status::JobStatus;
 use super::user_api;
+use crate::content::Content;
 
 pub(super) const JOB_STATUS: HeaderName = HeaderName::from_static("job-status");
 pub(super) const JOB_TOKEN: HeaderName = HeaderName::from_static("job-token");
@@ -21,16 +22,21 @@ pub(super) const UPDATE_INTERVAL: HeaderName = HeaderName::from_static("x-gitlab
 pub(super) struct Reply {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
-    body: Bytes,
+    body: Content,
 }
 
 impl Reply {
     pub(super) fn empty(status: StatusCode) -> Self {
-        Self { status, headers: Vec::new(), body: Bytes::new() }
+        Self { status, headers: Vec::new(), body: Bytes::new().into() }
     }
 
     pub(super) fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { body: body.into(), ..Self::empty(status) }.header(CONTENT_TYPE, HeaderValue::from_static(kind))
+        Self::file(status, kind, body.into().into())
+    }
+
+    /// An answer that may come from a file.
+    pub(super) fn file(status: StatusCode, kind: &'static str, body: Content) -> Self {
+        Self { body, ..Self::empty(status) }.header(CONTENT_TYPE, HeaderValue::from_static(kind))
     }
 
     pub(super) fn json(status: StatusCode, body: &Value) -> Self {
@@ -79,7 +85,7 @@ impl Reply {
         self.header(JOB_STATUS, HeaderValue::from_static(status.as_str()))
     }
 
-    pub(super) fn into_response(self) -> Response<Bytes> {
+    pub(super) fn into_response(self) -> Response<Content> {
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
         response.headers_mut().extend(self.headers);

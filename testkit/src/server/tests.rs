@@ -1,9 +1,12 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::{Coordinator, NewJob, Server, Settings, TimeLimit};
+use http::Method;
+
+use crate::coordinator::Reading;
+use crate::{Coordinator, Maintenance, NewJob, Server, Settings, TimeLimit};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -143,4 +146,153 @@ fn bodies_are_limited() {
     (0..65).try_for_each(|_| client.0.write_all(&chunk)).expect("sent");
     let (head, _) = client.receive();
     assert!(head.starts_with("http/1.1 413"), "{head}");
+}
+
+/// The head and the body of an upload.
+fn upload(path: &str, token: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let token = if token.is_empty() { String::new() } else { format!("job-token: {token}\r\n") };
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\n{token}content-type: multipart/form-data; boundary=xx\r\ncontent-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+fn part(head: &str, content: &[u8]) -> Vec<u8> {
+    let head = format!("--xx\r\nContent-Disposition: form-data; {head}\r\n\r\n");
+    [head.as_bytes(), content, b"\r\n"].concat()
+}
+
+/// A coordinator in which a job runs, with its number and its token.
+fn running() -> (Coordinator, u64, String) {
+    let now = SystemTime::now().into();
+    let mut gitlab = Coordinator::new(Settings::default().with(|settings| settings.artifact_size_limit = 600_000));
+    gitlab.add_runner("glrt-fake");
+    let id = gitlab.queue(now, NewJob::default());
+    let request = http::Request::post("/api/v4/jobs/request").header("content-type", "application/json");
+    let request = request.body(bytes::Bytes::from_static(br#"{"token":"glrt-fake"}"#)).expect("a request");
+    assert_eq!(gitlab.respond(now, request).status(), 201);
+    let token = gitlab.job(id).expect("a job").token().to_owned();
+    (gitlab, id, token)
+}
+
+#[test]
+fn uploads_are_answered_as_if_they_were_in_memory() {
+    let (mut in_memory, id, token) = running();
+    let server = Server::start(in_memory.clone()).expect("a server").with_time_limit(TimeLimit::TEST);
+    server.stop_clock();
+    let mut client = Client::connect(&server);
+
+    let file = |name: &str, size| part(&format!("name=\"{name}\"; filename=\"a.zip\""), &vec![b'a'; size]);
+    let field = |name: &str, value: &str| part(&format!("name=\"{name}\""), value.as_bytes());
+    let end = || b"--xx--\r\n".to_vec();
+    let path = format!("/api/v4/jobs/{id}/artifacts");
+    let rows: [(&str, &str, Vec<Vec<u8>>, u16); 16] = [
+        ("", &token, vec![], 400),
+        ("", &token, vec![end()], 400),
+        ("", &token, vec![file("file", 10)], 400),
+        ("", &token, vec![file("other", 10), end()], 500),
+        ("", &token, vec![file("file", 10), file("file", 10), end()], 500),
+        ("", &token, vec![file("file", 600_001), end()], 413),
+        ("", &token, vec![field("artifact_type", "moon"), file("file", 600_001), end()], 400),
+        ("", "", vec![file("file", 500_000), end()], 403),
+        ("", "wrong", vec![file("file", 500_000), end()], 403),
+        // A token in the form comes after the front proxy has asked GitLab.
+        ("", "", vec![field("token", &token), file("file", 500_000), end()], 403),
+        (
+            "",
+            &token,
+            vec![field("artifact_type", "sast"), field("artifact_format", "raw"), file("file", 9), end()],
+            201,
+        ),
+        ("", &token, vec![file("file", 500_000), field("expire_in", "1 week"), end()], 201),
+        ("?token=wrong", &token, vec![file("file", 500_000), end()], 403),
+        ("", &token, vec![file("file", 500_000), end()], 201),
+        ("", &token, vec![file("file", 499_999), end()], 400),
+        ("?artifact_type=dotenv&artifact_format=gzip", &token, vec![file("file", 5 << 10), end()], 400),
+    ];
+    let query = format!("{path}?token={token}&artifact_type=lsif");
+    let rows = rows.map(|(query, token, body, status)| (format!("{path}{query}"), token, body, status));
+    for (path, token, body, status) in rows.into_iter().chain([(query, "", vec![file("file", 1), end()], 201)]) {
+        let body = body.concat();
+        let mut request = http::Request::post(&path).header("content-type", "multipart/form-data; boundary=xx");
+        if !token.is_empty() {
+            request = request.header("job-token", token);
+        }
+        let request = request.body(body.clone().into()).expect("a request");
+        let expected = in_memory.respond(server.now(), request);
+        client.0.write_all(&upload(&path, token, &body)).expect("sent");
+        let (head, answer) = client.receive();
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{path}: {head}");
+        assert_eq!((expected.status().as_u16(), &expected.body()[..]), (status, &answer[..]), "{path}");
+    }
+    let told = |gitlab: &Coordinator| -> Vec<String> {
+        let artifacts = gitlab.job(id).expect("a job").artifacts().iter();
+        artifacts
+            .map(|file| {
+                let (kind, format, name, kept) =
+                    (&file.artifact_type, &file.artifact_format, &file.file_name, &file.expire_in);
+                format!("{kind} {format} {name} {kept:?} {:?}", file.content.to_bytes().expect("read").len())
+            })
+            .collect()
+    };
+    let stored = server.with(|gitlab, _| told(gitlab));
+    assert_eq!((stored.len(), &stored), (3, &told(&in_memory)));
+    let archive =
+        server.with(|gitlab, _| gitlab.job(id).and_then(|job| job.artifact("archive")).expect("one").content.clone());
+    assert!(archive.in_memory().is_none(), "a file of 500000 bytes is on disk");
+
+    let (head, body) = client.call(&format!("GET {path}?token={token}"), "");
+    assert!(head.starts_with("http/1.1 200") && head.contains("filename=\"a.zip\""), "{head}");
+    assert_eq!(body, vec![b'a'; 500_000]);
+}
+
+#[test]
+fn what_is_refused_anyway_is_not_stored() {
+    let (mut gitlab, id, token) = running();
+    let now = SystemTime::now().into();
+    let reading = |gitlab: &Coordinator, method: http::Method, path: &str, token: &str, kind: &str| {
+        let request = http::Request::builder().method(method).uri(path).header("job-token", token);
+        gitlab.reading(now, &request.header("content-type", kind).body(()).expect("a request").into_parts().0)
+    };
+    let path = format!("/api/v4/jobs/{id}/artifacts");
+    let form = "multipart/form-data; boundary=xx";
+    assert_eq!(reading(&gitlab, Method::POST, &path, &token, form), Reading::Form { limit: 600_000 });
+    for (method, path, token, kind, expected) in [
+        (Method::POST, path.as_str(), "wrong", form, Reading::Discard),
+        (Method::POST, &path, "", form, Reading::Discard),
+        (Method::POST, "/api/v4/jobs/7/artifacts", &token, form, Reading::Discard),
+        (Method::POST, &path, &token, "application/json", Reading::Whole),
+        (Method::POST, "/api/v4/jobs/request", &token, form, Reading::Whole),
+        (Method::PATCH, &format!("/api/v4/jobs/{id}/trace"), &token, form, Reading::Whole),
+        (Method::GET, &path, &token, form, Reading::Whole),
+    ] {
+        assert_eq!(reading(&gitlab, method, path, token, kind), expected, "{path} {token} {kind}");
+    }
+    let refusals: [fn(&mut Settings); 4] = [
+        |settings| settings.artifacts_enabled = false,
+        |settings| settings.maintenance = Maintenance::On,
+        |settings| settings.migration_backoff = true,
+        |settings| settings.upload_redirect = Some("http://other.test".to_owned()),
+    ];
+    for change in refusals {
+        let mut gitlab = gitlab.clone();
+        change(gitlab.settings_mut());
+        assert_eq!(reading(&gitlab, Method::POST, &path, &token, form), Reading::Discard);
+    }
+    gitlab.erase(id);
+    assert_eq!(reading(&gitlab, Method::POST, &path, &token, form), Reading::Discard);
+}
+
+#[test]
+fn too_many_fields_are_refused_and_the_connection_is_kept() {
+    let (gitlab, id, token) = running();
+    let server = Server::start(gitlab).expect("a server").with_time_limit(TimeLimit::TEST);
+    let mut client = Client::connect(&server);
+    let path = format!("/api/v4/jobs/{id}/artifacts");
+    let body = [part("name=\"field\"", &vec![b'a'; 3 << 20]), b"--xx--\r\n".to_vec()].concat();
+    client.0.write_all(&upload(&path, &token, &body)).expect("sent");
+    let (head, _) = client.receive();
+    assert!(head.starts_with("http/1.1 413"), "{head}");
+    idle(&mut client);
 }

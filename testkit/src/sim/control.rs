@@ -16,11 +16,12 @@ use serde_json::{Map, Value, json};
 
 use super::faults::Faults;
 use super::settings;
+use crate::content::Content;
 use crate::coordinator::Coordinator;
 use crate::routes::{self, Operation};
 
 /// What an operation does.
-type Act = fn(&mut Call<'_>) -> Result<Response<Bytes>, Refusal>;
+type Act = fn(&mut Call<'_>) -> Result<Response<Content>, Refusal>;
 
 /// All operations.
 static OPERATIONS: &[Operation<Act>] = &[
@@ -93,7 +94,7 @@ pub(super) fn answer(
     faults: &mut Faults,
     now: Timestamp,
     request: &Request<Bytes>,
-) -> (Response<Bytes>, Option<Duration>) {
+) -> (Response<Content>, Option<Duration>) {
     let path = request.uri().path();
     let mut found = routes::at(OPERATIONS, path);
     let Some((operation, values)) = found.find(|(operation, _)| operation.method == *request.method()) else {
@@ -105,7 +106,7 @@ pub(super) fn answer(
     (response, call.advance)
 }
 
-fn refused(Refusal(status, why): Refusal) -> Response<Bytes> {
+fn refused(Refusal(status, why): Refusal) -> Response<Content> {
     told(status, &json!({ "error": why }))
 }
 
@@ -117,18 +118,18 @@ fn missing(why: impl Into<String>) -> Refusal {
     Refusal(StatusCode::NOT_FOUND, why.into())
 }
 
-fn told(status: StatusCode, body: &Value) -> Response<Bytes> {
-    let mut response = raw("application/json", format!("{body}\n").into());
+fn told(status: StatusCode, body: &Value) -> Response<Content> {
+    let mut response = raw("application/json", Bytes::from(format!("{body}\n")));
     *response.status_mut() = status;
     response
 }
 
-fn ok(body: &Value) -> Result<Response<Bytes>, Refusal> {
+fn ok(body: &Value) -> Result<Response<Content>, Refusal> {
     Ok(told(StatusCode::OK, body))
 }
 
-fn raw(kind: &'static str, body: Bytes) -> Response<Bytes> {
-    let mut response = Response::new(body);
+fn raw(kind: &'static str, body: impl Into<Content>) -> Response<Content> {
+    let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

@@ -459,7 +459,8 @@ impl Lab {
             let job = self.gitlab.job(id).ok_or("no such job")?;
             if subject == "artifact" {
                 let file = job.artifact(attribute);
-                return Ok(file.map(|file| json!(String::from_utf8_lossy(&file.content))));
+                let content = file.and_then(|file| file.content.to_bytes().ok());
+                return Ok(content.map(|content| json!(String::from_utf8_lossy(&content))));
             }
             return Ok(match attribute {
                 "status" => Some(json!(job.status().as_str())),

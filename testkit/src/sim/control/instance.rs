@@ -5,52 +5,53 @@ use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{Call, Refusal, bad, jobs, ok, raw, seconds, told};
+use crate::content::Content;
 use crate::coordinator::{Coordinator, Endpoint, Registration, RequestRecord, Role, RunnerType};
 use crate::sim::faults::InvalidFault;
 use crate::sim::settings;
 
-pub(super) fn health(_: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn health(_: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     ok(&json!({ "status": "ok" }))
 }
 
-pub(super) fn description(_: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn description(_: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     Ok(raw("application/json", Bytes::from_static(crate::sim::OPENAPI.as_bytes())))
 }
 
-pub(super) fn show_report(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn show_report(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     ok(&report(call.gitlab))
 }
 
-pub(super) fn show_settings(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn show_settings(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     ok(&settings::view(call.gitlab.settings()))
 }
 
-pub(super) fn change_settings(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn change_settings(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let members = call.members()?;
     settings::change(call.gitlab.settings_mut(), &members).map_err(bad)?;
     show_settings(call)
 }
 
-pub(super) fn list_faults(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn list_faults(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     ok(&call.faults.list().iter().map(ToString::to_string).collect())
 }
 
-pub(super) fn add_fault(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn add_fault(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let fault = call.text("fault")?.parse();
     call.faults.add(fault.map_err(|error: InvalidFault| bad(error.to_string()))?);
     list_faults(call)
 }
 
-pub(super) fn clear_faults(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn clear_faults(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     call.faults.clear();
     list_faults(call)
 }
 
-pub(super) fn list_requests(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn list_requests(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     ok(&call.gitlab.requests().map(request_view).collect())
 }
 
-pub(super) fn clear_requests(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn clear_requests(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     call.gitlab.clear_requests();
     list_requests(call)
 }
@@ -65,17 +66,17 @@ fn request_view(record: &RequestRecord) -> Value {
     })
 }
 
-pub(super) fn show_time(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn show_time(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     ok(&json!({ "now": seconds(call.now) }))
 }
 
-pub(super) fn advance_time(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn advance_time(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let by = call.duration("advance")?.ok_or_else(|| bad("advance is a number of seconds"))?;
     call.advance = Some(by);
     ok(&json!({ "now": seconds(call.now.saturating_add(by)) }))
 }
 
-pub(super) fn add_user(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn add_user(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let token = call.text("token")?;
     let members = call.members()?;
     let named = members.get("role").and_then(Value::as_str).unwrap_or(Role::Administrator.as_str());
@@ -91,7 +92,7 @@ pub(super) fn add_user(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> 
     Ok(told(StatusCode::CREATED, &json!({ "token": token, "role": role.as_str(), "scopes": scopes })))
 }
 
-pub(super) fn add_registration_token(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn add_registration_token(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let token = call.text("token")?;
     let members = call.members()?;
     let kind = match members.get("runner_type") {

@@ -8,14 +8,15 @@ use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{Call, Refusal, bad, missing, ok, raw, seconds, told};
+use crate::content::Content;
 use crate::coordinator::{Coordinator, JobRecord};
 use crate::sim::describe;
 
-pub(super) fn list(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn list(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     ok(&call.gitlab.jobs().map(view).collect())
 }
 
-pub(super) fn queue(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn queue(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let job = describe::job(call.json()?).map_err(bad)?;
     if let Some(missing) = call.gitlab.missing_dependency(&job) {
         return Err(bad(format!("there is no job {missing} to depend on")));
@@ -24,64 +25,64 @@ pub(super) fn queue(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
     Ok(told(StatusCode::CREATED, &json!({ "id": id })))
 }
 
-pub(super) fn show(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn show(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     ok(&view(call.job()?))
 }
 
-pub(super) fn show_token(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn show_token(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     ok(&json!({ "token": call.job()?.token() }))
 }
 
-pub(super) fn show_trace(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
-    Ok(raw("text/plain; charset=utf-8", call.job()?.trace().to_vec().into()))
+pub(super) fn show_trace(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+    Ok(raw("text/plain; charset=utf-8", Bytes::copy_from_slice(call.job()?.trace())))
 }
 
-pub(super) fn show_artifact(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn show_artifact(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let (job, kind) = (call.job()?, call.value(1));
     let file = job.artifact(kind).ok_or_else(|| missing(format!("job {} left no {kind}", job.id())))?;
     Ok(raw("application/octet-stream", file.content.clone()))
 }
 
-pub(super) fn cancel(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn cancel(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let force = call.flag("force", false)?;
     let act = if force { Coordinator::force_cancel } else { Coordinator::cancel };
     call.change(|gitlab, now, job| act(gitlab, now, job))
 }
 
-pub(super) fn watch(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn watch(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let watched = call.flag("watched", true)?;
     call.change(|gitlab, _, job| gitlab.watch(job, watched))
 }
 
-pub(super) fn erase(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn erase(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     call.change(|gitlab, _, job| gitlab.erase(job))
 }
 
-pub(super) fn delete_project(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn delete_project(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     call.change(|gitlab, _, job| gitlab.delete_project(job))
 }
 
-pub(super) fn lock(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn lock(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let until = call.until()?;
     call.change(|gitlab, _, job| gitlab.lock_job(job, until))
 }
 
-pub(super) fn lock_log(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn lock_log(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let until = call.until()?;
     call.change(|gitlab, _, job| gitlab.lock_trace(job, until))
 }
 
-pub(super) fn lose_log(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn lose_log(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let keep = call.members()?.get("keep").map_or(Some(0), Value::as_u64);
     let keep = keep.ok_or_else(|| bad("keep is a number of bytes"))?;
     call.change(|gitlab, _, job| gitlab.forget_trace_tail(job, keep))
 }
 
-pub(super) fn revoke_token(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn revoke_token(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     call.change(|gitlab, _, job| gitlab.revoke_job_token(job))
 }
 
-pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let after = call.duration("seconds")?.unwrap_or(Duration::ZERO);
     call.change(|gitlab, now, job| gitlab.expire_job_token(job, now.saturating_add(after)))
 }
@@ -95,7 +96,7 @@ impl Call<'_> {
     }
 
     /// Changes the job that the path names, and shows it.
-    fn change(&mut self, change: impl FnOnce(&mut Coordinator, Timestamp, u64)) -> Result<Response<Bytes>, Refusal> {
+    fn change(&mut self, change: impl FnOnce(&mut Coordinator, Timestamp, u64)) -> Result<Response<Content>, Refusal> {
         let id = self.job()?.id();
         change(self.gitlab, self.now, id);
         ok(&view(self.job()?))

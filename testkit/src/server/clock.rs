@@ -1,0 +1,43 @@
+//! The clock of a server.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use gitlab_runner_api::Timestamp;
+
+/// A clock anchored once on Unix time, monotonic from there. It can be put forward, and it can stand still otherwise.
+#[derive(Debug)]
+pub(super) struct Clock {
+    origin: Timestamp,
+    started: Instant,
+    stands: AtomicBool,
+    /// Milliseconds that it was put forward, and those that had passed when it was stopped.
+    ahead: AtomicU64,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        let (stands, ahead) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { origin: SystemTime::now().into(), started: Instant::now(), stands, ahead }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        let ahead = Duration::from_millis(self.ahead.load(Ordering::SeqCst));
+        let elapsed = if self.stands.load(Ordering::SeqCst) { Duration::ZERO } else { self.started.elapsed() };
+        self.origin.saturating_add(ahead.saturating_add(elapsed))
+    }
+
+    pub(super) fn advance(&self, by: Duration) {
+        let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        // The closure always returns a value.
+        let _ = self.ahead.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |ahead| Some(ahead.saturating_add(millis)));
+    }
+
+    /// From now on it only moves when it is put forward.
+    pub(super) fn stop(&self) {
+        if !self.stands.load(Ordering::SeqCst) {
+            self.advance(self.started.elapsed());
+            self.stands.store(true, Ordering::SeqCst);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The connections of a server, and the requests on them.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use super::incoming;
+use super::outgoing::Outgoing;
+use super::shared::{Passage, Shared, State};
+use crate::content::Content;
+use crate::coordinator::{Answer, Body, HoldId};
+use crate::treatment::Treatment;
+
+/// How long to pause when the operating system refuses a connection, for want of file descriptors for instance.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+pub(super) fn serve(runtime: &Runtime, listener: TcpListener, shared: &Arc<Shared>) {
+    runtime.spawn(accept(listener, Arc::clone(shared)));
+    runtime.spawn(answer_held(Arc::clone(shared)));
+    // What was spawned ends when the runtime is dropped, at the next point where it waits.
+    runtime.block_on(shared.stop.notified());
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // Without it answers are only slower.
+        let _ = stream.set_nodelay(true);
+        let shared = Arc::clone(&shared);
+        let service = service_fn(move |request| handle(request, Arc::clone(&shared)));
+        tokio::spawn(async move {
+            // A broken connection is the client's affair.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// Answers held requests when their wait ends.
+async fn answer_held(shared: Arc<Shared>) {
+    loop {
+        let pause = {
+            let mut state = shared.state();
+            let now = shared.clock.now();
+            while let Some((hold, response)) = state.coordinator.poll(now) {
+                if let Some(waiter) = state.waiting.remove(&hold) {
+                    // The connection may be gone by now.
+                    let _ = waiter.send(response);
+                }
+            }
+            state.coordinator.deadline().map(|deadline| deadline.saturating_since(now))
+        };
+        match pause {
+            Some(pause) => drop(tokio::time::timeout(pause, shared.changed.notified()).await),
+            None => shared.changed.notified().await,
+        }
+    }
+}
+
+async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<Response<Outgoing>> {
+    let (parts, body) = request.into_parts();
+    let reading = shared.state().coordinator.reading(shared.clock.now(), &parts);
+    let body = match incoming::read(&parts.headers, body, reading).await {
+        Ok(body) => body,
+        Err(refusal) => return Ok(refusal.map(|why| Outgoing::new(why.into()))),
+    };
+    let (passage, request) = {
+        let mut state = shared.state();
+        let now = shared.clock.now();
+        let State { coordinator, door, .. } = &mut *state;
+        let whole = if let Body::Whole(bytes) = &body { bytes.clone() } else { Bytes::new() };
+        let seen = Request::from_parts(parts, whole);
+        let passage = door(coordinator, now, &seen);
+        (passage, seen.map(|_| body))
+    };
+    let treatment = match passage {
+        Passage::Answered(response) => {
+            shared.changed.notify_one();
+            return Ok(response.map(Outgoing::new));
+        }
+        Passage::Advanced(by, response) => {
+            shared.clock.advance(by);
+            {
+                let mut state = shared.state();
+                state.coordinator.advance(shared.clock.now());
+            }
+            shared.changed.notify_one();
+            return Ok(response.map(Outgoing::new));
+        }
+        Passage::GitLab(treatment) => treatment,
+    };
+    match treatment {
+        Treatment::LoseRequest => return Err(io::ErrorKind::ConnectionReset.into()),
+        Treatment::Answer(status) => return Ok(Treatment::page(status).map(|page| Outgoing::new(page.into()))),
+        Treatment::Deliver | Treatment::LoseAnswer | Treatment::Delay(_) => {}
+    }
+    let response = answer(request, &shared).await;
+    match treatment {
+        Treatment::LoseAnswer => return Err(io::ErrorKind::ConnectionReset.into()),
+        Treatment::Delay(pause) => tokio::time::sleep(pause).await,
+        _ => {}
+    }
+    Ok(response.map(Outgoing::new))
+}
+
+/// What GitLab answers, when it does.
+async fn answer(request: Request<Body>, shared: &Shared) -> Response<Content> {
+    let (hold, answer) = {
+        let mut state = shared.state();
+        let now = shared.clock.now();
+        match state.coordinator.handle(now, request) {
+            Answer::Now(response) => {
+                drop(state);
+                // A job that was handed out has a deadline of its own.
+                shared.changed.notify_one();
+                return response;
+            }
+            Answer::Held(hold) => {
+                let (waiter, answer) = oneshot::channel();
+                state.waiting.insert(hold, waiter);
+                (hold, answer)
+            }
+        }
+    };
+    let _abandon = Abandon { shared, hold };
+    shared.changed.notify_one();
+    let response = answer.await.unwrap_or_else(|_| {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        response
+    });
+    response.map(Content::from)
+}
+
+/// Withdraws a held request when its connection goes away.
+struct Abandon<'a> {
+    shared: &'a Shared,
+    hold: HoldId,
+}
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        if state.waiting.remove(&self.hold).is_some() {
+            state.coordinator.abandon(self.hold);
+        }
+    }
+}
