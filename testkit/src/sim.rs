@@ -78,7 +78,7 @@ pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed:
                 (response, Some(time)) => Passage::Advanced(time, response),
             };
         }
-        match page::answer(gitlab, path) {
+        match page::answer(gitlab, now, request) {
             Some(page) => Passage::Answered(page.map(Content::from)),
             None => Passage::GitLab(faults.treat(request)),
         }

@@ -1,65 +1,185 @@
-//! A page for a person who watches: jobs, their states, and their logs.
+//! The pages for a person who watches: the jobs, and one job with its log.
+//!
+//! The server renders all of it. A small script asks for the page again and replaces its main part, so that a log grows while
+//! one looks at it. What is shown comes from runners and jobs, so every text is escaped, and the browser is told to run no
+//! script but that one.
+
+mod log;
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
+use gitlab_runner_api::Timestamp;
+use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
+use http::{Request, Response, StatusCode};
 
-use crate::coordinator::{Coordinator, JobRecord};
+use crate::coordinator::{Coordinator, JobRecord, JobStatus};
 
-const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-<meta name=\"viewport\" content=\"width=device-width\"><meta http-equiv=\"refresh\" content=\"2\">\
-<title>Simulated GitLab</title><style>\
-:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}\
-table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8rem;border-bottom:1px solid #8884}\
-.badge{border-radius:1rem;padding:.1rem .6rem;color:#fff;background:#666}\
-.success{background:#108548}.failed{background:#c91c00}.running{background:#1f75cb}.canceling,.canceled{background:#8f4700}\
-pre{background:#111;color:#ddd;padding:1rem;border-radius:.4rem;overflow-x:auto;white-space:pre-wrap}\
-summary{cursor:pointer}.b{font-weight:700}.u{text-decoration:underline}\
-.c0{color:#777}.c1{color:#f66}.c2{color:#5c5}.c3{color:#db4}.c4{color:#69f}.c5{color:#d7d}.c6{color:#4cc}.c7{color:#fff}\
-</style></head><body>";
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/page.js");
+const STYLE_PATH: &str = "/_page/page.css";
+const SCRIPT_PATH: &str = "/_page/page.js";
 
-/// The page at this path; none if the path is GitLab's.
-pub(super) fn answer(gitlab: &Coordinator, path: &str) -> Option<Response<Bytes>> {
-    let (status, page) = match path {
-        "/" => (StatusCode::OK, overview(gitlab)),
-        _ => {
-            let id = path.strip_prefix("/jobs/")?;
-            match id.parse().ok().and_then(|id| gitlab.job(id)) {
-                Some(job) => (StatusCode::OK, log(job)),
-                None => {
-                    (StatusCode::NOT_FOUND, format!("{HEAD}<p>There is no such job. <a href=\"/\">All jobs</a></p>"))
-                }
-            }
+/// The colours of a log that are no class of the style sheet are attributes; they hold numbers only.
+const POLICY: &str = "default-src 'none'; style-src 'self'; style-src-attr 'unsafe-inline'; script-src 'self'; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// How many jobs the list shows.
+const LISTED: usize = 200;
+
+/// How many bytes at the end of a log are shown, about as in GitLab. To render more would delay the runners.
+const LOG_SHOWN: usize = 500 << 10;
+
+/// The states by which the list can be filtered.
+const FILTERS: [JobStatus; 6] = [
+    JobStatus::Pending,
+    JobStatus::Running,
+    JobStatus::Canceling,
+    JobStatus::Success,
+    JobStatus::Failed,
+    JobStatus::Canceled,
+];
+
+/// The page at the path of this request; none if the path is GitLab's.
+pub(super) fn answer(gitlab: &Coordinator, now: Timestamp, request: &Request<Bytes>) -> Option<Response<Bytes>> {
+    let uri = request.uri();
+    let (status, kind, body) = match uri.path() {
+        STYLE_PATH => (StatusCode::OK, "text/css; charset=utf-8", STYLE.to_owned()),
+        SCRIPT_PATH => (StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT.to_owned()),
+        path => {
+            let (status, page) = page(gitlab, now, path, uri.query().unwrap_or_default())?;
+            (status, "text/html; charset=utf-8", page)
         }
     };
-    let mut response = Response::new(Bytes::from(page));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    let version = HeaderValue::try_from(format!("\"{:08x}-{}\"", crc32fast::hash(body.as_bytes()), body.len())).ok()?;
+    let unchanged = request.headers().get(IF_NONE_MATCH) == Some(&version);
+    let mut response = Response::new(if unchanged { Bytes::new() } else { Bytes::from(body) });
+    *response.status_mut() = if unchanged { StatusCode::NOT_MODIFIED } else { status };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(ETAG, version);
     Some(response)
 }
 
-fn overview(gitlab: &Coordinator) -> String {
-    let mut page = format!(
-        "{HEAD}<h1>Simulated GitLab</h1><p>{} runners, {} requests</p>\
-         <table><thead><tr><th>Job</th><th>Name</th><th>Status</th><th>Reason</th><th>Log</th></tr></thead><tbody>",
-        gitlab.runners().count(),
-        gitlab.stats().total()
+fn page(gitlab: &Coordinator, now: Timestamp, path: &str, query: &str) -> Option<(StatusCode, String)> {
+    if path == "/" {
+        return Some((StatusCode::OK, framed("Simulated GitLab", &list(gitlab, now, query))));
+    }
+    let id = path.strip_prefix("/jobs/")?;
+    Some(match id.parse().ok().and_then(|id| gitlab.job(id)) {
+        Some(job) => (StatusCode::OK, framed(job.name(), &one(gitlab, now, job))),
+        None => {
+            let why = "<p>There is no such job. <a href=\"/\">All jobs</a></p>";
+            (StatusCode::NOT_FOUND, framed("No such job", why))
+        }
+    })
+}
+
+fn framed(title: &str, main: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
+         <link rel=\"stylesheet\" href=\"{STYLE_PATH}\"><script src=\"{SCRIPT_PATH}\" defer></script></head>\
+         <body><main>{main}</main></body></html>"
+    )
+}
+
+fn list(gitlab: &Coordinator, now: Timestamp, query: &str) -> String {
+    let asked = |name: &str| {
+        form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    };
+    let (status, name) = (asked("status").unwrap_or_default(), asked("name").unwrap_or_default());
+    let fits = |job: &&JobRecord| (status.is_empty() || job.status().as_str() == status) && job.name().contains(&name);
+    let mut newest: Vec<&JobRecord> = gitlab.jobs().filter(fits).collect();
+    newest.reverse();
+    let mut page = String::from("<h1>Simulated GitLab</h1><nav>");
+    _ = write!(page, "<a href=\"/\"{}>all</a>", if status.is_empty() { " aria-current=\"page\"" } else { "" });
+    for filter in FILTERS.map(JobStatus::as_str) {
+        let current = if status == filter { " aria-current=\"page\"" } else { "" };
+        _ = write!(page, "<a href=\"/?status={filter}\"{current}>{filter}</a>");
+    }
+    let (runners, requests) = (gitlab.runners().count() as u64, gitlab.stats().total());
+    _ = write!(page, "<span>{}, {}</span></nav>", count(runners, "runner"), count(requests, "request"));
+    page.push_str(
+        "<p id=\"problem\" role=\"alert\"></p><div class=\"wide\"><table><thead><tr><th>Job</th><th>Name</th><th>Status</th>\
+         <th>Reason</th><th>Runner</th><th>Started</th><th>Took</th><th>Log</th><th></th></tr></thead><tbody>",
     );
-    for job in gitlab.jobs() {
-        let (id, bytes) = (job.id(), job.trace().len());
-        let reason = escape(job.failure_reason().unwrap_or_default());
-        // Writing to a text does not fail.
+    for job in newest.iter().take(LISTED) {
+        let id = job.id();
+        let (started, took) = times(job, now);
         _ = write!(
             page,
-            "<tr><td><a href=\"/jobs/{id}\">{id}</a></td><td>{}</td><td>{}</td><td>{reason}</td><td>{bytes} bytes</td></tr>",
+            "<tr><td><a href=\"/jobs/{id}\">{id}</a></td><td class=\"name\">{}</td><td>{}</td><td class=\"reason\">{}</td>\
+             <td>{}</td><td>{started}</td><td>{took}</td><td>{}</td><td>{}</td></tr>",
             escape(job.name()),
-            badge(job)
+            badge(job),
+            reason(job),
+            runner(gitlab, job),
+            size(job.trace().len() as u64),
+            buttons(job),
         );
     }
-    page.push_str("</tbody></table></body></html>");
+    page.push_str("</tbody></table></div>");
+    if newest.len() > LISTED {
+        _ = write!(page, "<p>These are the newest {LISTED} of {} jobs.</p>", newest.len());
+    }
+    page.push_str(
+        "<details class=\"new\"><summary>New job</summary><form data-path=\"/_sim/jobs\">\
+         <label>Name <input name=\"name\" value=\"test\" required></label>\
+         <label>Script <textarea name=\"script\" rows=\"4\" required></textarea></label><button>Queue</button></form></details>",
+    );
     page
+}
+
+fn one(gitlab: &Coordinator, now: Timestamp, job: &JobRecord) -> String {
+    let (started, took) = times(job, now);
+    let mut page = format!(
+        "<p><a href=\"/\">All jobs</a></p><h1>{} {}</h1><p id=\"problem\" role=\"alert\"></p><div class=\"facts\">\
+         <span>Job {}</span><span>{}</span>",
+        escape(job.name()),
+        badge(job),
+        job.id(),
+        buttons(job),
+    );
+    for (what, text) in [("Reason", reason(job)), ("Runner", runner(gitlab, job)), ("Started", started), ("Took", took)]
+    {
+        if !text.is_empty() {
+            _ = write!(page, "<span>{what}: {text}</span>");
+        }
+    }
+    if let Some(first) = job.retry_of() {
+        _ = write!(page, "<span>In place of <a href=\"/jobs/{first}\">{first}</a></span>");
+    }
+    for file in job.artifacts() {
+        _ = write!(
+            page,
+            "<span><a href=\"/_sim/jobs/{}/artifacts/{kind}\" download>{}</a> ({kind}, {})</span>",
+            job.id(),
+            escape(&file.file_name),
+            size(file.content.len()),
+            kind = escape(&file.artifact_type),
+        );
+    }
+    page.push_str("</div>");
+    let trace = job.trace();
+    let shown = last_lines(trace);
+    if shown.len() < trace.len() {
+        let (id, part) = (job.id(), size(shown.len() as u64));
+        _ = write!(page, "<p>These are the last {part}. <a href=\"/_sim/jobs/{id}/trace\">The whole log</a></p>");
+    }
+    _ = write!(page, "<pre>{}</pre>", log::render(&String::from_utf8_lossy(shown)));
+    page
+}
+
+/// The end of a log, from the start of a line on.
+fn last_lines(trace: &[u8]) -> &[u8] {
+    let Some(hidden) = trace.len().checked_sub(LOG_SHOWN).filter(|hidden| *hidden > 0) else { return trace };
+    let shown = &trace[hidden..];
+    shown.iter().position(|byte| *byte == b'\n').map_or(shown, |at| &shown[at + 1..])
 }
 
 fn badge(job: &JobRecord) -> String {
@@ -67,172 +187,156 @@ fn badge(job: &JobRecord) -> String {
     format!("<span class=\"badge {status}\">{status}</span>")
 }
 
-fn log(job: &JobRecord) -> String {
-    format!(
-        "{HEAD}<p><a href=\"/\">All jobs</a></p><h1>{} {}</h1><pre>{}</pre></body></html>",
-        escape(job.name()),
-        badge(job),
-        render(&String::from_utf8_lossy(job.trace()))
-    )
+/// Why the job failed, and the exit code of its script.
+fn reason(job: &JobRecord) -> String {
+    let reason = escape(job.failure_reason().unwrap_or_default());
+    match job.exit_code() {
+        Some(code) => format!("{reason} (exit code {code})"),
+        None => reason,
+    }
+}
+
+/// What the runner is called, and the machine.
+fn runner(gitlab: &Coordinator, job: &JobRecord) -> String {
+    let Some(id) = job.runner() else { return String::new() };
+    let attributes = gitlab.runner_attributes(id);
+    let description = attributes.and_then(|attributes| attributes.get("description")?.as_str()).unwrap_or_default();
+    let machine = job.system_id().map(|system_id| format!(", {}", escape(system_id))).unwrap_or_default();
+    format!("#{id} {}{machine}", escape(description))
+}
+
+/// When the job was handed out, as a time of day in UTC, and how long it ran or has been running.
+fn times(job: &JobRecord, now: Timestamp) -> (String, String) {
+    let Some(started) = job.started_at() else { return (String::new(), String::new()) };
+    let second = started.as_millis() / 1000;
+    let of_day = format!("{:02}:{:02}:{:02}", second / 3600 % 24, second / 60 % 60, second % 60);
+    let ended = job.history().iter().find(|(_, status)| status.is_final()).map_or(now, |(at, _)| *at);
+    (of_day, duration(ended.saturating_since(started)))
+}
+
+fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, minutes, seconds) => format!("{minutes:02}:{seconds:02}"),
+        (hours, minutes, seconds) => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+/// What can be done with the job.
+fn buttons(job: &JobRecord) -> String {
+    let (verb, label) = if job.status().is_final() { ("retry", "Retry") } else { ("cancel", "Cancel") };
+    format!("<button data-post=\"/_sim/jobs/{}/{verb}\">{label}</button>", job.id())
+}
+
+fn count(number: u64, of: &str) -> String {
+    format!("{number} {of}{}", if number == 1 { "" } else { "s" })
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => count(bytes, "byte"),
+        1024..0x10_0000 => format!("{} KiB", bytes >> 10),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-/// A log as HTML: colours, and sections that fold.
-fn render(log: &str) -> String {
-    let mut html = Html::default();
-    let mut rest = log;
-    while let Some(at) = rest.find(['\x1b', '\r', '\n', 's']) {
-        let (plain, tail) = rest.split_at(at);
-        html.text(plain);
-        rest = if let Some(marker) = tail.strip_prefix("section_") {
-            html.section(marker).unwrap_or_else(|| {
-                html.text("section_");
-                marker
-            })
-        } else if let Some(codes) = tail.strip_prefix("\x1b[") {
-            html.escape_sequence(codes)
-        } else {
-            let mut letters = tail.chars();
-            match letters.next() {
-                Some('\n') => html.newline(),
-                // What follows a lone carriage return overwrites the line; both are shown, one after the other.
-                Some('\r') if !letters.as_str().starts_with('\n') => html.text(" "),
-                Some('s') => html.text("s"),
-                _ => {}
-            }
-            letters.as_str()
-        };
-    }
-    html.text(rest);
-    html.finish()
-}
-
-#[derive(Default)]
-struct Html {
-    out: String,
-    bold: bool,
-    underline: bool,
-    colour: Option<u8>,
-    /// Sections that are open, and whether the line with the title of the last one still goes on.
-    open: usize,
-    in_title: bool,
-}
-
-impl Html {
-    fn text(&mut self, text: &str) {
-        if text.is_empty() {
-            return;
-        }
-        let mut classes = Vec::new();
-        classes.extend(self.bold.then(|| "b".to_owned()));
-        classes.extend(self.underline.then(|| "u".to_owned()));
-        classes.extend(self.colour.map(|colour| format!("c{colour}")));
-        let text = escape(text);
-        if classes.is_empty() {
-            self.out.push_str(&text);
-        } else {
-            // Writing to a text does not fail.
-            _ = write!(self.out, "<span class=\"{}\">{text}</span>", classes.join(" "));
-        }
-    }
-
-    fn newline(&mut self) {
-        if std::mem::take(&mut self.in_title) {
-            self.out.push_str("</summary>");
-        } else {
-            self.out.push('\n');
-        }
-    }
-
-    /// `start:<seconds>:<name>` or `end:...`, to the end of its line control; what follows, or none if it is no marker.
-    fn section<'a>(&mut self, marker: &'a str) -> Option<&'a str> {
-        let (kind, rest) = marker.split_once(':')?;
-        let (time, rest) = rest.split_once(':')?;
-        let (name, rest) = rest.split_once("\r\x1b[0K")?;
-        let fits = time.bytes().all(|byte| byte.is_ascii_digit()) && !name.contains(['\n', '\x1b']);
-        match kind {
-            "start" if fits => {
-                self.close_title();
-                let folded = name.contains("collapsed=true");
-                self.out.push_str(if folded { "<details><summary>" } else { "<details open><summary>" });
-                (self.open, self.in_title) = (self.open + 1, true);
-            }
-            "end" if fits => {
-                self.close_title();
-                if self.open > 0 {
-                    self.open -= 1;
-                    self.out.push_str("</details>");
-                }
-            }
-            _ => return None,
-        }
-        Some(rest)
-    }
-
-    fn close_title(&mut self) {
-        if std::mem::take(&mut self.in_title) {
-            self.out.push_str("</summary>");
-        }
-    }
-
-    /// Parameters and a final letter; `m` sets colours, all others are left out.
-    fn escape_sequence<'a>(&mut self, codes: &'a str) -> &'a str {
-        let Some(end) = codes.find(|c: char| ('@'..='~').contains(&c)) else { return "" };
-        let (parameters, rest) = codes.split_at(end);
-        if rest.starts_with('m') {
-            for code in parameters.split(';') {
-                match code.parse().unwrap_or(0_u8) {
-                    0 => (self.bold, self.underline, self.colour) = (false, false, None),
-                    1 => self.bold = true,
-                    4 => self.underline = true,
-                    22 => self.bold = false,
-                    24 => self.underline = false,
-                    code @ (30..=37 | 90..=97) => self.colour = Some(code % 10),
-                    39 => self.colour = None,
-                    _ => {}
-                }
-            }
-        }
-        rest.get(1..).unwrap_or_default()
-    }
-
-    fn finish(mut self) -> String {
-        self.close_title();
-        self.out.push_str(&"</details>".repeat(self.open));
-        self.out
-    }
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coordinator::{NewJob, Settings};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+    fn get(gitlab: &Coordinator, path: &str) -> Response<Bytes> {
+        answer(gitlab, NOW, &Request::get(path).body(Bytes::new()).unwrap()).unwrap()
+    }
+
+    fn text(response: &Response<Bytes>) -> &str {
+        std::str::from_utf8(response.body()).unwrap()
+    }
 
     #[test]
-    fn colours_and_sections_are_rendered_and_nothing_is_html_that_should_not_be() {
-        let rows = [
-            ("plain <b>&\"\n", "plain &lt;b&gt;&amp;&quot;\n"),
-            ("\x1b[32;1mgreen\x1b[0;m after", "<span class=\"b c2\">green</span> after"),
-            ("\x1b[0Kx\x1b[4mu\x1b[24mv\x1b[91mr\x1b[39m.", "x<span class=\"u\">u</span>v<span class=\"c1\">r</span>."),
-            ("50%\r100%\r\ndone", "50% 100%\ndone"),
-            (
-                "section_start:1:a\r\x1b[0KTitle\nbody\nsection_end:2:a\r\x1b[0Kafter",
-                "<details open><summary>Title</summary>body\n</details>after",
-            ),
-            (
-                "section_start:1:a[collapsed=true]\r\x1b[0Ksection_start:1:b\r\x1b[0KT\n",
-                "<details><summary></summary><details open><summary>T</summary></details></details>",
-            ),
-            ("section_end:1:a\r\x1b[0K", ""),
-            ("section_moon:1:a\r\x1b[0K sss", "section_moon:1:a  sss"),
-            ("section_start:x", "section_start:x"),
-            ("\x1b[31", ""),
-            ("\x1b[31é", ""),
-        ];
-        for (log, html) in rows {
-            assert_eq!(render(log), html, "{log:?}");
+    fn the_list_is_newest_first_and_can_be_filtered() {
+        let mut gitlab = Coordinator::new(Settings::default());
+        let ids = ["one", "two", "three"].map(|name| gitlab.queue(NOW, NewJob::new(name)));
+        gitlab.force_cancel(NOW, ids[1]);
+        let shown = |path: &str| {
+            let page = text(&get(&gitlab, path)).to_owned();
+            let mut at: Vec<_> = ["one", "two", "three"]
+                .iter()
+                .filter_map(|name| Some((page.find(&format!(">{name}<"))?, *name)))
+                .collect();
+            at.sort_unstable();
+            at.into_iter().map(|(_, name)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(shown("/"), ["three", "two", "one"]);
+        assert_eq!(shown("/?status=canceled"), ["two"]);
+        assert_eq!(shown("/?status=pending&name=o"), ["one"]);
+        assert!(text(&get(&gitlab, "/")).contains("0 runners, 0 requests"));
+        gitlab.add_runner("glrt-x");
+        assert!(text(&get(&gitlab, "/")).contains("1 runner, 0 requests"));
+    }
+
+    #[test]
+    fn nothing_that_a_job_says_is_html() {
+        let mut gitlab = Coordinator::new(Settings::default());
+        let evil = "<img src=x onerror=alert(1)>\"'";
+        let id = gitlab.queue(NOW, NewJob::new(evil));
+        for path in ["/".to_owned(), format!("/jobs/{id}"), "/?name=<img".to_owned(), "/?status=\"><img".to_owned()] {
+            let path = path.replace('<', "%3C").replace('"', "%22").replace('>', "%3E");
+            let response = get(&gitlab, &path);
+            assert!(!text(&response).contains("<img"), "{path}");
+            assert!(response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().contains("script-src 'self'"));
+            assert_eq!(response.headers()[X_CONTENT_TYPE_OPTIONS], "nosniff");
         }
+        assert!(text(&get(&gitlab, "/")).contains("&lt;img src=x onerror=alert(1)&gt;&quot;&#39;"));
+    }
+
+    #[test]
+    fn what_has_not_changed_is_not_sent_again() {
+        let mut gitlab = Coordinator::new(Settings::default());
+        let id = gitlab.queue(NOW, NewJob::new("test"));
+        let path = format!("/jobs/{id}");
+        let version = get(&gitlab, &path).headers()[ETAG].clone();
+        let again = |gitlab: &Coordinator| {
+            let request = Request::get(&path).header(IF_NONE_MATCH, &version).body(Bytes::new()).unwrap();
+            answer(gitlab, NOW, &request).unwrap()
+        };
+        let unchanged = again(&gitlab);
+        assert_eq!((unchanged.status(), unchanged.body().len()), (StatusCode::NOT_MODIFIED, 0));
+        gitlab.force_cancel(NOW, id);
+        let changed = again(&gitlab);
+        assert_eq!(changed.status(), StatusCode::OK);
+        assert!(text(&changed).contains("canceled"));
+    }
+
+    #[test]
+    fn other_paths_are_gitlab_s_and_an_unknown_job_is_not_found() {
+        let gitlab = Coordinator::new(Settings::default());
+        let request = Request::get("/api/v4/jobs/request").body(Bytes::new()).unwrap();
+        assert!(answer(&gitlab, NOW, &request).is_none());
+        for path in ["/jobs/7", "/jobs/x", "/jobs/"] {
+            assert_eq!(get(&gitlab, path).status(), StatusCode::NOT_FOUND, "{path}");
+        }
+        assert_eq!(get(&gitlab, STYLE_PATH).headers()[CONTENT_TYPE], "text/css; charset=utf-8");
+    }
+
+    #[test]
+    fn of_a_long_log_the_last_lines_are_shown() {
+        let line = format!("{}\n", "x".repeat(1023));
+        let log = |lines: usize| line.repeat(lines).into_bytes();
+        assert_eq!(last_lines(&log(500)), log(500));
+        assert_eq!(last_lines(&log(600)), log(500 - 1));
+        assert_eq!(last_lines(&[b'x'; LOG_SHOWN + 9]).len(), LOG_SHOWN);
+    }
+
+    #[test]
+    fn sizes_and_times_are_words_of_a_person() {
+        assert_eq!([0, 1, 2048, 3 << 20].map(size), ["0 bytes", "1 byte", "2 KiB", "3.0 MiB"]);
+        assert_eq!([9, 75, 3661].map(|seconds| duration(Duration::from_secs(seconds))), ["00:09", "01:15", "1:01:01"]);
     }
 }
