@@ -201,8 +201,8 @@ fn runner(gitlab: &Coordinator, job: &JobRecord) -> String {
     let Some(id) = job.runner() else { return String::new() };
     let attributes = gitlab.runner_attributes(id);
     let description = attributes.and_then(|attributes| attributes.get("description")?.as_str()).unwrap_or_default();
-    let machine = job.system_id().map(|system_id| format!(", {}", escape(system_id))).unwrap_or_default();
-    format!("#{id} {}{machine}", escape(description))
+    let parts = [Some(description), job.system_id()].into_iter().flatten().filter(|part| !part.is_empty());
+    parts.fold(format!("#{id}"), |text, part| format!("{text} {}", escape(part)))
 }
 
 /// When the job was handed out, as a time of day in UTC, and how long it ran or has been running.
