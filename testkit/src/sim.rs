@@ -48,12 +48,12 @@ mod settings;
 use std::io;
 use std::net::SocketAddr;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub use faults::{Fault, InvalidFault};
 
 use crate::content::Content;
-use crate::coordinator::{Coordinator, NewJob};
+use crate::coordinator::{Coordinator, NewJob, Settings};
 use crate::dice::Dice;
 use crate::server::{Passage, Server};
 use faults::Faults;
@@ -99,6 +99,15 @@ pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed:
 /// A sentence that says which member is not what it should be.
 pub fn job(described: Value) -> Result<NewJob, String> {
     describe::job(described)
+}
+
+/// Changes settings by their names, or none of them, as `PATCH /_sim/settings` does. Times are seconds.
+///
+/// # Errors
+///
+/// A sentence that names the setting that does not exist, or whose value is not what it should be.
+pub fn change_settings(settings: &mut Settings, changes: &Map<String, Value>) -> Result<(), String> {
+    settings::change(settings, changes)
 }
 
 /// Everything that happened, as `GET /_sim/report` tells it.

@@ -277,9 +277,7 @@ fn end_signal() -> Result<impl FnOnce(), Failure> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
         .map_err(|error| Failure(1, format!("signals cannot be waited for: {error}")))?;
-    Ok(move || {
-        signals.forever().next();
-    })
+    Ok(move || _ = signals.forever().next())
 }
 
 /// Here the process is ended without being asked.

@@ -89,10 +89,14 @@ pub(super) fn job(described: Value) -> Result<NewJob, String> {
     Ok(job)
 }
 
-/// Adds the jobs that this one depends on, each by its name or number.
+/// Adds the jobs that this one depends on, each by its name or number. Objects are passed on as members of the payload.
 fn dependencies(job: NewJob, value: &Value) -> Result<NewJob, String> {
     let wrong = || "dependencies is a list of names or numbers of jobs".to_owned();
-    value.as_array().ok_or_else(wrong)?.iter().try_fold(job, |job, one| match one {
+    let list = value.as_array().ok_or_else(wrong)?;
+    if !list.is_empty() && list.iter().all(Value::is_object) {
+        return Ok(job.with_member("dependencies", value.clone()));
+    }
+    list.iter().try_fold(job, |job, one| match one {
         Value::String(name) => Ok(job.with_dependency_named(name)),
         one => Ok(job.with_dependency(one.as_u64().ok_or_else(wrong)?)),
     })

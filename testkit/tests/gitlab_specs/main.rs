@@ -1,11 +1,18 @@
 //! What GitLab's own tests assert about the runner API, run against the simulated GitLab.
 //!
 //! The vectors are the files `../gitlab-specs/*.jsonl`; `../gitlab-specs/README.md` explains their members.
-//! `../gitlab-specs/left-out.txt` lists the vectors that do not pass, with a reason for each. The test fails if a vector
+//! `../gitlab-specs/left-out.txt` lists the vectors that do not pass, with a reason for each. A test fails if a vector
 //! outside this list fails, and also if a vector in the list passes, so the list stays correct.
+//!
+//! The vectors run twice: against a `Coordinator`, and against the program `simulated-gitlab` over its socket, where the
+//! control API brings about the state. `../gitlab-specs/left-out-of-program.txt` lists those that pass only the first time.
 
+mod encode;
 mod expect;
+mod gitlab;
+mod in_process;
 mod lab;
+mod program;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +20,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use gitlab::Gitlab;
+use gitlab_runner_api_testkit::TimeLimit;
+use in_process::InProcess;
 use lab::Lab;
+use program::Program;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gitlab-specs")
@@ -29,9 +40,9 @@ fn vectors() -> Vec<Value> {
     texts.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-/// The vectors that are left out, by ID, with the reason.
-fn left_out() -> BTreeMap<String, String> {
-    let text = fs::read_to_string(folder().join("left-out.txt")).expect("the list is there");
+/// The vectors in a list of those that are left out, by ID, with the reason.
+fn left_out(list: &str) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(folder().join(list)).expect("the list is there");
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let entry = |line: &str| {
         let (id, reason) = line.split_once(": ").expect("an entry is `ID: reason`");
@@ -44,22 +55,37 @@ fn left_out() -> BTreeMap<String, String> {
     list
 }
 
-#[test]
-fn the_simulated_gitlab_does_what_gitlab_does() {
-    let mut left_out = left_out();
+/// Runs all vectors, each against a GitLab of its own. Those in the list must fail, all others must pass.
+fn run<G: Gitlab>(start: impl Fn() -> Result<G, String>, mut left_out: BTreeMap<String, String>) {
     let vectors = vectors();
     let mut passed = 0;
     let mut wrong = Vec::new();
     for vector in &vectors {
         let id = vector["id"].as_str().expect("an ID");
-        match (Lab::new().run(vector), left_out.remove(id)) {
+        let outcome = start().and_then(|gitlab| Lab::new(gitlab).run(vector));
+        match (outcome, left_out.remove(id)) {
             (Ok(()), None) => passed += 1,
             (Err(_), Some(_)) => {}
-            (Ok(()), Some(_)) => wrong.push(format!("{id} passes, but left-out.txt lists it")),
+            (Ok(()), Some(_)) => wrong.push(format!("{id} passes, but it is listed as left out")),
             (Err(why), None) => wrong.push(format!("{id} ({}): {why}", vector["ref"].as_str().unwrap_or_default())),
         }
     }
-    wrong.extend(left_out.keys().map(|id| format!("left-out.txt lists {id}, which no file contains")));
+    wrong.extend(left_out.keys().map(|id| format!("{id} is listed as left out, but no file contains it")));
     println!("{passed} of {} vectors pass", vectors.len());
     assert!(wrong.is_empty(), "{} of {} vectors:\n{}", wrong.len(), vectors.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_simulated_gitlab_does_what_gitlab_does() {
+    run(|| Ok(InProcess::new()), left_out("left-out.txt"));
+}
+
+#[test]
+fn the_program_does_it_over_its_socket() {
+    let _limit = TimeLimit::start(TimeLimit::TEST * 4);
+    let mut all = left_out("left-out.txt");
+    for (id, reason) in left_out("left-out-of-program.txt") {
+        assert_eq!(all.insert(id.clone(), reason), None, "{id} is in both lists");
+    }
+    run(Program::start, all);
 }

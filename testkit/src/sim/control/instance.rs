@@ -1,5 +1,7 @@
 //! The instance: settings, faults, requests, time, users and registration tokens.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
@@ -72,6 +74,9 @@ pub(super) fn show_time(call: &mut Call<'_>) -> Result<Response<Content>, Refusa
 
 pub(super) fn advance_time(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let by = call.duration("advance")?.ok_or_else(|| bad("advance is a number of seconds"))?;
+    // The clock counts milliseconds, and a number such as 0.877 is not exact.
+    let by = by.saturating_add(Duration::from_micros(500));
+    let by = Duration::from_millis(u64::try_from(by.as_millis()).unwrap_or(u64::MAX));
     call.advance = Some(by);
     ok(&json!({ "now": seconds(call.now.saturating_add(by)) }))
 }

@@ -46,7 +46,7 @@ pub(super) fn show_artifact(call: &mut Call<'_>) -> Result<Response<Content>, Re
 pub(super) fn cancel(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let force = call.flag("force", false)?;
     let act = if force { Coordinator::force_cancel } else { Coordinator::cancel };
-    call.change(|gitlab, now, job| act(gitlab, now, job))
+    call.change(act)
 }
 
 pub(super) fn watch(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
