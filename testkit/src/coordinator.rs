@@ -21,6 +21,7 @@ mod queue;
 mod record;
 mod registration;
 mod reports;
+mod retention;
 mod runners;
 mod settings;
 mod stats;
@@ -37,7 +38,7 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
@@ -113,6 +114,8 @@ pub struct Coordinator {
     next_manager: u64,
     jobs: BTreeMap<u64, JobRecord>,
     next_job: u64,
+    /// The jobs that have ended and are kept, in the order in which they ended.
+    ended: VecDeque<u64>,
     pending: BTreeSet<u64>,
     /// The pending jobs that depend on others.
     dependent: BTreeSet<u64>,
@@ -163,6 +166,7 @@ impl Coordinator {
             next_runner: 1,
             next_manager: 1,
             jobs: BTreeMap::new(),
+            ended: VecDeque::new(),
             pending: BTreeSet::new(),
             dependent: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -453,6 +457,7 @@ impl Coordinator {
             }
         }
         self.clock = self.clock.max(now);
+        self.drop_old_jobs();
         while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= self.clock) {
             self.timers.pop_first();
             let Some(job) = self.jobs.get_mut(&id) else { continue };
@@ -493,6 +498,7 @@ impl Coordinator {
             self.timers.insert((at, id));
         }
         if has_ended {
+            self.ended.push_back(id);
             self.release_dependents(id);
         }
         Some(result)

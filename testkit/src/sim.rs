@@ -2,6 +2,9 @@
 //!
 //! Beside the API of GitLab there is one to steer it, below `/_sim/`, and a page at `/` for people who watch.
 //!
+//! To let it run for long, the program keeps the last 1,000 jobs that have ended, with their logs and files, and the last
+//! 10,000 requests. The settings `kept_jobs` and `kept_requests` change that.
+//!
 //! | Request | Answer |
 //! |---|---|
 //! | `POST /_sim/jobs` | queues a job, `{"id": 4294967297}`. The body is a payload as GitLab sends it, or a short form: `name`, `script`, `after_script` (a line or a list), `variables`, `masked_variables` and `trigger_variables` (objects), `timeout` (seconds), `runner` (a number), `system_id` (of the only manager that gets it), `requires` (features), `tags`, `stage`, `branch`, `git_tag`, `merge_request` (`iid`, `source_branch`), `depth`, `registry` (a boolean), `dependencies` (names or numbers of jobs), `allow_failure` (a boolean), `allow_failure_exit_codes`, `environment` (a name, or `name`, `action`, `tier`, `url`); members of the payload such as `artifacts` and `image` go into it as they are; another member is refused |
@@ -10,7 +13,8 @@
 //! | `GET /_sim/jobs/:id/artifacts/:type` | a file that the job left |
 //! | `GET /_sim/jobs/:id/token` | the token of the job, also while it is pending |
 //! | `POST /_sim/jobs/:id/cancel` | a user presses cancel; with `{"force": true}`, forces it. The job, as above |
-//! | `POST /_sim/jobs/:id/ACTION` | something happens to the job; the job, as above. `watch` (`watched`: a boolean): somebody looks at the log, and runners are asked for it more often. `erase`, `delete_project`: calls are answered with 403. `lock` and `lock_log` (`seconds`): the record or the log is locked, calls are answered with 409. `lose_log` (`keep`: bytes): the rest of the log is lost, the next piece is answered with 416. `revoke_token`: calls with the token of the job are answered with 403. `expire_token` (`seconds`): the same from then on, and the job fails |
+//! | `POST /_sim/jobs/:id/retry` | a user retries a job that has ended; the new job, as above |
+//! | `POST /_sim/jobs/:id/ACTION` | something happens to the job; the job, as above. `watch` (`watched`: a boolean): somebody looks at the log, and runners are asked for it more often. `erase`, `delete_project`: its files are deleted, and calls are answered with 403. `lock` and `lock_log` (`seconds`): the record or the log is locked, calls are answered with 409. `lose_log` (`keep`: bytes): the rest of the log is lost, the next piece is answered with 416. `revoke_token`: calls with the token of the job are answered with 403. `expire_token` (`seconds`): the same from then on, and the job fails |
 //! | `GET /_sim/runners`, `GET /_sim/runners/:id` | runners: `id`, `token`, `attributes`, `managers` (with `info`, `features` and `contacted_at`) |
 //! | `POST /_sim/runners`, `PATCH /_sim/runners/:id` | makes a runner, with `token` and attributes if they are given, or changes attributes of one: `description`, `paused`, `locked`, `run_untagged`, `tag_list`, `access_level`, `maximum_timeout`, `maintenance_note`, `runner_type`; the runner, as above |
 //! | `POST /_sim/runners/:id/ACTION` | something happens to the runner; the runner, as above. `pause`, `unpause`; `reset_token`: it gets a new token, the old one is refused; `expire_token` (`seconds`): its token expires; `orphan`: its group or project is deleted |
@@ -62,6 +66,10 @@ use faults::Faults;
 /// serves it at `/_sim/openapi.json`.
 pub const OPENAPI: &str = include_str!("../openapi.json");
 
+/// How much the program keeps, if the settings do not keep less.
+const KEPT_JOBS: usize = 1000;
+const KEPT_REQUESTS: usize = 10_000;
+
 /// Serves GitLab's API, the one to steer it, and the page, at this address.
 ///
 /// # Errors
@@ -86,8 +94,11 @@ pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed:
     let server = Server::start_behind(coordinator, at, Box::new(door))?;
     let url = server.url();
     server.with(|gitlab, _| {
-        gitlab.settings_mut().external_url = url;
-        gitlab.settings_mut().record_requests = true;
+        let settings = gitlab.settings_mut();
+        settings.external_url = url;
+        settings.record_requests = true;
+        settings.kept_jobs = settings.kept_jobs.min(KEPT_JOBS);
+        settings.kept_requests = settings.kept_requests.min(KEPT_REQUESTS);
     });
     Ok(server)
 }

@@ -54,6 +54,7 @@ impl Coordinator {
         if !self.settings.record_requests {
             return None;
         }
+        self.drop_old_records();
         let number = self.next_record;
         self.next_record += 1;
         let record = RequestRecord {

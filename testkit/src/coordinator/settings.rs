@@ -172,6 +172,11 @@ pub struct Settings {
     pub running_jobs_bucket: usize,
     /// Requests are recorded, see [`Coordinator::requests`](crate::Coordinator::requests). `simulated-gitlab` records them.
     pub record_requests: bool,
+    /// So many requests are recorded, the newest. `simulated-gitlab` keeps 10,000.
+    pub kept_requests: usize,
+    /// So many jobs that have ended are kept, with their logs and files; the ones that ended first are dropped. A dropped job
+    /// is unknown to all calls. `simulated-gitlab` keeps 1,000.
+    pub kept_jobs: usize,
     /// Number of the first job. Above 2^32, so that 32-bit clients fail.
     pub first_job_id: u64,
 }
@@ -222,6 +227,8 @@ impl Default for Settings {
             external_url: "https://gitlab.example.test".to_owned(),
             running_jobs_bucket: 1000,
             record_requests: false,
+            kept_requests: usize::MAX,
+            kept_jobs: usize::MAX,
             first_job_id: (1 << 32) + 1,
         }
     }

@@ -14,6 +14,8 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
+pub(super) use jobs::no_job;
+
 use super::faults::Faults;
 use super::settings;
 use crate::content::Content;
@@ -46,6 +48,7 @@ static OPERATIONS: &[Operation<Act>] = &[
     Operation::new(Method::GET, "/_sim/jobs/{id}/trace", jobs::show_trace),
     Operation::new(Method::GET, "/_sim/jobs/{id}/artifacts/{type}", jobs::show_artifact),
     Operation::new(Method::POST, "/_sim/jobs/{id}/cancel", jobs::cancel),
+    Operation::new(Method::POST, "/_sim/jobs/{id}/retry", jobs::retry),
     Operation::new(Method::POST, "/_sim/jobs/{id}/watch", jobs::watch),
     Operation::new(Method::POST, "/_sim/jobs/{id}/erase", jobs::erase),
     Operation::new(Method::POST, "/_sim/jobs/{id}/delete_project", jobs::delete_project),

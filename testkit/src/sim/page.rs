@@ -14,6 +14,7 @@ use gitlab_runner_api::Timestamp;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
 use http::{Request, Response, StatusCode};
 
+use super::control;
 use crate::coordinator::{Coordinator, JobRecord, JobStatus};
 
 const STYLE: &str = include_str!("page/page.css");
@@ -72,8 +73,9 @@ fn page(gitlab: &Coordinator, now: Timestamp, path: &str, query: &str) -> Option
     Some(match id.parse().ok().and_then(|id| gitlab.job(id)) {
         Some(job) => (StatusCode::OK, framed(job.name(), &one(gitlab, now, job))),
         None => {
-            let why = "<p>There is no such job. <a href=\"/\">All jobs</a></p>";
-            (StatusCode::NOT_FOUND, framed("No such job", why))
+            let why = id.parse().map_or_else(|_| "there is no such job".to_owned(), |id| control::no_job(gitlab, id));
+            let main = format!("<p>404: {}. <a href=\"/\">All jobs</a></p>", escape(&why));
+            (StatusCode::NOT_FOUND, framed("No such job", &main))
         }
     })
 }

@@ -59,6 +59,8 @@ static ENTRIES: &[Entry] = entries![
     job_status_header_on_put,
     job_token_grace,
     job_token_removed_after,
+    kept_jobs,
+    kept_requests,
     local_sessions_allowed,
     long_poll,
     maintenance,

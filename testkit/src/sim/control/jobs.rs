@@ -49,6 +49,13 @@ pub(super) fn cancel(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> 
     call.change(act)
 }
 
+pub(super) fn retry(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+    let id = call.job()?.id();
+    let again = call.gitlab.retry(call.now, id).and_then(|again| call.gitlab.job(again));
+    let why = || Refusal(StatusCode::CONFLICT, format!("job {id} has not ended, or it was retried already"));
+    again.map(|job| told(StatusCode::CREATED, &view(job))).ok_or_else(why)
+}
+
 pub(super) fn watch(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     let watched = call.flag("watched", true)?;
     call.change(|gitlab, _, job| gitlab.watch(job, watched))
@@ -87,12 +94,23 @@ pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Response<Content>, Ref
     call.change(|gitlab, now, job| gitlab.expire_job_token(job, now.saturating_add(after)))
 }
 
+/// Why there is no such job.
+pub(in crate::sim) fn no_job(gitlab: &Coordinator, id: u64) -> String {
+    if gitlab.is_dropped(id) {
+        let kept = gitlab.settings().kept_jobs;
+        return format!(
+            "job {id} was dropped: of the jobs that have ended the last {kept} are kept (the setting kept_jobs)"
+        );
+    }
+    format!("there is no job {id}")
+}
+
 impl Call<'_> {
     /// The job that the path names.
     fn job(&self) -> Result<&JobRecord, Refusal> {
         let named = self.value(0);
-        let job = named.parse().ok().and_then(|id| self.gitlab.job(id));
-        job.ok_or_else(|| missing(format!("there is no job {named}")))
+        let id = named.parse().map_err(|_| missing(format!("there is no job {named}")))?;
+        self.gitlab.job(id).ok_or_else(|| missing(no_job(self.gitlab, id)))
     }
 
     /// Changes the job that the path names, and shows it.
