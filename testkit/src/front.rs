@@ -20,7 +20,8 @@ use crate::treatment::Treatment;
 
 type Decide = dyn FnMut(&Request<Bytes>) -> Treatment + Send;
 
-/// A second door to a [`Server`], with faults. It takes requests of any form, as a proxy does, and holds none.
+/// A second door to a [`Server`], with faults. It takes requests of any form, as a proxy does, and holds none. All of a request
+/// or an answer that passes through it is in memory, artifacts too.
 #[derive(Debug)]
 pub struct Front {
     address: SocketAddr,
