@@ -122,14 +122,15 @@ impl Coordinator {
     /// memory, and only those that GitLab is not going to refuse in any case.
     pub(crate) fn reading(&self, now: Timestamp, parts: &Parts) -> Reading {
         let Route::UploadArtifact(id) = Route::of(&parts.method, parts.uri.path()) else { return Reading::Whole };
+        if self.redirect_upload(parts).is_some() {
+            return Reading::AnswerFirst;
+        }
         if wire::media_type(&parts.headers) != "multipart/form-data" {
             return Reading::Whole;
         }
         let settings = &self.settings;
-        let takes_uploads = settings.maintenance == Maintenance::Off
-            && !settings.migration_backoff
-            && settings.artifacts_enabled
-            && self.redirect_upload(parts).is_none();
+        let takes_uploads =
+            settings.maintenance == Maintenance::Off && !settings.migration_backoff && settings.artifacts_enabled;
         let query = Params::from_query(parts.uri.query());
         let token = query.and_then(|query| job_token(&parts.headers, &query, &["token"]));
         if takes_uploads && token.is_ok_and(|token| self.recognise_job(now, id, &token).is_ok()) {

@@ -36,4 +36,6 @@ pub(crate) enum Reading {
     Form { limit: u64 },
     /// It is read and forgotten, as [`Body::Discarded`].
     Discard,
+    /// As [`Reading::Discard`], but the answer does not wait for it. GitLab.com's edge redirects uploads so.
+    AnswerFirst,
 }

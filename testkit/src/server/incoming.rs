@@ -15,7 +15,8 @@ use crate::form::{Form, FormError, Keep};
 /// The largest body that is read into memory. Artifacts are not, and have a limit of their own.
 const WHOLE_LIMIT: usize = 64 << 20;
 
-/// Reads a body to its end. A connection that was closed before that would take the answer with it.
+/// Reads a body to its end, as a rule before it is answered. A connection that was closed before the end would take the answer
+/// with it.
 ///
 /// # Errors
 ///
@@ -25,6 +26,11 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, reading: Readi
         Reading::Whole => whole(body).await,
         Reading::Discard => {
             skip(&mut body).await?;
+            Ok(Body::Discarded)
+        }
+        Reading::AnswerFirst => {
+            // A connection with bytes that nobody reads would be closed, and the answer might be lost with it.
+            tokio::spawn(async move { skip(&mut body).await });
             Ok(Body::Discarded)
         }
         Reading::Form { limit } => {

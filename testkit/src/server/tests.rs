@@ -269,11 +269,10 @@ fn what_is_refused_anyway_is_not_stored() {
     ] {
         assert_eq!(reading(&gitlab, method, path, token, kind), expected, "{path} {token} {kind}");
     }
-    let refusals: [fn(&mut Settings); 4] = [
+    let refusals: [fn(&mut Settings); 3] = [
         |settings| settings.artifacts_enabled = false,
         |settings| settings.maintenance = Maintenance::On,
         |settings| settings.migration_backoff = true,
-        |settings| settings.upload_redirect = Some("http://other.test".to_owned()),
     ];
     for change in refusals {
         let mut gitlab = gitlab.clone();
@@ -282,6 +281,8 @@ fn what_is_refused_anyway_is_not_stored() {
     }
     gitlab.erase(id);
     assert_eq!(reading(&gitlab, Method::POST, &path, &token, form), Reading::Discard);
+    gitlab.settings_mut().upload_redirect = Some("http://other.test".to_owned());
+    assert_eq!(reading(&gitlab, Method::POST, &path, &token, form), Reading::AnswerFirst);
 }
 
 #[test]
@@ -295,4 +296,23 @@ fn too_many_fields_are_refused_and_the_connection_is_kept() {
     let (head, _) = client.receive();
     assert!(head.starts_with("http/1.1 413"), "{head}");
     idle(&mut client);
+}
+
+#[test]
+fn an_upload_is_sent_to_another_address_before_its_body_is_read() {
+    let server = start(Duration::from_secs(1));
+    server.with(|gitlab, _| gitlab.settings_mut().upload_redirect = Some("http://near.test".to_owned()));
+    let mut client = Client::connect(&server);
+    let body = vec![b'a'; 1 << 20];
+    let head = format!("POST /api/v4/jobs/1/artifacts HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    client.0.write_all(head.as_bytes()).expect("sent");
+    let (answer, _) = client.receive();
+    assert!(
+        answer.starts_with("http/1.1 307") && answer.contains("location: http://near.test/api/v4/jobs/1/artifacts")
+    );
+    // A client that has begun to send the body may finish, and use the connection again.
+    client.0.write_all(&body).expect("sent");
+    let (answer, _) = client.call("POST /api/v4/jobs/request", r#"{"token":"glrt-fake"}"#);
+    assert!(answer.starts_with("http/1.1 204"), "{answer}");
+    assert_eq!(server.with(|gitlab, _| gitlab.stats().answers(307)), 1);
 }
