@@ -329,6 +329,11 @@ impl Coordinator {
         Answer::Now(self.seal(now, envelope, limit_headers.add_to(reply)))
     }
 
+    /// Whether a request is one of the API for users, which runners do not call.
+    pub(crate) fn is_for_users<T>(request: &Request<T>) -> bool {
+        matches!(Route::of(request.method(), request.uri().path()), Route::UserApi(_))
+    }
+
     /// [`submit`](Self::submit) for callers that cannot wait: a request that would be held is answered at once, as if the
     /// wait had ended.
     pub fn respond(&mut self, now: Timestamp, request: Request<Bytes>) -> Response<Bytes> {

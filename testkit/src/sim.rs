@@ -60,6 +60,7 @@ use crate::content::Content;
 use crate::coordinator::{Coordinator, NewJob, Settings};
 use crate::dice::Dice;
 use crate::server::{Passage, Server};
+use crate::treatment::Treatment;
 use faults::Faults;
 
 /// The description of the API to steer the simulation and of the API for users, in the format OpenAPI 3.1. The program
@@ -88,6 +89,8 @@ pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed:
         }
         match page::answer(gitlab, now, request) {
             Some(page) => Passage::Answered(page.map(Content::from)),
+            // Faults are for runners, not for the test that watches them.
+            None if Coordinator::is_for_users(request) => Passage::GitLab(Treatment::Deliver),
             None => Passage::GitLab(faults.treat(request)),
         }
     };

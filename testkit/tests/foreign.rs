@@ -142,6 +142,28 @@ fn a_pipeline_of_three_jobs_runs_by_the_words_of_the_readme() {
 }
 
 #[test]
+fn the_python_test_of_the_readme_passes() {
+    if !has("python3") || !has("curl") || cfg!(not(unix)) {
+        println!("skipped: there is no python3 or no curl here");
+        return;
+    }
+    let _limit = TimeLimit::start(TimeLimit::TEST);
+    let (_, after) = include_str!("../README.md").split_once("```python\n").expect("a test");
+    let program = after.split_once("```").expect("its end").0;
+    let program_folder = std::path::Path::new(env!("CARGO_BIN_EXE_simulated-gitlab")).parent().expect("a folder");
+    let path = format!("{}:{}", program_folder.display(), std::env::var("PATH").unwrap_or_default());
+    let ran = Command::new("python3")
+        .args(["-c", program])
+        .env("PATH", path)
+        .env("RUNNER", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/short-runner.sh"))
+        .output()
+        .expect("python3");
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "{out}\n{err}");
+    assert!(out.contains("PATCH /api/v4/jobs/") && out.contains("202 ['log of job"), "{out}");
+}
+
+#[test]
 fn jobs_are_steered_from_outside() {
     let sim = Sim::start(&[]);
     let short = r#"{"name":"s","script":"echo","after_script":["a"],"variables":{"A":1,"B":"x"},"timeout":60,"image":{"name":"alpine"}}"#;
@@ -305,8 +327,11 @@ fn a_user_asks_about_jobs_and_runners_as_in_gitlab() {
         let (status, body) = sim.call(method, &format!("/api/v4/{path}"), &headers, form).unwrap();
         (status, serde_json::from_str::<Value>(&body).unwrap_or(Value::Null))
     };
+    sim.sim("POST", "/_sim/faults", r#"{"fault":"503:any"}"#);
+    assert_eq!(sim.request_job().unwrap().0, 503);
     let (status, jobs) = user("GET", "projects/acme%2Fwidgets/jobs?scope[]=running", "");
     assert_eq!((status, &jobs[0]["id"], &jobs[0]["name"]), (200, &queued["id"], &json!("seen")));
+    sim.sim("DELETE", "/_sim/faults", "");
     let job = format!("projects/4242/jobs/{}", queued["id"]);
     assert_eq!(user("POST", &format!("{job}/cancel"), "").1["status"], "canceled");
     assert_eq!(user("POST", &format!("{job}/retry"), "").1["status"], "pending");

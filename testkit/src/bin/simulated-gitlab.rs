@@ -19,7 +19,7 @@ A simulated GitLab, for testing runners in any language.
   --listen ADDRESS          where to listen; default 127.0.0.1:8929, and port 0 takes a free one
   --registration-token T    the token that registers runners
   --runner-token T          the token of a runner that is there already
-  --access-token T          the personal access token that creates runners
+  --access-token T          the personal access token of an administrator
   --jobs FILE_OR_DIR        queues the jobs of this JSON file, or of all *.json files of this folder, by name; a file holds
                             a job or a list of them, each a payload or a short form, as POST /_sim/jobs takes them
   --report FILE             writes a report in JSON here at the end
