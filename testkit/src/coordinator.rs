@@ -30,6 +30,7 @@ mod tokens;
 mod trace;
 mod update;
 mod user_api;
+mod user_route;
 mod variables;
 mod wire;
 
@@ -55,7 +56,7 @@ pub use self::stats::{Endpoint, Stats};
 pub use self::status::JobStatus;
 
 #[cfg(test)]
-pub(crate) use self::user_api::operations as user_operations;
+pub(crate) use self::user_route::operations as user_operations;
 
 pub(crate) use self::body::{Body, Reading};
 

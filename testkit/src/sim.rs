@@ -44,7 +44,6 @@
 mod control;
 mod describe;
 mod faults;
-#[cfg(test)]
 mod openapi;
 mod page;
 mod settings;
@@ -55,6 +54,7 @@ use std::net::SocketAddr;
 use serde_json::{Map, Value};
 
 pub use faults::{Fault, InvalidFault};
+pub use openapi::OPENAPI;
 
 use crate::content::Content;
 use crate::coordinator::{Coordinator, NewJob, Settings};
@@ -62,10 +62,6 @@ use crate::dice::Dice;
 use crate::server::{Passage, Server};
 use crate::treatment::Treatment;
 use faults::Faults;
-
-/// The description of the API to steer the simulation and of the API for users, in the format OpenAPI 3.1. The program
-/// serves it at `/_sim/openapi.json`.
-pub const OPENAPI: &str = include_str!("../openapi.json");
 
 /// How much the program keeps, if the settings do not keep less.
 const KEPT_JOBS: usize = 1000;

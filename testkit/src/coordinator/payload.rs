@@ -408,6 +408,15 @@ impl NewJob {
         self.trigger.is_some()
     }
 
+    /// What started the pipeline, in GitLab's word.
+    pub(super) fn source(&self) -> &'static str {
+        match (self.is_triggered(), self.merge_request()) {
+            (true, _) => "trigger",
+            (false, Some(_)) => "merge_request_event",
+            (false, None) => "push",
+        }
+    }
+
     pub(super) fn has_registry(&self) -> bool {
         self.registry
     }

@@ -213,15 +213,14 @@ fn add_project(list: &mut List, job: &NewJob, scene: &Scene<'_>) {
 fn add_pipeline(list: &mut List, job: &NewJob, payload: &Value, scene: &Scene<'_>) {
     let git = |name: &str| payload["git_info"][name].as_str().unwrap_or_default();
     let merge_request = job.merge_request();
-    let source = match (job.is_triggered(), merge_request) {
-        (true, _) => "trigger",
-        (false, Some(_)) => "merge_request_event",
-        (false, None) => "push",
-    };
     let created_at = calendar::format(scene.created_at);
     // A pipeline of a merge request is named after the source branch.
     let name = merge_request.map_or(git("ref"), |(_, branch)| branch);
-    list.add_all([("CI_PIPELINE_IID", "101"), ("CI_PIPELINE_SOURCE", source), ("CI_PIPELINE_CREATED_AT", &created_at)]);
+    list.add_all([
+        ("CI_PIPELINE_IID", "101"),
+        ("CI_PIPELINE_SOURCE", job.source()),
+        ("CI_PIPELINE_CREATED_AT", &created_at),
+    ]);
     list.add("CI_PIPELINE_NAME", Value::Null);
     list.add_all([
         ("CI_COMMIT_SHA", git("sha")),

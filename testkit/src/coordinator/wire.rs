@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::stats::Endpoint;
 use super::status::JobStatus;
-use super::user_api;
+use super::user_route;
 use crate::content::Content;
 
 pub(super) const JOB_STATUS: HeaderName = HeaderName::from_static("job-status");
@@ -112,7 +112,7 @@ pub(super) enum Route {
     DownloadArtifacts(u64),
     AuthorizeUpload(u64),
     ReadStorage(u64),
-    UserApi(user_api::Call),
+    UserApi(user_route::Call),
     Refused(Reply),
 }
 
@@ -154,7 +154,7 @@ impl Route {
             }
             _ => Vec::new(),
         };
-        routes.extend(user_api::calls(path).map(|call| (call.method(), Self::UserApi(call))));
+        routes.extend(user_route::calls(path).map(|call| (call.method(), Self::UserApi(call))));
         if routes.is_empty() {
             return Self::Refused(not_found());
         }

@@ -1,5 +1,6 @@
 //! The API to steer the simulation.
 
+mod call;
 mod instance;
 mod jobs;
 mod runners;
@@ -10,14 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
-use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-pub(super) use jobs::no_job;
+pub(super) use self::jobs::no_job;
 
+use self::call::{Call, Refusal, told};
 use super::faults::Faults;
-use super::settings;
 use crate::content::Content;
 use crate::coordinator::Coordinator;
 use crate::routes::{self, Operation};
@@ -76,21 +76,6 @@ pub(super) fn operations() -> impl Iterator<Item = (&'static Method, &'static st
     OPERATIONS.iter().map(|operation| (&operation.method, operation.path))
 }
 
-/// Why not, with the status.
-struct Refusal(StatusCode, String);
-
-/// A request to steer the simulation.
-struct Call<'a> {
-    gitlab: &'a mut Coordinator,
-    faults: &'a mut Faults,
-    now: Timestamp,
-    body: &'a Bytes,
-    /// The values of the parameters in the path.
-    values: routes::Values<'a>,
-    /// The time that the request lets pass.
-    advance: Option<Duration>,
-}
-
 /// Answers a request to steer the simulation. The second part is the time that the request lets pass.
 pub(super) fn answer(
     gitlab: &mut Coordinator,
@@ -111,76 +96,4 @@ pub(super) fn answer(
 
 fn refused(Refusal(status, why): Refusal) -> Response<Content> {
     told(status, &json!({ "error": why }))
-}
-
-fn bad(why: impl Into<String>) -> Refusal {
-    Refusal(StatusCode::BAD_REQUEST, why.into())
-}
-
-fn missing(why: impl Into<String>) -> Refusal {
-    Refusal(StatusCode::NOT_FOUND, why.into())
-}
-
-fn told(status: StatusCode, body: &Value) -> Response<Content> {
-    let mut response = raw("application/json", Bytes::from(format!("{body}\n")));
-    *response.status_mut() = status;
-    response
-}
-
-fn ok(body: &Value) -> Result<Response<Content>, Refusal> {
-    Ok(told(StatusCode::OK, body))
-}
-
-fn raw(kind: &'static str, body: impl Into<Content>) -> Response<Content> {
-    let mut response = Response::new(body.into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
-/// A time as a number of seconds since 1970.
-fn seconds(time: Timestamp) -> f64 {
-    Duration::from_millis(time.as_millis()).as_secs_f64()
-}
-
-impl Call<'_> {
-    /// A value in the path.
-    fn value(&self, at: usize) -> &str {
-        self.values.get(at).map_or("", |value| value)
-    }
-
-    fn json(&self) -> Result<Value, Refusal> {
-        serde_json::from_slice(self.body).map_err(|error| bad(format!("the body is not JSON: {error}")))
-    }
-
-    /// The members of the body, which may be empty.
-    fn members(&self) -> Result<Map<String, Value>, Refusal> {
-        if self.body.is_empty() {
-            return Ok(Map::new());
-        }
-        match self.json()? {
-            Value::Object(members) => Ok(members),
-            _ => Err(bad("the body is a JSON object")),
-        }
-    }
-
-    /// A member of the body that is a number of seconds.
-    fn duration(&self, name: &str) -> Result<Option<Duration>, Refusal> {
-        let wrong = || bad(format!("{name} is a number of seconds"));
-        self.members()?.get(name).map(|value| settings::duration(value).ok_or_else(wrong)).transpose()
-    }
-
-    /// A member of the body that is true or false.
-    fn flag(&self, name: &str, default: bool) -> Result<bool, Refusal> {
-        match self.members()?.get(name) {
-            None => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(_) => Err(bad(format!("{name} is true or false"))),
-        }
-    }
-
-    /// A member of the body that is a text and must be given.
-    fn text(&self, name: &str) -> Result<String, Refusal> {
-        let members = self.members()?;
-        members.get(name).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| bad(format!("{name} is a text")))
-    }
 }

@@ -4,8 +4,8 @@ use gitlab_runner_api::Timestamp;
 use http::StatusCode;
 use http::header::CONTENT_DISPOSITION;
 
+use super::asked::{Asked, not_found};
 use super::paging::Total;
-use super::{Asked, not_found};
 use crate::coordinator::Coordinator;
 use crate::coordinator::access::Role;
 use crate::coordinator::artifacts;

@@ -4,7 +4,7 @@ use http::StatusCode;
 use http::header::{HeaderName, LINK};
 use serde_json::Value;
 
-use super::Asked;
+use super::asked::Asked;
 use crate::coordinator::wire::Reply;
 
 /// GitLab's default, and the most that it gives at once.

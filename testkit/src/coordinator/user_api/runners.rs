@@ -2,9 +2,9 @@
 
 use http::StatusCode;
 
+use super::asked::{Asked, not_found};
 use super::jobs::STATUSES;
 use super::paging::Total;
-use super::{Asked, not_found};
 use crate::coordinator::access::{Role, RunnerType};
 use crate::coordinator::jobs::JobRecord;
 use crate::coordinator::ownership::unmodified;

@@ -37,7 +37,7 @@ impl Coordinator {
             "runner_manager": manager,
             "artifacts_expire_at": null,
             "archived": false,
-            "source": "push",
+            "source": job.template.source(),
             "tag_list": job.template.tags(),
             "project": { "ci_job_token_scope_enabled": false },
         })));
@@ -106,7 +106,7 @@ impl Coordinator {
             "sha": job.payload["git_info"]["sha"],
             "ref": job.payload["git_info"]["ref"],
             "status": self.pipeline_status(),
-            "source": "push",
+            "source": job.template.source(),
             "web_url": format!("{}/{PROJECT_PATH}/-/pipelines/{PIPELINE}", self.settings.external_url),
         })
     }

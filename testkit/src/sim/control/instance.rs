@@ -6,10 +6,12 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::{Call, Refusal, bad, jobs, ok, raw, seconds, told};
+use super::call::{Call, Refusal, bad, ok, raw, seconds, told};
+use super::jobs;
 use crate::content::Content;
 use crate::coordinator::{Coordinator, Endpoint, Registration, RequestRecord, Role, RunnerType};
 use crate::sim::faults::InvalidFault;
+use crate::sim::openapi::OPENAPI;
 use crate::sim::settings;
 
 pub(super) fn health(_: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
@@ -17,7 +19,7 @@ pub(super) fn health(_: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
 }
 
 pub(super) fn description(_: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
-    Ok(raw("application/json", Bytes::from_static(crate::sim::OPENAPI.as_bytes())))
+    Ok(raw("application/json", Bytes::from_static(OPENAPI.as_bytes())))
 }
 
 pub(super) fn show_report(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {

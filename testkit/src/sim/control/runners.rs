@@ -6,7 +6,7 @@ use gitlab_runner_api::Timestamp;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::{Call, Refusal, bad, missing, ok, seconds, told};
+use super::call::{Call, Refusal, bad, missing, ok, seconds, told};
 use crate::content::Content;
 use crate::coordinator::{Coordinator, RunnerType};
 
