@@ -379,6 +379,13 @@ impl JobRecord {
         }
     }
 
+    /// A job that was skipped waits again.
+    pub(super) fn wait_again(&mut self, now: Timestamp) {
+        if self.status == JobStatus::Skipped {
+            self.enter(now, JobStatus::Pending);
+        }
+    }
+
     pub(super) fn force_cancel(&mut self, now: Timestamp) {
         if !self.status.is_final() {
             self.enter(now, JobStatus::Canceled);

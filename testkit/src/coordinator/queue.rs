@@ -225,7 +225,7 @@ impl Coordinator {
         std::iter::successors(earlier(&job), earlier).count()
     }
 
-    /// Queues a job again, as a user does who retries it. Returns the number of the new job; `None` if there is no such job,
+    /// Queues a job again, as a user does who retries it. Jobs that were skipped because of it wait again. Returns the number of the new job; `None` if there is no such job,
     /// if it has not ended, or if it was retried already.
     pub fn retry(&mut self, now: Timestamp, job: u64) -> Option<u64> {
         let now = self.advance(now);
@@ -234,7 +234,27 @@ impl Coordinator {
             return None;
         }
         let template = known.template.clone();
-        Some(self.enqueue(now, template, Some(job)))
+        let retry = self.enqueue(now, template, Some(job));
+        self.wait_again(now, job, retry);
+        Some(retry)
+    }
+
+    /// Jobs that were skipped because of a failed one wait again, now for its retry, and so do those that were skipped because
+    /// of them.
+    fn wait_again(&mut self, now: Timestamp, failed: u64, retry: u64) {
+        let mut causes = vec![failed];
+        while let Some(cause) = causes.pop() {
+            let skipped = |job: &&mut JobRecord| job.status == JobStatus::Skipped && job.dependencies.contains(&cause);
+            for job in self.jobs.values_mut().filter(skipped) {
+                job.dependencies.iter_mut().filter(|id| **id == failed).for_each(|id| *id = retry);
+                job.wait_again(now);
+                self.pending.insert(job.id);
+                self.dependent.insert(job.id);
+                causes.push(job.id);
+            }
+        }
+        // Some may depend on another job that failed.
+        self.skip_hopeless(now);
     }
 
     /// The numbers of the jobs that these mean.

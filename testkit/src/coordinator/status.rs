@@ -16,7 +16,7 @@ pub enum JobStatus {
     Failed,
     /// Ended by a user.
     Canceled,
-    /// Never handed out, because a job that it depends on did not succeed.
+    /// Not handed out, because a job that it depends on did not succeed. It waits again if that one is retried.
     Skipped,
 }
 
@@ -35,7 +35,7 @@ impl JobStatus {
         }
     }
 
-    /// Whether nothing changes any more.
+    /// Whether nothing changes any more, except that a skipped job may wait again.
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Success | Self::Failed | Self::Canceled | Self::Skipped)

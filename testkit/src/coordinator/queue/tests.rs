@@ -379,3 +379,29 @@ fn a_resumed_job_goes_to_the_machine_that_suspended_it() {
     };
     assert_eq!(["s_3", "s_2", "s_2", "s_1", "s_1"].map(&mut ask), [None, Some(second), None, Some(first), None]);
 }
+
+#[test]
+fn skipped_jobs_wait_again_for_the_retry_of_the_failed_one() {
+    let mut lab = Lab::new(|_| {});
+    let first = lab.gitlab.queue(lab.now, NewJob::new("first"));
+    let other = lab.gitlab.queue(lab.now, NewJob::new("other"));
+    let second = lab.gitlab.queue(lab.now, NewJob::new("second").with_dependency(first));
+    let third = lab.gitlab.queue(lab.now, NewJob::new("third").with_dependency(second));
+    let both = lab.gitlab.queue(lab.now, NewJob::new("both").with_dependency(first).with_dependency(other));
+    for id in [first, other] {
+        assert_eq!(lab.request_job(&work(&[])).status(), 201);
+        lab.put(id, json!({ "state": "failed", "failure_reason": "script_failure" }));
+    }
+    let statuses = |lab: &Lab| [second, third, both].map(|id| lab.status(id));
+    assert_eq!(statuses(&lab), ["skipped"; 3]);
+    let retry = lab.gitlab.retry(lab.now, first).expect("it has failed");
+    assert_eq!(statuses(&lab), ["pending", "pending", "skipped"], "the other job has still failed");
+    for id in [retry, second, third] {
+        assert_eq!(body(&lab.request_job(&work(&[])))["id"], id);
+        lab.put(id, json!({ "state": "success" }));
+    }
+    let retry = lab.gitlab.retry(lab.now, other).expect("it has failed");
+    assert_eq!((lab.status(both), body(&lab.request_job(&work(&[])))["id"].as_u64()), ("pending", Some(retry)));
+    lab.put(retry, json!({ "state": "success" }));
+    assert_eq!(body(&lab.request_job(&work(&[])))["id"], both);
+}
