@@ -491,9 +491,6 @@ impl Coordinator {
         let before = job.status;
         let result = alter(job, &mut self.settings);
         let has_ended = job.status.is_final() && !before.is_final();
-        if before.is_final() && !job.status.is_final() {
-            self.ended.retain(|ended| *ended != id);
-        }
         if job.status != JobStatus::Pending {
             self.pending.remove(&id);
             self.dependent.remove(&id);

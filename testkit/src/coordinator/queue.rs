@@ -225,8 +225,8 @@ impl Coordinator {
         std::iter::successors(earlier(&job), earlier).count()
     }
 
-    /// Queues a job again, as a user does who retries it. Jobs that were skipped because of it wait again. Returns the number of the new job; `None` if there is no such job,
-    /// if it has not ended, or if it was retried already.
+    /// Queues a job again, as a user does who retries it. Jobs that were skipped because of it wait again. Returns the number
+    /// of the new job; `None` if there is no such job, if it has not ended, or if it was retried already.
     pub fn retry(&mut self, now: Timestamp, job: u64) -> Option<u64> {
         let now = self.advance(now);
         let known = self.jobs.get(&job).filter(|job| job.status.is_final())?;
@@ -250,6 +250,7 @@ impl Coordinator {
                 job.wait_again(now);
                 self.pending.insert(job.id);
                 self.dependent.insert(job.id);
+                self.ended.retain(|ended| *ended != job.id);
                 causes.push(job.id);
             }
         }

@@ -91,6 +91,18 @@ mod tests {
     }
 
     #[test]
+    fn a_skipped_job_that_waits_again_has_not_ended() {
+        let mut gitlab = gitlab(3);
+        let first = gitlab.queue(NOW, NewJob::new("first"));
+        let second = gitlab.queue(NOW, NewJob::new("second").with_dependency(first));
+        gitlab.force_cancel(NOW, first);
+        assert_eq!(gitlab.job(second).unwrap().status(), crate::JobStatus::Skipped);
+        let again = gitlab.retry(NOW, first).unwrap();
+        gitlab.settings_mut().kept_jobs = 0;
+        assert_eq!(ids(&mut gitlab), [second, again]);
+    }
+
+    #[test]
     fn the_oldest_records_of_requests_are_dropped() {
         let mut gitlab = gitlab(0);
         gitlab.settings_mut().record_requests = true;
