@@ -34,6 +34,7 @@ struct Gitlab {
     process: Child,
     url: String,
     token: String,
+    control_token: String,
     _limit: TimeLimit,
 }
 
@@ -46,11 +47,19 @@ impl Gitlab {
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap();
         let told = |name: &str| ready[name].as_str().unwrap().to_owned();
-        Self { process, url: told("url"), token: told("runner_token"), _limit: limit }
+        Self {
+            process,
+            url: told("url"),
+            token: told("runner_token"),
+            control_token: told("control_token"),
+            _limit: limit,
+        }
     }
 
     fn queue(&self, job: &Value) -> u64 {
-        let answer = minreq::post(format!("{}/_sim/jobs", self.url)).with_body(job.to_string()).send().unwrap();
+        let answer = minreq::post(format!("{}/_sim/jobs", self.url));
+        let answer =
+            answer.with_header("Control-Token", &self.control_token).with_body(job.to_string()).send().unwrap();
         serde_json::from_slice::<Value>(answer.as_bytes()).unwrap()["id"].as_u64().unwrap()
     }
 

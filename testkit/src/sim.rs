@@ -2,6 +2,10 @@
 //!
 //! Beside the API of GitLab there is one to steer it, below `/_sim/`, and a page at `/` for people who watch.
 //!
+//! Requests that change something below `/_sim/` need the header `Control-Token`, with the `control_token` that the program prints
+//! at its start. The page has buttons after `/?control_token=…` was opened, which gives the browser a cookie. Requests of pages of
+//! other sites are refused, and requests to another host than an address of this machine.
+//!
 //! To let it run for long, the program keeps the last 1,000 jobs that have ended, with their logs and files, and the last
 //! 10,000 requests. The settings `kept_jobs` and `kept_requests` change that.
 //!
@@ -44,13 +48,16 @@
 mod control;
 mod describe;
 mod faults;
+mod guard;
 mod openapi;
 mod page;
 mod settings;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
+use bytes::Bytes;
+use http::Request;
 use serde_json::{Map, Value};
 
 pub use faults::{Fault, InvalidFault};
@@ -62,35 +69,118 @@ use crate::dice::Dice;
 use crate::server::{Passage, Server};
 use crate::treatment::Treatment;
 use faults::Faults;
+use guard::Guard;
 
 /// How much the program keeps, if the settings do not keep less.
 const KEPT_JOBS: usize = 1000;
 const KEPT_REQUESTS: usize = 10_000;
 
-/// Serves GitLab's API, the one to steer it, and the page, at this address.
+/// How a simulated GitLab is served.
+///
+/// ```
+/// use gitlab_runner_api_testkit::{Coordinator, Settings, sim};
+///
+/// let options = sim::Options::new("a-secret").with_fault("503:patch:1".parse()?);
+/// let server = sim::serve(Coordinator::new(Settings::default()), options)?;
+/// println!("{} is open to whoever has the secret", server.url());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Options {
+    address: SocketAddr,
+    control_token: String,
+    hosts: Vec<String>,
+    remote: bool,
+    faults: Vec<Fault>,
+    seed: u64,
+}
+
+impl Options {
+    /// A free port of the loopback interface, no faults, and this token for requests that steer the simulation.
+    #[must_use]
+    pub fn new(control_token: impl Into<String>) -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            control_token: control_token.into(),
+            hosts: Vec::new(),
+            remote: false,
+            faults: Vec::new(),
+            seed: 0,
+        }
+    }
+
+    /// Serves at this address.
+    #[must_use]
+    pub fn with_address(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// Serves requests to this host name. Without, only those to addresses, and to `localhost`.
+    #[must_use]
+    pub fn with_host(mut self, name: impl Into<String>) -> Self {
+        self.hosts.push(name.into());
+        self
+    }
+
+    /// Lets other machines use the server. Without, an address that they can reach is refused.
+    #[must_use]
+    pub fn with_remote(mut self) -> Self {
+        self.remote = true;
+        self
+    }
+
+    /// Begins with one more fault.
+    #[must_use]
+    pub fn with_fault(mut self, fault: Fault) -> Self {
+        self.faults.push(fault);
+        self
+    }
+
+    /// Decides which requests a fault strikes. The default is 0.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+}
+
+/// Serves GitLab's API, the one to steer it, and the page.
 ///
 /// # Errors
 ///
-/// If the operating system refuses the port, or a thread.
-pub fn serve(coordinator: Coordinator, at: SocketAddr, faults: Vec<Fault>, seed: u64) -> io::Result<Server> {
+/// If other machines can reach the address and [`Options::with_remote`] was not called; if the operating system refuses the port,
+/// or a thread.
+pub fn serve(coordinator: Coordinator, options: Options) -> io::Result<Server> {
+    let Options { address, control_token, hosts, remote, faults, seed } = options;
+    if !remote && !address.ip().is_loopback() {
+        let why = format!("other machines can reach {address}; the option --allow-remote allows that");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let guard = Guard::new(control_token, hosts, remote);
     let mut faults = Faults::new(faults, Dice::new(seed));
-    let door = move |gitlab: &mut Coordinator, now, request: &http::Request<bytes::Bytes>| {
-        let path = request.uri().path();
-        if path.starts_with("/_sim/") {
+    let door = move |gitlab: &mut Coordinator, now, request: &Request<Bytes>| {
+        if let Err(refusal) = guard.check_source(request) {
+            return Passage::Answered(control::refused(refusal));
+        }
+        if request.uri().path().starts_with("/_sim/") {
+            if let Err(refusal) = guard.check_change(request) {
+                return Passage::Answered(control::refused(refusal));
+            }
             gitlab.advance(now);
             return match control::answer(gitlab, &mut faults, now, request) {
                 (response, None) => Passage::Answered(response),
                 (response, Some(time)) => Passage::Advanced(time, response),
             };
         }
-        match page::answer(gitlab, now, request) {
+        match page::answer(gitlab, &guard, now, request) {
             Some(page) => Passage::Answered(page.map(Content::from)),
             // Faults are for runners, not for the test that watches them.
             None if Coordinator::is_for_users(request) => Passage::GitLab(Treatment::Deliver),
             None => Passage::GitLab(faults.treat(request)),
         }
     };
-    let server = Server::start_behind(coordinator, at, Box::new(door))?;
+    let server = Server::start_behind(coordinator, address, Box::new(door))?;
     let url = server.url();
     server.with(|gitlab, _| {
         let settings = gitlab.settings_mut();

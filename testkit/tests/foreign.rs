@@ -47,7 +47,8 @@ impl Sim {
     }
 
     fn sim(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
-        let (status, body) = self.call(method, path, "", body).expect("an answer");
+        let token = format!("Control-Token: {}\r\n", self.told("control_token"));
+        let (status, body) = self.call(method, path, &token, body).expect("an answer");
         (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
     }
 
@@ -124,6 +125,7 @@ fn a_pipeline_of_three_jobs_runs_by_the_words_of_the_readme() {
         .args(["-euc", script_of_the_readme()])
         .env("url", sim.told("url"))
         .env("runner_token", sim.told("runner_token"))
+        .env("control_token", sim.told("control_token"))
         .current_dir(&folder)
         .output()
         .expect("sh");
@@ -161,6 +163,58 @@ fn the_python_test_of_the_readme_passes() {
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     assert!(ran.status.success(), "{out}\n{err}");
     assert!(out.contains("PATCH /api/v4/jobs/") && out.contains("202 ['log of job"), "{out}");
+}
+
+#[test]
+fn only_who_has_the_token_can_change_something_and_no_other_site_can_ask() {
+    let sim = Sim::start(&["--allow-host", "gitlab.test"]);
+    let address = sim.told("url").strip_prefix("http://").unwrap().to_owned();
+    let token = format!("Control-Token: {}", sim.told("control_token"));
+    let cookie = format!("Cookie: control_token={}", sim.told("control_token"));
+    let job = r#"{"name":"x"}"#;
+    for (headers, status) in [
+        (vec![], 401),
+        (vec!["Control-Token: wrong"], 401),
+        (vec!["Cookie: control_token=wrong"], 401),
+        (vec![token.as_str(), "Origin: https://evil.example"], 403),
+        (vec![&cookie, "Origin: null"], 403),
+        (vec![&cookie, "Origin: http://127.0.0.1:1"], 403),
+        (vec![&token], 201),
+        (vec![&cookie], 201),
+        (vec![&cookie, &format!("Origin: http://{address}")], 201),
+    ] {
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        assert_eq!(sim.call("POST", "/_sim/jobs", &headers, job).unwrap().0, status, "{headers}");
+    }
+    for path in ["/", "/_sim/jobs", "/api/v4/jobs/request"] {
+        for (host, served) in
+            [("evil.example", false), ("192.0.2.1", false), ("gitlab.test:8929", true), ("[::1]", true)]
+        {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert_eq!(!answer.starts_with("HTTP/1.1 403 "), served, "{path} {host}: {answer}");
+        }
+    }
+    // No answer says that pages of other sites may read it.
+    let mut stream = TcpStream::connect(&address).unwrap();
+    write!(stream, "OPTIONS /_sim/jobs HTTP/1.1\r\nHost: {address}\r\nOrigin: https://evil.example\r\n\r\n").unwrap();
+    let mut answer = [0; 512];
+    let read = stream.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..read]).to_lowercase();
+    assert!(answer.starts_with("http/1.1 403 ") && !answer.contains("access-control-allow"), "{answer}");
+}
+
+#[test]
+fn an_address_that_others_can_reach_must_be_allowed() {
+    let program = env!("CARGO_BIN_EXE_simulated-gitlab");
+    let refused = Command::new(program).args(["--listen", "0.0.0.0:0"]).output().unwrap();
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && why.contains("--allow-remote"), "{why}");
+    let (one, two) = (Sim::start(&["--allow-remote"]), Sim::start(&["--seed", "0"]));
+    assert_ne!(one.told("control_token"), two.told("control_token"), "it can be guessed");
+    assert_eq!(one.told("runner_token"), two.told("runner_token"));
 }
 
 #[test]
@@ -362,8 +416,7 @@ fn virtual_time_ends_the_wait_of_a_held_request() {
         let body = json!({ "token": sim.told("runner_token") }).to_string();
         let mut stream = TcpStream::connect(address).unwrap();
         let length = body.len();
-        let head =
-            "POST /api/v4/jobs/request HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json";
+        let head = "POST /api/v4/jobs/request HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
         write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -469,7 +522,9 @@ fn no_message_shows_a_token() {
             vec![format!("--runner-tokn={token}")],
             vec!["--runner-token".into(), token.into(), "--access-token".into()],
         ];
-        for option in ["listen", "jobs", "seed", "fault", "update-interval", "long-poll", "two-phase-commit"] {
+        for option in
+            ["listen", "jobs", "seed", "fault", "update-interval", "long-poll", "two-phase-commit", "allow-remote"]
+        {
             lines.push(vec![format!("--{option}"), token.into()]);
             lines.push(vec![format!("--{option}={token}")]);
         }
@@ -494,7 +549,10 @@ fn a_browser_shows_jobs_and_logs() {
     let page = sim.call("GET", "/", "", "").unwrap().1;
     assert!(page.contains("&lt;b&gt;watched") && page.contains("running") && !page.contains("<b>watched"));
     let page = sim.call("GET", &format!("/jobs/{id}"), "", "").unwrap().1;
-    assert!(page.contains("<summary>Title</summary>") && page.contains("&lt;script&gt;"), "{page}");
+    assert!(
+        page.contains("<span class=\"duration\">00:01</span>Title</summary>") && page.contains("&lt;script&gt;"),
+        "{page}"
+    );
     assert_eq!(sim.call("GET", "/jobs/7", "", "").unwrap().0, 404);
 
     let browser = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| has(name));
@@ -512,5 +570,5 @@ fn a_browser_shows_jobs_and_logs() {
         .expect("the browser runs");
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     _ = fs::remove_dir_all(profile);
-    assert!(shown.contains("<span class=\"c2\">green</span>") && shown.contains("<details open=\"\">"), "{shown}");
+    assert!(shown.contains("<span class=\"f2\">green</span>") && shown.contains("<details open=\"\""), "{shown}");
 }

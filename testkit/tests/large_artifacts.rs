@@ -54,13 +54,19 @@ impl Sim {
     fn call(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
         let mut stream = self.connect();
         let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n");
         stream.write_all(format!("{head}{body}").as_bytes()).expect("sent");
         Answer::read(stream)
     }
 
+    /// The header for requests that change something.
+    fn control_token(&self) -> String {
+        format!("Control-Token: {}\r\n", self.told("control_token"))
+    }
+
     fn json(&self, method: &str, path: &str, body: &Value) -> Value {
-        let answer = self.call(method, path, "Content-Type: application/json\r\n", &body.to_string());
+        let headers = format!("Content-Type: application/json\r\n{}", self.control_token());
+        let answer = self.call(method, path, &headers, &body.to_string());
         serde_json::from_reader(answer.body).expect("JSON")
     }
 
@@ -78,7 +84,7 @@ impl Sim {
         let after = "\r\n--xx--\r\n";
         let mut stream = self.connect();
         let head = format!(
-            "POST /api/v4/jobs/{job}/artifacts HTTP/1.1\r\nHost: x\r\nJOB-TOKEN: {token}\r\n\
+            "POST /api/v4/jobs/{job}/artifacts HTTP/1.1\r\nHost: localhost\r\nJOB-TOKEN: {token}\r\n\
              Content-Type: multipart/form-data; boundary=xx\r\nContent-Length: {}\r\n\r\n{before}",
             (before.len() + after.len()) as u64 + size
         );
@@ -214,7 +220,7 @@ fn a_large_artifact_goes_up_and_down_with_little_memory() {
     assert!(peak <= MEMORY, "the program needed {peak} bytes");
 
     // The file is deleted with the job.
-    sim.call("POST", &format!("/_sim/jobs/{job}/erase"), "", "{}").text();
+    sim.call("POST", &format!("/_sim/jobs/{job}/erase"), &sim.control_token(), "{}").text();
     assert_eq!(sim.temporary_files(), 0);
 }
 
@@ -224,7 +230,7 @@ fn a_file_that_comes_in_part_leaves_nothing() {
     let (job, token) = sim.running_job();
     let mut stream = sim.connect();
     let head = format!(
-        "POST /api/v4/jobs/{job}/artifacts HTTP/1.1\r\nHost: x\r\nJOB-TOKEN: {token}\r\n\
+        "POST /api/v4/jobs/{job}/artifacts HTTP/1.1\r\nHost: localhost\r\nJOB-TOKEN: {token}\r\n\
          Content-Type: multipart/form-data; boundary=xx\r\nContent-Length: {SIZE}\r\n\r\n\
          --xx\r\nContent-Disposition: form-data; name=\"file\"; filename=\"large.zip\"\r\n\r\n"
     );

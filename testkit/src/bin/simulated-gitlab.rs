@@ -35,8 +35,9 @@ A simulated GitLab, for testing runners in any language.
 
   --help, --version         print this text, or the version, on standard output
 
-When it is ready it prints one line of JSON: url, registration_token, runner_token, access_token. SIGTERM and SIGINT end
-it. Jobs are queued and looked at below URL/_sim/, and seen at URL/ in a browser.
+When it is ready it prints one line of JSON: url, registration_token, runner_token, access_token, control_token, page. SIGTERM
+and SIGINT end it. Jobs are queued and looked at below URL/_sim/; what changes something there needs the header Control-Token.
+PAGE shows them in a browser.
 
 Exit codes: 0 ended by a signal; 1 something failed; 2 wrong usage.";
 
@@ -62,6 +63,9 @@ struct Options {
     registration_token: Option<String>,
     runner_token: Option<String>,
     access_token: Option<String>,
+    control_token: Option<String>,
+    allow_remote: bool,
+    allowed_hosts: Vec<String>,
     jobs: Vec<PathBuf>,
     report: Option<PathBuf>,
     seed: u64,
@@ -80,11 +84,13 @@ enum Wanted {
 }
 
 /// All options that take a value.
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 13] = [
     "listen",
     "registration-token",
     "runner-token",
     "access-token",
+    "control-token",
+    "allow-host",
     "jobs",
     "report",
     "seed",
@@ -100,6 +106,9 @@ fn options() -> Result<Wanted, Failure> {
         registration_token: None,
         runner_token: None,
         access_token: None,
+        control_token: None,
+        allow_remote: false,
+        allowed_hosts: Vec::new(),
         jobs: Vec::new(),
         report: None,
         seed: 0,
@@ -126,6 +135,10 @@ fn options() -> Result<Wanted, Failure> {
                 options.virtual_time = true;
                 continue;
             }
+            "allow-remote" => {
+                options.allow_remote = true;
+                continue;
+            }
             name if OPTIONS.contains(&name) => {}
             name => return Err(unknown_option(name)),
         }
@@ -137,6 +150,8 @@ fn options() -> Result<Wanted, Failure> {
             "registration-token" => options.registration_token = Some(text),
             "runner-token" => options.runner_token = Some(text),
             "access-token" => options.access_token = Some(text),
+            "control-token" => options.control_token = Some(text),
+            "allow-host" => options.allowed_hosts.push(text),
             "jobs" => options.jobs.push(value.into()),
             "report" => options.report = Some(value.into()),
             "seed" => options.seed = text.parse().map_err(|_| wrong("a whole number"))?,
@@ -157,8 +172,10 @@ fn options() -> Result<Wanted, Failure> {
 
 /// An option that is misspelt, or a token that was given as one. It is shown only if it is close to an option.
 fn unknown_option(name: &str) -> Failure {
-    let known =
-        OPTIONS.into_iter().chain(["help", "version", "virtual-time"]).map(|known| (distance(name, known), known));
+    let known = OPTIONS
+        .into_iter()
+        .chain(["help", "version", "virtual-time", "allow-remote"])
+        .map(|known| (distance(name, known), known));
     // Two mistakes, but no more than one in three letters.
     match known.filter(|(far, known)| *far <= 2.min(known.len() / 3)).min() {
         Some((_, known)) => usage(format!("there is no option --{name}; did you mean --{known}?")),
@@ -211,6 +228,10 @@ fn run() -> Result<(), Failure> {
     let registration_token = token(options.registration_token, "GR1348941");
     let runner_token = token(options.runner_token, "glrt-");
     let access_token = token(options.access_token, "glpat-");
+    let control_token = match options.control_token {
+        Some(token) => token,
+        None => random_token()?,
+    };
 
     let settings = Settings::default().with(|settings| {
         settings.long_poll = options.long_poll;
@@ -224,7 +245,13 @@ fn run() -> Result<(), Failure> {
     gitlab.add_runner(&runner_token);
     let jobs = options.jobs.iter().map(|path| jobs(path)).collect::<Result<Vec<_>, _>>()?;
 
-    let server = sim::serve(gitlab, options.listen, options.faults, options.seed);
+    let mut served = sim::Options::new(&control_token).with_address(options.listen).with_seed(options.seed);
+    served = options.faults.into_iter().fold(served, sim::Options::with_fault);
+    served = options.allowed_hosts.into_iter().fold(served, sim::Options::with_host);
+    if options.allow_remote {
+        served = served.with_remote();
+    }
+    let server = sim::serve(gitlab, served);
     let server = server.map_err(|error| Failure(1, format!("cannot listen at {}: {error}", options.listen)))?;
     if options.virtual_time {
         server.stop_clock();
@@ -239,6 +266,8 @@ fn run() -> Result<(), Failure> {
         "registration_token": registration_token,
         "runner_token": runner_token,
         "access_token": access_token,
+        "control_token": control_token,
+        "page": format!("{}/?control_token={control_token}", server.url()),
     });
     let told = writeln!(std::io::stdout(), "{ready}").and_then(|()| std::io::stdout().flush());
     told.map_err(|error| Failure(1, format!("standard output: {error}")))?;
@@ -250,6 +279,13 @@ fn run() -> Result<(), Failure> {
             .map_err(|error| Failure(1, format!("{}: {error}", shown(&path, "--report"))))?;
     }
     Ok(())
+}
+
+/// A token that nobody can guess. The others depend on the seed, so that a run can be repeated.
+fn random_token() -> Result<String, Failure> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Failure(1, format!("no random numbers: {error}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The jobs of a file, or of all files of a folder.

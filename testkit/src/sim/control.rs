@@ -94,6 +94,7 @@ pub(super) fn answer(
     (response, call.advance)
 }
 
-fn refused(Refusal(status, why): Refusal) -> Response<Content> {
+/// The answer to a request that is refused.
+pub(super) fn refused(Refusal(status, why): Refusal) -> Response<Content> {
     told(status, &json!({ "error": why }))
 }

@@ -11,10 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
-use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, SET_COOKIE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Request, Response, StatusCode};
 
 use super::control;
+use super::guard::{self, Guard};
 use crate::coordinator::{Coordinator, JobRecord, JobStatus};
 
 const STYLE: &str = include_str!("page/page.css");
@@ -25,6 +29,16 @@ const SCRIPT_PATH: &str = "/_page/page.js";
 /// The colours of a log that are no class of the style sheet are attributes; they hold numbers only.
 const POLICY: &str = "default-src 'none'; style-src 'self'; style-src-attr 'unsafe-inline'; script-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The cookie and the parameter of the query with the token for changes.
+const TOKEN: &str = guard::COOKIE_NAME;
+
+const NEW_JOB: &str = "<details><summary>New job</summary><form data-path=\"/_sim/jobs\">\
+    <label>Name <input name=\"name\" value=\"test\" required></label>\
+    <label>Script <textarea name=\"script\" rows=\"4\" required></textarea></label><button>Queue</button></form></details>";
+
+const READ_ONLY: &str =
+    "<p>Open the address that the program printed as <code>page</code> to cancel, retry and queue jobs.</p>";
 
 /// How many jobs the list shows.
 const LISTED: usize = 200;
@@ -43,13 +57,24 @@ const FILTERS: [JobStatus; 6] = [
 ];
 
 /// The page at the path of this request; none if the path is GitLab's.
-pub(super) fn answer(gitlab: &Coordinator, now: Timestamp, request: &Request<Bytes>) -> Option<Response<Bytes>> {
+pub(super) fn answer(
+    gitlab: &Coordinator,
+    guard: &Guard,
+    now: Timestamp,
+    request: &Request<Bytes>,
+) -> Option<Response<Bytes>> {
     let uri = request.uri();
+    if uri.path() == "/"
+        && let Some(token) = parameter(uri.query(), TOKEN)
+    {
+        return Some(admit(guard, &token));
+    }
+    let may_change = guard.has_token(request.headers());
     let (status, kind, body) = match uri.path() {
         STYLE_PATH => (StatusCode::OK, "text/css; charset=utf-8", STYLE.to_owned()),
         SCRIPT_PATH => (StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT.to_owned()),
         path => {
-            let (status, page) = page(gitlab, now, path, uri.query().unwrap_or_default())?;
+            let (status, page) = page(&View { gitlab, now, may_change }, path, uri.query())?;
             (status, "text/html; charset=utf-8", page)
         }
     };
@@ -65,13 +90,47 @@ pub(super) fn answer(gitlab: &Coordinator, now: Timestamp, request: &Request<Byt
     Some(response)
 }
 
-fn page(gitlab: &Coordinator, now: Timestamp, path: &str, query: &str) -> Option<(StatusCode, String)> {
+/// What a page is made from.
+struct View<'a> {
+    gitlab: &'a Coordinator,
+    now: Timestamp,
+    /// The browser has the cookie with the token, so that buttons work.
+    may_change: bool,
+}
+
+/// A parameter of the query.
+fn parameter(query: Option<&str>, name: &str) -> Option<String> {
+    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+/// Gives the browser a cookie with the token, and shows the list.
+fn admit(guard: &Guard, token: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let cookie = HeaderValue::try_from(format!("{TOKEN}={token}; Path=/; HttpOnly; SameSite=Strict"));
+    match cookie {
+        Ok(cookie) if guard.is_token(token.as_bytes()) => {
+            *response.status_mut() = StatusCode::SEE_OTHER;
+            response.headers_mut().insert(LOCATION, HeaderValue::from_static("/"));
+            response.headers_mut().insert(SET_COOKIE, cookie);
+        }
+        _ => {
+            *response.status_mut() = StatusCode::FORBIDDEN;
+            *response.body_mut() =
+                Bytes::from_static(b"This is not the control_token that the program printed at its start.\n");
+        }
+    }
+    response
+}
+
+fn page(view: &View<'_>, path: &str, query: Option<&str>) -> Option<(StatusCode, String)> {
     if path == "/" {
-        return Some((StatusCode::OK, framed("Simulated GitLab", &list(gitlab, now, query))));
+        return Some((StatusCode::OK, framed("Simulated GitLab", &list(view, query))));
     }
     let id = path.strip_prefix("/jobs/")?;
+    let gitlab = view.gitlab;
     Some(match id.parse().ok().and_then(|id| gitlab.job(id)) {
-        Some(job) => (StatusCode::OK, framed(job.name(), &one(gitlab, now, job))),
+        Some(job) => (StatusCode::OK, framed(job.name(), &one(view, job))),
         None => {
             let why = id.parse().map_or_else(|_| "there is no such job".to_owned(), |id| control::no_job(gitlab, id));
             let main = format!("<p>404: {}. <a href=\"/\">All jobs</a></p>", escape(&why));
@@ -90,11 +149,10 @@ fn framed(title: &str, main: &str) -> String {
     )
 }
 
-fn list(gitlab: &Coordinator, now: Timestamp, query: &str) -> String {
-    let asked = |name: &str| {
-        form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
-    };
-    let (status, name) = (asked("status").unwrap_or_default(), asked("name").unwrap_or_default());
+fn list(view: &View<'_>, query: Option<&str>) -> String {
+    let View { gitlab, now, .. } = *view;
+    let asked = |name: &str| parameter(query, name).unwrap_or_default();
+    let (status, name) = (asked("status"), asked("name"));
     let fits = |job: &&JobRecord| (status.is_empty() || job.status().as_str() == status) && job.name().contains(&name);
     let mut newest: Vec<&JobRecord> = gitlab.jobs().filter(fits).collect();
     newest.reverse();
@@ -122,30 +180,27 @@ fn list(gitlab: &Coordinator, now: Timestamp, query: &str) -> String {
             reason(job),
             runner(gitlab, job),
             size(job.trace().len() as u64),
-            buttons(job),
+            buttons(view, job),
         );
     }
     page.push_str("</tbody></table></div>");
     if newest.len() > LISTED {
         _ = write!(page, "<p>These are the newest {LISTED} of {} jobs.</p>", newest.len());
     }
-    page.push_str(
-        "<details class=\"new\"><summary>New job</summary><form data-path=\"/_sim/jobs\">\
-         <label>Name <input name=\"name\" value=\"test\" required></label>\
-         <label>Script <textarea name=\"script\" rows=\"4\" required></textarea></label><button>Queue</button></form></details>",
-    );
+    page.push_str(if view.may_change { NEW_JOB } else { READ_ONLY });
     page
 }
 
-fn one(gitlab: &Coordinator, now: Timestamp, job: &JobRecord) -> String {
+fn one(view: &View<'_>, job: &JobRecord) -> String {
+    let View { gitlab, now, .. } = *view;
     let (started, took) = times(job, now);
     let mut page = format!(
         "<p><a href=\"/\">All jobs</a></p><h1>{} {}</h1><p id=\"problem\" role=\"alert\"></p><div class=\"facts\">\
-         <span>Job {}</span><span>{}</span>",
+         <span>Job {}</span>{}",
         escape(job.name()),
         badge(job),
         job.id(),
-        buttons(job),
+        buttons(view, job),
     );
     for (what, text) in [("Reason", reason(job)), ("Runner", runner(gitlab, job)), ("Started", started), ("Took", took)]
     {
@@ -225,7 +280,10 @@ fn duration(time: Duration) -> String {
 }
 
 /// What can be done with the job.
-fn buttons(job: &JobRecord) -> String {
+fn buttons(view: &View<'_>, job: &JobRecord) -> String {
+    if !view.may_change {
+        return String::new();
+    }
     let (verb, label) = if job.status().is_final() { ("retry", "Retry") } else { ("cancel", "Cancel") };
     format!("<button data-post=\"/_sim/jobs/{}/{verb}\">{label}</button>", job.id())
 }
@@ -253,8 +311,12 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
+    fn guard() -> Guard {
+        Guard::new("secret".to_owned(), Vec::new(), false)
+    }
+
     fn get(gitlab: &Coordinator, path: &str) -> Response<Bytes> {
-        answer(gitlab, NOW, &Request::get(path).body(Bytes::new()).unwrap()).unwrap()
+        answer(gitlab, &guard(), NOW, &Request::get(path).body(Bytes::new()).unwrap()).unwrap()
     }
 
     fn text(response: &Response<Bytes>) -> &str {
@@ -284,6 +346,24 @@ mod tests {
     }
 
     #[test]
+    fn who_opens_the_page_with_the_token_gets_buttons() {
+        let mut gitlab = Coordinator::new(Settings::default());
+        gitlab.queue(NOW, NewJob::new("test"));
+        assert!(!text(&get(&gitlab, "/")).contains("<button"));
+        let refused = get(&gitlab, "/?control_token=wrong");
+        assert_eq!((refused.status(), refused.headers().get(SET_COOKIE)), (StatusCode::FORBIDDEN, None));
+        let admitted = get(&gitlab, "/?control_token=secret");
+        assert_eq!((admitted.status(), &admitted.headers()[LOCATION]), (StatusCode::SEE_OTHER, &"/".parse().unwrap()));
+        let cookie = admitted.headers()[SET_COOKIE].to_str().unwrap();
+        assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+        let cookie = cookie.split(';').next().unwrap();
+        let request = Request::get("/").header("cookie", cookie).body(Bytes::new()).unwrap();
+        let page = answer(&gitlab, &guard(), NOW, &request).unwrap();
+        assert_eq!(text(&page).matches("<button").count(), 2);
+        assert!(!text(&page).contains("secret"));
+    }
+
+    #[test]
     fn nothing_that_a_job_says_is_html() {
         let mut gitlab = Coordinator::new(Settings::default());
         let evil = "<img src=x onerror=alert(1)>\"'";
@@ -306,7 +386,7 @@ mod tests {
         let version = get(&gitlab, &path).headers()[ETAG].clone();
         let again = |gitlab: &Coordinator| {
             let request = Request::get(&path).header(IF_NONE_MATCH, &version).body(Bytes::new()).unwrap();
-            answer(gitlab, NOW, &request).unwrap()
+            answer(gitlab, &guard(), NOW, &request).unwrap()
         };
         let unchanged = again(&gitlab);
         assert_eq!((unchanged.status(), unchanged.body().len()), (StatusCode::NOT_MODIFIED, 0));
@@ -320,7 +400,7 @@ mod tests {
     fn other_paths_are_gitlab_s_and_an_unknown_job_is_not_found() {
         let gitlab = Coordinator::new(Settings::default());
         let request = Request::get("/api/v4/jobs/request").body(Bytes::new()).unwrap();
-        assert!(answer(&gitlab, NOW, &request).is_none());
+        assert!(answer(&gitlab, &guard(), NOW, &request).is_none());
         for path in ["/jobs/7", "/jobs/x", "/jobs/"] {
             assert_eq!(get(&gitlab, path).status(), StatusCode::NOT_FOUND, "{path}");
         }

@@ -26,6 +26,7 @@ type Answer = Result<Response<Bytes>, String>;
 pub(crate) struct Program {
     child: Child,
     address: String,
+    control_token: String,
     held: Option<Receiver<Answer>>,
     hold: Duration,
 }
@@ -34,6 +35,7 @@ impl Program {
     pub(crate) fn start() -> Result<Self, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_simulated-gitlab"));
         command.args(["--listen", "127.0.0.1:0", "--virtual-time", "--registration-token", REGISTRATION_TOKEN]);
+        command.args(["--allow-host", "gitlab.example.test"]);
         command.args(["--access-token", ACCESS_TOKEN, "--runner-token", RUNNER_TOKEN]);
         let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
         let mut line = String::new();
@@ -41,7 +43,9 @@ impl Program {
         BufReader::new(output).read_line(&mut line).map_err(|error| error.to_string())?;
         let ready: Value = serde_json::from_str(&line).map_err(|error| error.to_string())?;
         let address = ready["url"].as_str().and_then(|url| url.strip_prefix("http://")).ok_or("no URL")?;
-        let mut program = Self { address: address.to_owned(), child, held: None, hold: Duration::ZERO };
+        let control_token = ready["control_token"].as_str().ok_or("no token")?.to_owned();
+        let (held, hold) = (None, Duration::ZERO);
+        let mut program = Self { address: address.to_owned(), control_token, child, held, hold };
         program.set(Map::from_iter([("external_url".to_owned(), json!(EXTERNAL_URL))]))?;
         let past = Duration::from_millis(program.now()? % 60_000);
         program.pass(Duration::from_secs(60) - past)?;
@@ -51,7 +55,8 @@ impl Program {
     /// A request of the control API.
     fn control(&self, method: &str, path: &str, body: &Value) -> Result<(u16, Bytes), String> {
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-        let request = Request::builder().method(method).uri(format!("/_sim/{path}")).body(body);
+        let request = Request::builder().method(method).uri(format!("/_sim/{path}"));
+        let request = request.header("Control-Token", &self.control_token).body(body);
         let response = exchange(&self.address, &request.map_err(|error| error.to_string())?)?;
         Ok((response.status().as_u16(), response.into_body()))
     }

@@ -12,10 +12,8 @@ use crate::content::Content;
 use crate::coordinator::Coordinator;
 use crate::routes::Values;
 use crate::sim::faults::Faults;
+pub(super) use crate::sim::guard::Refusal;
 use crate::sim::settings;
-
-/// Why not, with the status.
-pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 
 /// A request to steer the simulation.
 pub(super) struct Call<'a> {

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
 use super::OPENAPI;
 use crate::coordinator::{Coordinator, Settings, user_operations};
 use crate::server::Server;
-use crate::sim::{control, describe, serve, settings};
+use crate::sim::{Options, control, describe, serve, settings};
 use crate::time_limit::TimeLimit;
 
 const ACCESS_TOKEN: &str = "glpat-admin";
+const CONTROL_TOKEN: &str = "control";
 const RUNNER_TOKEN: &str = "glrt-runner";
 
 fn document() -> Value {
@@ -166,10 +167,10 @@ impl Scene {
         gitlab.set_access_token(ACCESS_TOKEN);
         gitlab.add_user("glpat-guest", crate::Role::Guest, ["read_user"]);
         gitlab.add_runner(RUNNER_TOKEN);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let server = serve(gitlab, address, Vec::new(), 0).expect("a server").with_time_limit(TimeLimit::TEST);
+        let server = serve(gitlab, Options::new(CONTROL_TOKEN)).expect("a server").with_time_limit(TimeLimit::TEST);
         let mut scene = Self { server, job: 0 };
-        let (status, queued) = scene.call("POST", "/_sim/jobs", "", r#"{"name":"first"}"#);
+        let token = format!("Control-Token: {CONTROL_TOKEN}\r\n");
+        let (status, queued) = scene.call("POST", "/_sim/jobs", &token, r#"{"name":"first"}"#);
         assert_eq!(status, 201);
         scene.job = json_of(&queued)["id"].as_u64().expect("a number");
         let ask = json!({ "token": RUNNER_TOKEN, "system_id": "s_1", "info": { "version": "1" } }).to_string();
@@ -243,7 +244,8 @@ fn every_operation_answers_as_it_is_described() {
         if let Some(example) = request.get("example") {
             check(&document, &request["schema"], example).unwrap_or_else(|why| panic!("{name}: {why}"));
         }
-        let headers = |token: &str| format!("PRIVATE-TOKEN: {token}\r\nContent-Type: application/json\r\n");
+        let json = "Content-Type: application/json\r\n";
+        let headers = |token: &str| format!("PRIVATE-TOKEN: {token}\r\nControl-Token: {CONTROL_TOKEN}\r\n{json}");
 
         let scene = Scene::new();
         let (status, answer) = scene.call(&method, &scene.fill(path, true), &headers(ACCESS_TOKEN), &body);
@@ -259,6 +261,12 @@ fn every_operation_answers_as_it_is_described() {
         if operation["requestBody"]["required"] == true && !is_for_users {
             let (status, answer) = scene.call(&method, &scene.fill(path, true), &headers(ACCESS_TOKEN), "[]");
             assert_eq!(status, 400, "{name}: {answer}");
+            check_answer(&document, &name, operation, status, &answer);
+        }
+        if method != "GET" && !is_for_users {
+            assert_eq!(operation["security"], json!([{ "controlToken": [] }]), "{name}");
+            let (status, answer) = scene.call(&method, &scene.fill(path, true), json, &body);
+            assert_eq!(status, 401, "{name}: {answer}");
             check_answer(&document, &name, operation, status, &answer);
         }
         if is_for_users {
