@@ -46,6 +46,8 @@ fn every_archive_holds_both_licences_the_readme_and_the_changelog() {
         for file in IN_EVERY_ARCHIVE {
             assert!(files.contains(file), "{name} lacks {file}");
         }
+        let is_testkit = name == "gitlab-runner-api-testkit";
+        assert_eq!(files.contains("openapi.json"), is_testkit, "{name}: the description of the simulated GitLab's APIs");
         let target = files.iter().find(|file| file.starts_with("target/"));
         assert_eq!(target, None, "{name} holds what was built");
     }
