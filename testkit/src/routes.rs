@@ -14,7 +14,7 @@ pub(crate) struct Operation<A> {
     pub(crate) method: Method,
     /// The path, with the names of parameters in braces.
     pub(crate) path: &'static str,
-    /// What the operation does.
+    /// What the operation does: a function, or a name that the dispatcher matches on.
     pub(crate) act: A,
 }
 

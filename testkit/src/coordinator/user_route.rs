@@ -68,6 +68,7 @@ pub(super) fn calls(path: &str) -> impl Iterator<Item = Call> {
 }
 
 impl Call {
+    /// The operation.
     pub(super) fn route(&self) -> UserRoute {
         self.operation.act
     }
@@ -77,6 +78,7 @@ impl Call {
         &self.values
     }
 
+    /// The method of the operation.
     pub(super) fn method(&self) -> Method {
         self.operation.method.clone()
     }

@@ -9,7 +9,7 @@ use crate::coordinator::user_route::Call;
 use crate::coordinator::variables::{PROJECT, PROJECT_PATH};
 use crate::coordinator::wire::Reply;
 
-/// A request of a user.
+/// A request of a user who has a valid access token.
 pub(super) struct Asked<'a> {
     pub(super) now: Timestamp,
     pub(super) user: &'a User,
@@ -44,7 +44,7 @@ impl Asked<'_> {
     }
 }
 
-/// Something that there is not.
+/// The answer about a job or a runner that does not exist.
 pub(super) fn not_found() -> Reply {
     Reply::message(StatusCode::NOT_FOUND, "404 Not found")
 }

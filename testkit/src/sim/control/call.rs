@@ -27,14 +27,17 @@ pub(super) struct Call<'a> {
     pub(super) advance: Option<Duration>,
 }
 
+/// Refuses a body that is not what it should be.
 pub(super) fn bad(why: impl Into<String>) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, why.into())
 }
 
+/// Refuses a request about something that does not exist.
 pub(super) fn missing(why: impl Into<String>) -> Refusal {
     Refusal(StatusCode::NOT_FOUND, why.into())
 }
 
+/// An answer in JSON.
 pub(super) fn told(status: StatusCode, body: &Value) -> Response<Content> {
     let mut response = raw("application/json", Bytes::from(format!("{body}\n")));
     *response.status_mut() = status;
@@ -45,6 +48,7 @@ pub(super) fn ok(body: &Value) -> Result<Response<Content>, Refusal> {
     Ok(told(StatusCode::OK, body))
 }
 
+/// An answer of this media type.
 pub(super) fn raw(kind: &'static str, body: impl Into<Content>) -> Response<Content> {
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));

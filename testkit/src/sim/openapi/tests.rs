@@ -189,8 +189,8 @@ impl Scene {
         scene
     }
 
-    /// One request on a connection of its own; the status and the body.
-    fn call(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+    /// One request on a connection of its own; the status, the body, and the media type.
+    fn exchange(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String, String) {
         let url = self.server.url();
         let address = url.strip_prefix("http://").expect("plain HTTP");
         let mut stream = TcpStream::connect(address).expect("a connection");
@@ -201,7 +201,16 @@ impl Scene {
         stream.read_to_string(&mut answer).expect("an answer");
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.expect("a status"), body.to_owned())
+        let kind = head.to_ascii_lowercase().lines().find_map(|line| {
+            let kind = line.strip_prefix("content-type: ")?;
+            kind.split(';').next().map(str::to_owned)
+        });
+        (status.expect("a status"), body.to_owned(), kind.unwrap_or_default())
+    }
+
+    fn call(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let (status, body, _) = self.exchange(method, path, headers, body);
+        (status, body)
     }
 
     /// A path with the values of the scene, or with others that do not exist.
@@ -219,14 +228,15 @@ fn json_of(text: &str) -> Value {
 }
 
 /// Checks an answer against the description of its status.
-fn check_answer(document: &Value, name: &str, operation: &Value, status: u16, body: &str) {
+fn check_answer(document: &Value, name: &str, operation: &Value, (status, body, kind): &(u16, String, String)) {
     let described = operation["responses"].get(status.to_string());
     let described = described.unwrap_or_else(|| panic!("{name}: {status} is not described: {body}"));
     match resolve(document, described).get("content") {
-        None => assert_eq!(body, "", "{name}: {status} has no body"),
+        None => assert_eq!((body.as_str(), kind.as_str()), ("", ""), "{name}: {status} has no body"),
         Some(content) => {
-            if let Some(json) = content.get("application/json") {
-                check(document, &json["schema"], &json_of(body))
+            let media = content.get(kind).unwrap_or_else(|| panic!("{name}: {status} is not {kind:?}: {content}"));
+            if kind == "application/json" {
+                check(document, &media["schema"], &json_of(body))
                     .unwrap_or_else(|why| panic!("{name}: {status}: {why}"));
             }
         }
@@ -248,32 +258,32 @@ fn every_operation_answers_as_it_is_described() {
         let headers = |token: &str| format!("PRIVATE-TOKEN: {token}\r\nControl-Token: {CONTROL_TOKEN}\r\n{json}");
 
         let scene = Scene::new();
-        let (status, answer) = scene.call(&method, &scene.fill(path, true), &headers(ACCESS_TOKEN), &body);
-        assert!((200..300).contains(&status), "{name}: {status} {answer}");
-        check_answer(&document, &name, operation, status, &answer);
+        let answer = scene.exchange(&method, &scene.fill(path, true), &headers(ACCESS_TOKEN), &body);
+        assert!((200..300).contains(&answer.0), "{name}: {answer:?}");
+        check_answer(&document, &name, operation, &answer);
 
         let scene = Scene::new();
         if path.contains('{') {
-            let (status, answer) = scene.call(&method, &scene.fill(path, false), &headers(ACCESS_TOKEN), &body);
-            assert_eq!(status, 404, "{name}: {answer}");
-            check_answer(&document, &name, operation, status, &answer);
+            let answer = scene.exchange(&method, &scene.fill(path, false), &headers(ACCESS_TOKEN), &body);
+            assert_eq!(answer.0, 404, "{name}: {answer:?}");
+            check_answer(&document, &name, operation, &answer);
         }
         if operation["requestBody"]["required"] == true && !is_for_users {
-            let (status, answer) = scene.call(&method, &scene.fill(path, true), &headers(ACCESS_TOKEN), "[]");
-            assert_eq!(status, 400, "{name}: {answer}");
-            check_answer(&document, &name, operation, status, &answer);
+            let answer = scene.exchange(&method, &scene.fill(path, true), &headers(ACCESS_TOKEN), "[]");
+            assert_eq!(answer.0, 400, "{name}: {answer:?}");
+            check_answer(&document, &name, operation, &answer);
         }
         if method != "GET" && !is_for_users {
             assert_eq!(operation["security"], json!([{ "controlToken": [] }]), "{name}");
-            let (status, answer) = scene.call(&method, &scene.fill(path, true), json, &body);
-            assert_eq!(status, 401, "{name}: {answer}");
-            check_answer(&document, &name, operation, status, &answer);
+            let answer = scene.exchange(&method, &scene.fill(path, true), json, &body);
+            assert_eq!(answer.0, 401, "{name}: {answer:?}");
+            check_answer(&document, &name, operation, &answer);
         }
         if is_for_users {
             for (token, expected) in [("nobody", 401), ("glpat-guest", 403)] {
-                let (status, answer) = scene.call(&method, &scene.fill(path, true), &headers(token), &body);
-                assert_eq!(status, expected, "{name}: {answer}");
-                check_answer(&document, &name, operation, status, &answer);
+                let answer = scene.exchange(&method, &scene.fill(path, true), &headers(token), &body);
+                assert_eq!(answer.0, expected, "{name}: {answer:?}");
+                check_answer(&document, &name, operation, &answer);
             }
         }
     }
