@@ -1,5 +1,6 @@
 //! The state machine of one job: it accepts the job, delivers its log, notices a cancellation, and reports the result.
 
+mod alignment;
 mod answers;
 mod drive;
 mod log;
@@ -22,7 +23,7 @@ use crate::api::info::Unpromised;
 use crate::api::job_spec::{Assignment, JobSpec, Loss};
 use crate::backoff::{Backoff, Policy};
 use crate::call::{Owner, Wire};
-use crate::config::RunnerConfig;
+use crate::config::{Retain, RunnerConfig};
 use crate::error::Misuse;
 use crate::log::Pipeline;
 use crate::reply::Cause;
@@ -31,7 +32,7 @@ use crate::snapshot::ResumeError;
 use crate::time::{Steady, Timestamp};
 use drive::Step;
 use pacing::{Detours, Pacing, PatchSize, Progress, Reachability};
-use phase::{Finishing, Phase};
+use phase::{Acceptance, Finishing, Phase};
 use rules::Intent;
 use trace::Trace;
 
@@ -45,6 +46,9 @@ pub use snapshot::JobSnapshot;
 pub enum JobEvent {
     /// GitLab has confirmed that this runner has the job. This is the moment to start its script: until then, a server with
     /// two-phase commit may still give the job to another runner.
+    ///
+    /// A [durable](RunnerConfig::with_durable) job asks to be saved first, so that this event comes at most once even if the process
+    /// dies: after a resume, [`Job::is_accepted`] tells whether it came. A job that already has its result does not tell it.
     Accepted,
     /// A user cancelled the job. Stop the script, run `after_script`, then call [`Job::finish`].
     ///
@@ -202,7 +206,7 @@ pub struct Job {
     probe: Option<Probe>,
     /// The last piece or probe was answered with a 416 that named the very offset at which it began.
     stalled: bool,
-    accepted: bool,
+    acceptance: Acceptance,
     check: Option<Check>,
     timed_out: bool,
     abandoned: bool,
@@ -353,7 +357,7 @@ impl Job {
             fate_unknown: false,
             probe: None,
             stalled: false,
-            accepted: false,
+            acceptance: Acceptance::Pending,
             check: None,
             timed_out: false,
             abandoned: false,
@@ -382,12 +386,39 @@ impl Job {
         snapshot: JobSnapshot,
         now: Timestamp,
     ) -> Result<Self, ResumeError> {
-        if snapshot.job != assignment.id() {
-            return Err(ResumeError::WrongJob { found: snapshot.job, wanted: assignment.id() });
+        if snapshot.job_id() != assignment.id() {
+            return Err(ResumeError::WrongJob { found: snapshot.job_id(), wanted: assignment.id() });
         }
         let mut job = Self::unstarted(config, assignment, now);
-        job.restore(snapshot, now);
+        job.restore(snapshot.0, now);
         Ok(job)
+    }
+
+    /// Takes the log of a resumed job from this offset to its end, so that nobody has to bring it back.
+    pub(crate) fn hold_log(&mut self, start: u64, log: Bytes) {
+        self.trace.hold(start, log);
+    }
+
+    /// The part of the log that is not kept here although GitLab may need it, if there is one.
+    pub(crate) fn log_elsewhere(&mut self) -> Option<Range<u64>> {
+        if matches!(self.phase, Phase::Closed(_)) {
+            return None;
+        }
+        let needed = match self.config.retain {
+            Retain::All => self.trace.floor(),
+            Retain::Unacknowledged => self.trace.acknowledged(),
+        };
+        let (kept, _) = self.trace.retained();
+        (needed < kept).then_some(needed..kept)
+    }
+
+    /// Whether GitLab has confirmed that this runner has the job, and the application was told so with [`JobEvent::Accepted`].
+    ///
+    /// A resumed job that was accepted before tells it with this method only. Whether its script was started is known to those who
+    /// start scripts.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.acceptance == Acceptance::Told
     }
 
     /// The job's id.

@@ -3,6 +3,7 @@
 mod python;
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,9 +11,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::api::job_spec::Assignment;
-use crate::config::Server;
+use crate::config::{RunnerConfig, Server};
 use crate::job::{Job, JobSnapshot};
 use crate::snapshot::{self, ResumeError};
+use crate::time::Timestamp;
 
 const KIND: &str = "job-record";
 const FORMAT: u32 = 1;
@@ -45,17 +47,73 @@ struct Stored {
 impl JobRecord {
     /// A job as it is now. It is as good as the moment it is taken: a job that goes on from here must not be sent to GitLab
     /// by two. [`Job::abandon`] it first, or be sure that nothing is done with the record unless the process died.
-    #[must_use]
-    pub fn of(job: &mut Job) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`ResumeError::LogElsewhere`] if the job was resumed without its log, and GitLab may still need the bytes from before. Resume
+    /// with [`JobRecord::resume`], so that the job has them, or give them to [`JobRecord::with_log_before`].
+    pub fn of(job: &mut Job) -> Result<Self, ResumeError> {
+        if let Some(missing) = job.log_elsewhere() {
+            return Err(ResumeError::LogElsewhere { missing });
+        }
         let (log_start, log) = job.retained();
         let (server, assignment, snapshot) = (job.server().clone(), job.assignment().clone(), job.snapshot());
-        Self { server, assignment, snapshot, log_start, log: log.concat().into() }
+        Ok(Self { server, assignment, snapshot, log_start, log: log.concat().into() })
+    }
+
+    /// A job as it is now, of which this is the log from its first byte up to what [`Job::retained`] has, or further. The record has
+    /// the whole log then.
+    ///
+    /// # Errors
+    ///
+    /// [`ResumeError::LogElsewhere`] if there are too few bytes, or [`ResumeError::Corrupt`] if they are not the beginning of this
+    /// job's log.
+    pub fn with_log_before(job: &mut Job, before: &[u8]) -> Result<Self, ResumeError> {
+        let (log_start, log) = job.retained();
+        let known = usize::try_from(log_start).ok().and_then(|start| before.get(..start));
+        let Some(known) = known else {
+            return Err(ResumeError::LogElsewhere { missing: before.len() as u64..log_start });
+        };
+        let log = [known, &log.concat()].concat();
+        Self::new(job.server().clone(), job.assignment().clone(), job.snapshot(), 0, log.into())
     }
 
     /// From its parts, as files may keep them apart. `log` begins at the offset `log_start`.
-    #[must_use]
-    pub fn new(server: Server, assignment: Assignment, snapshot: JobSnapshot, log_start: u64, log: Bytes) -> Self {
-        Self { server, assignment, snapshot, log_start, log }
+    ///
+    /// # Errors
+    ///
+    /// [`ResumeError::WrongJob`] if assignment and snapshot are not of the same job, or [`ResumeError::Corrupt`] if the log is not the
+    /// one that the snapshot speaks of, by its size, and by its checksum if it is the whole log.
+    pub fn new(
+        server: Server,
+        assignment: Assignment,
+        snapshot: JobSnapshot,
+        log_start: u64,
+        log: Bytes,
+    ) -> Result<Self, ResumeError> {
+        let corrupt = |what: &str| ResumeError::Corrupt(what.to_owned());
+        if snapshot.job_id() != assignment.id() {
+            return Err(ResumeError::WrongJob { found: snapshot.job_id(), wanted: assignment.id() });
+        }
+        if log_start.checked_add(log.len() as u64) != Some(snapshot.log_size()) {
+            return Err(corrupt("its log is not as long as its state says"));
+        }
+        if log_start == 0 && !snapshot.is_log([&log]) {
+            return Err(corrupt("the checksum of its log is not the one in its state"));
+        }
+        Ok(Self { server, assignment, snapshot, log_start, log })
+    }
+
+    /// Resumes the job, on this host or another one: [`Job::resume`], and the job has its log as far as the record holds it. It asks
+    /// for none of that with [`crate::JobEvent::TraceNeeded`].
+    ///
+    /// # Errors
+    ///
+    /// [`ResumeError`] as [`Job::resume`].
+    pub fn resume(&self, config: Arc<RunnerConfig>, now: Timestamp) -> Result<Job, ResumeError> {
+        let mut job = Job::resume(config, &self.assignment, self.snapshot.clone(), now)?;
+        job.hold_log(self.log_start, self.log.clone());
+        Ok(job)
     }
 
     /// The instance the job is of.
@@ -110,16 +168,7 @@ impl JobRecord {
             assignment.with_masked_at_run_time(stored.masked_at_run_time.into_iter().map(crate::secret::Secret::new));
         let snapshot = JobSnapshot::from_json(&stored.snapshot)?;
         let log = STANDARD.decode(stored.log).map_err(|_| corrupt("its log cannot be read"))?;
-        if snapshot.job_id() != assignment.id() {
-            return Err(ResumeError::WrongJob { found: snapshot.job_id(), wanted: assignment.id() });
-        }
-        if stored.log_start.checked_add(log.len() as u64) != Some(snapshot.log_size()) {
-            return Err(corrupt("its log is not as long as its state says"));
-        }
-        if stored.log_start == 0 && !snapshot.is_log([&log]) {
-            return Err(corrupt("the checksum of its log is not the one in its state"));
-        }
-        Ok(Self { server, assignment, snapshot, log_start: stored.log_start, log: log.into() })
+        Self::new(server, assignment, snapshot, stored.log_start, log.into())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The form in which state is stored: plain JSON in a versioned envelope.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::error::json_fault;
@@ -35,6 +37,13 @@ pub enum ResumeError {
         found: u64,
         /// The job of the assignment.
         wanted: u64,
+    },
+    /// A part of the log that GitLab may need is not where the job is.
+    #[error("the job does not hold its log from byte {} up to byte {}, which GitLab may need", missing.start, missing.end)]
+    #[non_exhaustive]
+    LogElsewhere {
+        /// The part that is missing, in offsets of the job's log.
+        missing: Range<u64>,
     },
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::pacing::{Lane, News, Progress};
-use super::phase::{AbortReason, Cancellation, Closed, Outcome, Phase};
+use super::phase::{AbortReason, Acceptance, Cancellation, Closed, Outcome, Phase};
 use super::rules::{self, Context, Intent, Verdict};
 use super::trace::Location;
 use super::{Job, JobEvent, LogRefused, NothingBut, Probe, Purpose, Sent};
@@ -118,9 +118,11 @@ impl Job {
         self.contact(sent, now);
         match verdict {
             Verdict::Accepted | Verdict::NotInForce => {
-                self.accepted = true;
                 self.give_back(sent);
-                self.events.push_back(JobEvent::Accepted);
+                self.acceptance = Acceptance::Untold;
+                if self.config.durable {
+                    self.change_critically();
+                }
             }
             Verdict::Acknowledged => self.acknowledged(sent, now),
             Verdict::AcknowledgedAbort(reason) => {
@@ -172,11 +174,12 @@ impl Job {
                 // A record of before the probe must not be taken up after what is sent now.
                 self.change_critically();
                 if rewind {
-                    self.progress.lost_from(self.trace.floor(), now);
-                    self.trace.floor()
-                } else {
-                    base
+                    self.trace.rewind();
+                    self.progress.lost_from(self.trace.acknowledged(), now);
+                    self.trace_request.done();
+                    return;
                 }
+                base
             }
             Intent::Patch { start, end } => {
                 self.patch_size.taken(end - start);
@@ -199,6 +202,7 @@ impl Job {
     ///  our log     |================|--------------|- - - - - |
     ///  GitLab's    |=========|                                      size within what was sent: go on there
     ///  GitLab's  |=|                                                size before the floor: our first known byte goes there
+    ///  GitLab's    |=========|####|                                 size among foreign bytes: our next one goes there
     ///  GitLab's    |=======================================|        size beyond: somebody else wrote; ours goes behind
     /// ```
     fn resynchronise(&mut self, sent: Sent, size: u64, now: Timestamp) {
@@ -219,12 +223,15 @@ impl Job {
         self.trace_request.done();
         let progress = match self.trace.locate(size) {
             Location::Within(offset) => {
-                self.trace.acknowledge(offset);
+                if self.trace.go_back_to(offset, size) {
+                    // What is sent now lies elsewhere than a record of before says.
+                    self.change_critically();
+                }
                 self.progress.lost_from(offset, now);
                 self.progress.named(offset)
             }
-            Location::Before => {
-                self.shift(self.trace.floor(), size);
+            Location::Shifted(offset) => {
+                self.shift(offset, size);
                 false
             }
             // Somebody else's bytes are behind ours, or in place of a piece that certainly did not arrive.

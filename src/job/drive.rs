@@ -5,7 +5,7 @@ use std::ops::Range;
 use http::Response;
 
 use super::pacing::{Lane, News};
-use super::phase::{Closed, Phase};
+use super::phase::{Acceptance, Closed, Phase};
 use super::rules::Intent;
 use super::{ASK_FOR_TRACE, ASK_TO_SAVE, Check, Job, JobEvent, LogRefused, Purpose, WaitReason};
 use crate::call::{CallKind, Scope, Scopes, Ticket};
@@ -33,7 +33,14 @@ impl Machine for Job {
         if let Some(sent) = self.wire.take_overdue(now) {
             self.failed(sent, Cause::Failure(Failure::TimedOut), None, now);
         }
-        if let Some(event) = self.events.pop_front() {
+        if self.owes_acceptance() {
+            if self.saved >= self.critical || !self.config.durable {
+                self.acceptance = Acceptance::Told;
+                self.revision += 1;
+                return Output::Event(JobEvent::Accepted);
+            }
+            // What is queued is said after the acceptance, which waits to be saved.
+        } else if let Some(event) = self.events.pop_front() {
             return Output::Event(event);
         }
         if matches!(self.phase, Phase::Closed(_)) {
@@ -132,7 +139,7 @@ impl Job {
             soonest.at(overdue_at, WaitReason::Answer);
             return soonest.into();
         }
-        if !self.accepted {
+        if self.acceptance == Acceptance::Pending {
             return self.send_step(Intent::Accept, now, &mut soonest).unwrap_or_else(|| soonest.into());
         }
         let step = match (self.is_log_delivered(), &self.phase) {
@@ -145,6 +152,11 @@ impl Job {
             (false, _) => self.trace_step(now, &mut soonest).or_else(|| self.keep_alive_step(now, &mut soonest)),
         };
         step.unwrap_or_else(|| soonest.into())
+    }
+
+    /// Whether the application is still to be told that the job is accepted. One that has its result starts no script any more.
+    fn owes_acceptance(&self) -> bool {
+        self.acceptance == Acceptance::Untold && self.phase == Phase::Running
     }
 
     /// What is to be told, whether or not anything can be sent.

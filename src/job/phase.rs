@@ -157,6 +157,18 @@ pub enum Cancellation {
     Aborted,
 }
 
+/// How far the acceptance of a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Acceptance {
+    /// GitLab has not confirmed it. Nothing else is sent.
+    Pending,
+    /// GitLab has confirmed it, and the application does not know yet. A durable job is saved first.
+    Untold,
+    /// The application was told.
+    Told,
+}
+
 /// Where the job is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -173,18 +185,14 @@ pub(super) enum Phase {
 pub(super) struct Finishing {
     pub(super) result: JobResult,
     /// When the job was first polled with its result.
-    #[serde(default)]
     pub(super) since: Option<Timestamp>,
     /// The report was in flight at least once.
     pub(super) sent: bool,
     /// A report may have arrived at GitLab although no answer said so.
-    #[serde(default)]
     pub(super) may_have_arrived: bool,
     /// The last answer was 202, so that the next report is one that GitLab asked for.
-    #[serde(default)]
     pub(super) asked_again: bool,
     /// The log was refused for too long, and what is missing of it is not sent any more.
-    #[serde(default)]
     pub(super) log_given_up: bool,
     /// The checksum and size first reported. They never change.
     #[serde(skip)]

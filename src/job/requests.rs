@@ -67,7 +67,7 @@ impl Job {
     fn report(&mut self) -> UpdateJob {
         let digest = LogDigest::new(self.trace.crc(), self.trace.written());
         // With bytes of somebody else in GitLab's log, no checksum of ours can be right.
-        let intact = self.trace.shift() == 0;
+        let intact = self.trace.is_exact();
         let (id, token) = (self.id(), self.token());
         let Phase::Finishing(finishing) = &mut self.phase else { return UpdateJob::running(id, token) };
         finishing.sent = true;
@@ -82,7 +82,9 @@ impl Job {
             Some(key) => report.with_runtime_environment_key(key),
             None => report,
         };
-        if finishing.without_digest || !intact {
+        // Once it was sent without a checksum it stays so, also if GitLab loses what was not ours.
+        finishing.without_digest |= !intact;
+        if finishing.without_digest {
             return report;
         }
         report.with_digest(*finishing.digest.get_or_insert(digest))

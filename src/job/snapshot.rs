@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::alignment::Alignment;
 use super::answers::ASK_AGAIN_CAP;
 use super::pacing::{Lane, Pacing, PatchSize, Progress};
-use super::phase::{Cancellation, Closed, Finishing, JobResult, Phase};
+use super::phase::{Acceptance, Cancellation, Closed, Finishing, JobResult, Phase};
 use super::rules::Intent;
 use super::trace::{Offsets, Trace};
 use super::{Job, JobEvent, NothingBut, Probe, Purpose};
@@ -19,32 +20,38 @@ use crate::snapshot::{self, ResumeError};
 use crate::time::Timestamp;
 
 const KIND: &str = "job";
-/// Format 1 had no pipeline: its fields are missing there, and their defaults say so.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 1;
 
 /// A job's state at one moment: small plain data, without secrets and without the log.
 ///
 /// Taken by [`crate::Job::snapshot`] at *any* moment, also with a call on the wire, and taken up by
 /// [`crate::Job::resume`] together with the job's [`crate::Assignment`]. It may be printed and logged.
+///
+/// It is also `Serialize` and `Deserialize`, for those who keep it as a part of something else. Numbers that contradict each other are
+/// refused on every way in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobSnapshot {
+#[serde(try_from = "StoredJob")]
+pub struct JobSnapshot(pub(super) StoredJob);
+
+/// The members of a [`JobSnapshot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredJob {
     pub(super) job: u64,
     pub(super) revision: u64,
     pub(super) phase: StoredPhase,
-    pub(super) accepted: bool,
+    pub(super) acceptance: Acceptance,
     pub(super) cancellation: Cancellation,
     pub(super) timed_out: bool,
     pub(super) on_the_wire: Option<Intent>,
     pub(super) rng: Rng,
-    #[serde(default)]
     pub(super) pacing: Pacing,
     pub(super) log_written: u64,
     pub(super) log_acknowledged: u64,
-    /// Where the log was to be probed, if it was: nothing behind that was sent.
-    pub(super) probe_at: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) log_probe: Option<StoredProbe>,
     pub(super) log_crc32: u32,
-    pub(super) log_shift: i64,
-    pub(super) log_floor: u64,
+    #[serde(default, skip_serializing_if = "Alignment::is_exact")]
+    pub(super) log_shifts: Alignment,
     pub(super) patch_limit: u64,
     pub(super) interval_ms: u64,
     pub(super) deadline: Timestamp,
@@ -53,12 +60,21 @@ pub struct JobSnapshot {
     /// What GitLab lost and was sent again, and when it lost it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) log_lost: Option<(Range<u64>, Timestamp)>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) nothing_but: Option<(NothingBut, Timestamp)>,
     #[serde(default, skip_serializing_if = "PipelineSnapshot::is_idle")]
     pub(super) log_pipeline: PipelineSnapshot,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) log_sections: Vec<String>,
+}
+
+/// A probe that stands. It goes on after a resume, with what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredProbe {
+    /// The offset of the log that is asked for: nothing behind that was sent.
+    pub(super) at: u64,
+    /// Whether all of the log is to be sent again afterwards.
+    pub(super) rewinds: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,26 +85,46 @@ pub(super) enum StoredPhase {
     Closed(Closed),
 }
 
+/// The one way in, for a text and for `serde`: a number that cannot be is found here, and not by the arithmetic on it.
+impl TryFrom<StoredJob> for JobSnapshot {
+    type Error = &'static str;
+
+    fn try_from(stored: StoredJob) -> Result<Self, Self::Error> {
+        let probed = stored.log_probe.map_or(stored.log_written, |probe| probe.at);
+        // No job comes so far, and whatever is added can be counted.
+        let countable = [stored.log_written, stored.revision].iter().all(|number| *number <= u64::MAX / 2);
+        let lost = stored.log_lost.as_ref().is_none_or(|(lost, _)| lost.start <= lost.end && lost.end <= probed);
+        let sound = countable
+            && lost
+            && stored.log_shifts.is_sound(stored.log_acknowledged)
+            && stored.log_acknowledged <= probed
+            && probed <= stored.log_written;
+        if sound { Ok(Self(stored)) } else { Err("its numbers contradict each other") }
+    }
+}
+
 impl JobSnapshot {
     /// A job that another client ran until now. All of its log may be at GitLab, or none.
     pub(crate) fn of_another_client(job: u64, log: &[u8], result: Option<JobResult>) -> Self {
         let size = log.len() as u64;
-        Self {
+        // Where its log ends is asked before more is sent. If there is a result, that was sent after the log.
+        let log_probe = result.is_none().then_some(StoredProbe { at: size, rewinds: false });
+        let log_acknowledged = if result.is_none() { 0 } else { size };
+        Self(StoredJob {
             job,
             revision: 0,
             phase: result.map_or(StoredPhase::Running, |result| StoredPhase::Finishing(*Finishing::new(result))),
-            accepted: true,
+            acceptance: Acceptance::Told,
             cancellation: Cancellation::None,
             timed_out: false,
             on_the_wire: None,
             rng: Rng::new(0, job),
             pacing: Pacing::default(),
             log_written: size,
-            log_acknowledged: size,
-            probe_at: Some(size),
+            log_acknowledged,
+            log_probe,
             log_crc32: crc32fast::hash(log),
-            log_shift: 0,
-            log_floor: 0,
+            log_shifts: Alignment::default(),
             patch_limit: u64::MAX,
             interval_ms: DEFAULT_UPDATE_INTERVAL.as_millis() as u64,
             deadline: Timestamp::from_millis(u64::MAX),
@@ -98,20 +134,20 @@ impl JobSnapshot {
             nothing_but: None,
             log_pipeline: PipelineSnapshot::default(),
             log_sections: Vec::new(),
-        }
+        })
     }
 
     /// The job it is of.
     #[must_use]
     pub fn job_id(&self) -> u64 {
-        self.job
+        self.0.job
     }
 
     /// How many bytes of log it speaks of. A saved log that is longer holds bytes written after the snapshot: they were
     /// never sent if the job was [durable](crate::RunnerConfig::with_durable). Cut it to this length.
     #[must_use]
     pub fn log_size(&self) -> u64 {
-        self.log_written
+        self.0.log_written
     }
 
     /// Whether these bytes, one after the other, are the log it speaks of, by size and checksum. Of one that lost bytes for
@@ -123,19 +159,20 @@ impl JobSnapshot {
             hasher.update(chunk.as_ref());
             size = size.saturating_add(chunk.as_ref().len() as u64);
         }
-        size == self.log_written && (self.log_floor > 0 || hasher.finalize() == self.log_crc32)
+        let lossless = self.0.log_shifts.floor() == 0;
+        size == self.0.log_written && (!lossless || hasher.finalize() == self.0.log_crc32)
     }
 
     /// The number of the state it holds, for [`crate::Job::saved`].
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.revision
+        self.0.revision
     }
 
     /// The snapshot as JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        snapshot::seal(KIND, FORMAT, self)
+        snapshot::seal(KIND, FORMAT, &self.0)
     }
 
     /// Reads what [`JobSnapshot::to_json`] wrote, in this version or an older one.
@@ -144,18 +181,8 @@ impl JobSnapshot {
     ///
     /// [`ResumeError`] if the text is damaged, something else, or written by a newer version.
     pub fn from_json(text: &str) -> Result<Self, ResumeError> {
-        let read: Self = snapshot::open(KIND, FORMAT, text)?;
-        let probed = read.probe_at.unwrap_or(read.log_written);
-        // No job comes so far, and whatever is added can be counted.
-        let countable = [read.log_written, read.revision].iter().all(|number| *number <= u64::MAX / 2);
-        let sound = countable
-            && read.log_floor <= read.log_acknowledged
-            && read.log_acknowledged <= probed
-            && probed <= read.log_written;
-        if !sound {
-            return Err(ResumeError::Corrupt("its numbers contradict each other".to_owned()));
-        }
-        Ok(read)
+        let stored: StoredJob = snapshot::open(KIND, FORMAT, text)?;
+        Self::try_from(stored).map_err(|fault| ResumeError::Corrupt(fault.to_owned()))
     }
 }
 
@@ -168,12 +195,12 @@ impl Job {
             Phase::Finishing(finishing) => StoredPhase::Finishing(Finishing::clone(finishing)),
             Phase::Closed(closed) => StoredPhase::Closed(closed.clone()),
         };
-        let Offsets { acknowledged, sent, written, crc, shift, floor } = self.trace.offsets();
-        JobSnapshot {
+        let Offsets { acknowledged, sent: _, written, crc, alignment } = self.trace.offsets();
+        JobSnapshot(StoredJob {
             job: self.id(),
             revision: self.revision,
             phase,
-            accepted: self.accepted,
+            acceptance: self.stored_acceptance(),
             cancellation: self.cancellation,
             timed_out: self.timed_out,
             on_the_wire: self.wire.intent().map(|sent| sent.intent),
@@ -181,12 +208,9 @@ impl Job {
             pacing: self.pacing,
             log_written: written,
             log_acknowledged: acknowledged,
-            // Nothing is sent behind these two before they are answered and that is saved. The third kind is a guess, and if it is
-            // wrong the log goes on without another save.
-            probe_at: self.probe.filter(|probe| matches!(probe.purpose, Purpose::GoOn | Purpose::Rewind)).map(|_| sent),
+            log_probe: self.stored_probe(),
             log_crc32: crc,
-            log_shift: shift,
-            log_floor: floor,
+            log_shifts: alignment,
             patch_limit: self.patch_size.limit(),
             interval_ms: u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX),
             deadline: self.deadline,
@@ -196,20 +220,49 @@ impl Job {
             nothing_but: self.nothing_but,
             log_pipeline: self.pipeline.snapshot(),
             log_sections: self.sections.clone(),
+        })
+    }
+
+    /// An acceptance that is saved and not told yet counts as told: a durable job tells it at most once, whenever the process dies.
+    fn stored_acceptance(&self) -> Acceptance {
+        match self.acceptance {
+            Acceptance::Untold if self.config.durable => Acceptance::Told,
+            acceptance => acceptance,
         }
     }
 
+    /// The probe to go on with after a resume.
+    fn stored_probe(&self) -> Option<StoredProbe> {
+        let Offsets { acknowledged, sent, .. } = self.trace.offsets();
+        let stored = |rewinds| Some(StoredProbe { at: sent, rewinds });
+        match self.probe.map(|probe| probe.purpose) {
+            // Nothing is sent behind these two before they are answered and that is saved.
+            Some(Purpose::GoOn) => stored(false),
+            Some(Purpose::Rewind) => stored(true),
+            // A guess. If it is wrong, the log goes on without another save.
+            Some(Purpose::NextByte(_)) => None,
+            // All of the log is to be sent again, and nothing of it was: without this, the probe after a resume would find the log
+            // whole, and leave it as it is.
+            None if self.is_rewound() && acknowledged == self.trace.floor() && sent > acknowledged => stored(true),
+            None => None,
+        }
+    }
+
+    /// Whether the log is being sent again because its checksum did not match.
+    fn is_rewound(&self) -> bool {
+        matches!(&self.phase, Phase::Finishing(finishing) if finishing.mismatches > 0 && !finishing.without_digest)
+    }
+
     /// Takes a snapshot up. No restored time is trusted further than its own longest wait: clocks differ.
-    pub(super) fn restore(&mut self, from: JobSnapshot, now: Timestamp) {
+    pub(super) fn restore(&mut self, from: StoredJob, now: Timestamp) {
         let at_most = |time: Timestamp, span: Duration| time.min(now.saturating_add(span));
         let offsets = Offsets {
             acknowledged: from.log_acknowledged,
             // What was saved may have been sent since.
-            sent: from.probe_at.unwrap_or(from.log_written),
+            sent: from.log_probe.map_or(from.log_written, |probe| probe.at),
             written: from.log_written,
             crc: from.log_crc32,
-            shift: from.log_shift,
-            floor: from.log_floor,
+            alignment: from.log_shifts,
         };
         self.pipeline.restore(from.log_pipeline, from.log_written, &self.config.log);
         self.sections = from.log_sections;
@@ -220,7 +273,7 @@ impl Job {
         self.rng.mix(own);
         self.pacing = from.pacing.restored(now);
         self.progress = Progress::restored(from.log_acknowledged, from.log_lost, now);
-        (self.accepted, self.cancellation) = (from.accepted, from.cancellation);
+        (self.acceptance, self.cancellation) = (from.acceptance, from.cancellation);
         (self.revision, self.saved, self.critical) = (from.revision, from.revision, from.revision);
         self.patch_size = PatchSize::restored(from.patch_limit, self.config.patch_limit, now);
         self.interval = Duration::from_millis(from.interval_ms).min(headers::UPDATE_INTERVAL_CAP);
@@ -252,8 +305,13 @@ impl Job {
                 Phase::Closed(closed)
             }
         };
-        // A standing report is repeated; anything else first finds out where GitLab's log ends.
-        let standing = matches!(self.phase, Phase::Finishing(_)) && self.trace.unsent() == 0;
-        self.probe = (!standing).then(|| Probe::new(Purpose::GoOn));
+        // A report that was sent is repeated. Anything else first finds out where GitLab's log ends, and so does a result that still
+        // waits for that: GitLab may have lost the end of the log, and nobody else would notice.
+        let standing = matches!(self.phase, Phase::Finishing(_)) && !self.owes_log();
+        self.probe = match from.log_probe {
+            Some(StoredProbe { rewinds: true, .. }) => Some(Probe::new(Purpose::Rewind)),
+            Some(StoredProbe { rewinds: false, .. }) => Some(Probe::new(Purpose::GoOn)),
+            None => (!standing).then(|| Probe::new(Purpose::GoOn)),
+        };
     }
 }

@@ -1,7 +1,16 @@
 //! The log of a job as a growing list of buffers, with offsets, checksum and retention.
 //!
-//! Offsets count our own bytes. GitLab's are higher by `shift` when its log holds bytes that somebody else wrote, and
-//! lower when bytes were lost for good and forfeited.
+//! Offsets count our own bytes. Where they lie in GitLab's log is said by the [`Alignment`].
+//!
+//! ```text
+//!   floor          acknowledged            sent        saved        written
+//!     |==================|-------------------|...........|............|
+//!     | GitLab has this  | may be at GitLab  | may be    | the        |
+//!     |                  | too               | sent      | application has not saved it: a durable job does not send it
+//!   what was before is lost for good
+//! ```
+//!
+//! `acknowledged` goes back when GitLab loses the end of its log. The others only grow.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,6 +18,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use super::alignment::{Alignment, Place};
 use crate::config::Retain;
 
 /// Writes smaller than this are gathered, larger ones kept as they are.
@@ -105,9 +115,7 @@ pub(super) struct Trace {
     saved: u64,
     durable: bool,
     crc: u32,
-    shift: i64,
-    /// Nothing before this exists any more, at GitLab or anywhere: a mark took its place.
-    floor: u64,
+    alignment: Alignment,
 }
 
 impl Trace {
@@ -117,14 +125,24 @@ impl Trace {
 
     /// A log of which the application holds the bytes, and this machine none.
     pub(super) fn restored(retain: Retain, durable: bool, offsets: Offsets) -> Self {
-        let Offsets { acknowledged, sent, written, crc, shift, floor } = offsets;
+        let Offsets { acknowledged, sent, written, crc, alignment } = offsets;
         let (tail, refill) = (Segments::starting(written), Segments::default());
-        Self { retain, tail, refill, acknowledged, sent, saved: written, durable, crc, shift, floor }
+        Self { retain, tail, refill, acknowledged, sent, saved: written, durable, crc, alignment }
+    }
+
+    /// Takes the bytes of a restored log from `start` to its end, so that nobody has to bring them back.
+    pub(super) fn hold(&mut self, start: u64, log: Bytes) {
+        let mut tail = Segments::starting(start);
+        tail.push(log);
+        if self.tail.start == self.tail.end && tail.end == self.tail.end {
+            self.tail = tail;
+            self.release();
+        }
     }
 
     pub(super) fn offsets(&self) -> Offsets {
-        let Self { acknowledged, sent, crc, shift, floor, .. } = *self;
-        Offsets { acknowledged, sent, written: self.written(), crc, shift, floor }
+        let Self { acknowledged, sent, crc, .. } = *self;
+        Offsets { acknowledged, sent, written: self.written(), crc, alignment: self.alignment.clone() }
     }
 
     pub(super) fn write(&mut self, bytes: Bytes) {
@@ -160,28 +178,29 @@ impl Trace {
         self.crc
     }
 
-    pub(super) fn shift(&self) -> i64 {
-        self.shift
+    /// Whether GitLab's log is ours, byte by byte. If not, no checksum of ours can be right.
+    pub(super) fn is_exact(&self) -> bool {
+        self.alignment.is_exact()
     }
 
     /// GitLab's offset for one of ours.
     pub(super) fn at_server(&self, offset: u64) -> u64 {
-        offset.saturating_add_signed(self.shift)
+        self.alignment.at_server(offset)
     }
 
     /// Compares where GitLab's log ends with what we sent of ours.
     pub(super) fn locate(&self, server_end: u64) -> Location {
-        let ours = i128::from(server_end) - i128::from(self.shift);
-        match u64::try_from(ours) {
-            Ok(ours) if ours > self.sent => Location::Beyond,
-            Ok(ours) if ours >= self.floor => Location::Within(ours),
-            _ => Location::Before,
+        match self.alignment.locate(server_end) {
+            Place::Before => Location::Shifted(self.floor()),
+            Place::Foreign(next) => Location::Shifted(next),
+            Place::Ours(ours) if ours > self.sent => Location::Beyond,
+            Place::Ours(ours) => Location::Within(ours),
         }
     }
 
     /// Our first byte still known.
     pub(super) fn floor(&self) -> u64 {
-        self.floor
+        self.alignment.floor()
     }
 
     /// GitLab holds everything before `offset`, and nothing from there on.
@@ -193,11 +212,25 @@ impl Trace {
         self.release();
     }
 
+    /// GitLab's log ends with our byte before `offset`, which it has at `server_end`. It has lost what was behind. Returns whether
+    /// bytes of somebody else were lost with it, so that ours lie elsewhere from now on.
+    pub(super) fn go_back_to(&mut self, offset: u64, server_end: u64) -> bool {
+        let moves = self.alignment.cut(server_end);
+        self.acknowledge(offset);
+        moves
+    }
+
     /// Our byte at `offset` is to go where GitLab's log now ends.
     pub(super) fn shift_to(&mut self, offset: u64, server_end: u64) {
-        let shift = i128::from(server_end) - i128::from(offset);
-        self.shift = i64::try_from(shift).unwrap_or(i64::MAX);
+        self.alignment.shift(offset, server_end);
         self.acknowledge(offset);
+    }
+
+    /// All of the log is to be sent again, from the first byte that is known.
+    pub(super) fn rewind(&mut self) {
+        let floor = self.floor();
+        self.alignment.cut(self.at_server(floor));
+        self.acknowledge(floor);
     }
 
     /// Of a durable log everything acknowledged is saved: nothing else was sent. In an outage the application brings back
@@ -240,8 +273,8 @@ impl Trace {
         let mark = format!("\n[{lost} bytes of this log were lost when the runner restarted]\n");
         let mark = Bytes::from(mark).slice(..usize::try_from(lost).unwrap_or(usize::MAX).min(mark_length(lost)));
         let start = hole.end - mark.len() as u64;
-        self.shift_to(start, server_end);
-        self.floor = start;
+        self.alignment.restart(start, server_end);
+        self.acknowledge(start);
         self.sent = start;
         self.refill = Segments::starting(start);
         self.refill.push(mark);
@@ -293,23 +326,22 @@ fn mark_length(lost: u64) -> usize {
 }
 
 /// What must be remembered of a log besides its bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offsets {
     pub(super) acknowledged: u64,
     pub(super) sent: u64,
     pub(super) written: u64,
     pub(super) crc: u32,
-    pub(super) shift: i64,
-    pub(super) floor: u64,
+    pub(super) alignment: Alignment,
 }
 
 /// Where an end of GitLab's log lies in ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Location {
-    /// Before the first byte we still know.
-    Before,
     /// At this offset.
     Within(u64),
+    /// Elsewhere than at one of our bytes: before the first that is known, or among somebody else's. Ours go on with this one.
+    Shifted(u64),
     /// Behind all we ever sent: somebody else's bytes are there.
     Beyond,
 }

@@ -237,14 +237,23 @@ impl Limit {
         }
     }
 
-    /// Where another stopped, when so much was written.
+    /// Where another stopped, when so much was written. The limit may be another one than before.
     pub(super) fn resume(policy: LogLimit, written: u64, ending: Ending) -> Self {
         let mut limit = Self { written, ..Self::new(policy) };
         match ending {
             Ending::Open => {}
             Ending::Waiting { text } => limit.phase = Phase::Fits { waiting: text.0.into_bytes() },
+            // What came since the log was cut is gone. Without a limit, what comes from now on is not.
+            Ending::Cut if policy == LogLimit::None => {}
             Ending::Cut => limit.phase = Phase::Cut,
             Ending::Tail { text, dropped } => {
+                let notice = if dropped > 0 { left_out(dropped) } else { String::new() };
+                let size = written.saturating_add((notice.len() + text.0.len()) as u64);
+                // The limit was raised or lifted. What was kept for the end follows now, and the log goes on behind it.
+                if size <= if limit.tail.is_some() { limit.head } else { limit.total } {
+                    limit.phase = Phase::Fits { waiting: (notice + &text.0).into_bytes() };
+                    return limit;
+                }
                 limit.phase = Phase::Tail { kept: VecDeque::new(), dropped };
                 limit.tail = limit.tail.or(Some(0));
                 limit.keep(text.0.as_bytes());

@@ -96,7 +96,8 @@
 //! # As one text
 //!
 //! [`JobRecord`](crate::JobRecord) is all of it in one value, with the log as far as it is kept, for those who have a database
-//! and want a single column: [`to_json`](crate::JobRecord::to_json), [`from_json`](crate::JobRecord::from_json). It is as
+//! and want a single column: [`to_json`](crate::JobRecord::to_json), [`from_json`](crate::JobRecord::from_json). Take up a job with
+//! [`JobRecord::resume`](crate::JobRecord::resume), so that it has its log again and a later record has all of it. It is as
 //! large as the log, so it is no way to save a job at each step. Jobs of the Python package become one too
 //! ([`from_python`](crate::JobRecord::from_python)).
 //!

@@ -55,7 +55,7 @@ impl JobRecord {
         };
         let log = Bytes::from(text(log)?);
         let snapshot = JobSnapshot::of_another_client(assignment.id(), &log, result);
-        Ok(Self::new(server, assignment, snapshot, 0, log))
+        Self::new(server, assignment, snapshot, 0, log)
     }
 }
 

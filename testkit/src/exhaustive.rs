@@ -1,5 +1,8 @@
 //! Every small life of a job: a log of four bytes, patches of up to three, and each of a few faults at each place where it
 //! can happen, on the real machine and the simulated GitLab.
+//!
+//! Somebody else may write five bytes into the same log, more than a patch has. That happens only while GitLab has all that the job
+//! may have sent: if it does not, nobody can tell from the size of the log whose bytes are there.
 
 use std::sync::Arc;
 
@@ -14,6 +17,8 @@ use http::Request;
 use crate::coordinator::{Answer, Coordinator, JobStatus, NewJob, Settings};
 
 const LOG: &[u8] = b"abcd";
+/// What somebody else writes into it.
+const FOREIGN: &[u8] = b"#####";
 const START: Timestamp = Timestamp::from_millis(1_750_000_000_000);
 const TOKEN: &str = "glrt-exhaustive";
 
@@ -22,8 +27,12 @@ const TOKEN: &str = "glrt-exhaustive";
 #[expect(clippy::exhaustive_structs, reason = "a case of a test, to be written down")]
 pub struct Bounds {
     /// Faults of all kinds together. Each kind happens at most once: a request lost, an answer lost, a request that arrives a
-    /// second time later, a crash, and a GitLab that forgets the end of its log.
+    /// second time later, a crash, a GitLab that forgets the end of its log, and a foreign writer.
     pub faults: u8,
+    /// How many bytes GitLab forgets: each of these, and all that it has.
+    pub forgets: &'static [u64],
+    /// Whether somebody else writes into the same log.
+    pub foreign: bool,
     /// Whether the job is saved before it sends, and a crash leads back to that; if not, a crash leads to a snapshot of the
     /// very moment.
     pub durable: bool,
@@ -100,8 +109,20 @@ enum Fault {
     CrashAfter,
     /// The process dies, and the request arrives when its successor has sent one.
     CrashLate,
-    /// GitLab forgets the last byte of its log, and then the request arrives.
-    Forget,
+    /// GitLab forgets so many bytes at the end of its log, and then the request arrives.
+    Forget(u64),
+    /// Somebody else writes into the log, and then the request arrives.
+    Foreign,
+}
+
+impl Fault {
+    fn is_crash(self) -> bool {
+        matches!(self, Self::CrashBefore | Self::CrashAfter | Self::CrashLate)
+    }
+
+    fn forgets(self) -> bool {
+        matches!(self, Self::Forget(_))
+    }
 }
 
 struct Life<'a> {
@@ -115,6 +136,8 @@ struct Life<'a> {
     faults: Vec<Fault>,
     /// A request that is still on its way.
     late: Option<Request<Bytes>>,
+    /// The job may have sent bytes that GitLab does not have.
+    unsure: bool,
     /// What is on disk: a snapshot, and how long the log is there.
     disk: Option<String>,
     told: Vec<String>,
@@ -149,7 +172,20 @@ impl<'a> Life<'a> {
         };
         let job = Job::new(config.clone(), &assignment, START);
         let (faults, told) = (Vec::new(), Vec::new());
-        Ok(Self { path, bounds, gitlab, config, assignment, job, now: START, faults, late: None, disk: None, told })
+        Ok(Self {
+            path,
+            bounds,
+            gitlab,
+            config,
+            assignment,
+            job,
+            now: START,
+            faults,
+            late: None,
+            unsure: false,
+            disk: None,
+            told,
+        })
     }
 
     fn run(mut self) -> Result<u64, String> {
@@ -159,14 +195,17 @@ impl<'a> Life<'a> {
                     let (request, ticket) = call.split();
                     self.send(request.map(Body::into_bytes), ticket)?;
                 }
-                Output::Event(JobEvent::Save) => self.save(),
+                Output::Event(JobEvent::Save) => {
+                    self.save();
+                    self.end_early()?;
+                }
                 Output::Event(JobEvent::TraceNeeded(range)) => {
                     let bytes = Bytes::from_static(&LOG[range.start as usize..range.end as usize]);
                     self.job.supply_trace(range.start, bytes).map_err(|error| error.to_string())?;
                 }
                 Output::Event(event) => self.told.push(format!("{event:?}")),
                 Output::Wait(until) => {
-                    self.print();
+                    self.print()?;
                     self.now =
                         until.unwrap_or(self.now).max(self.now.saturating_add(std::time::Duration::from_millis(1)));
                 }
@@ -178,11 +217,64 @@ impl<'a> Life<'a> {
     }
 
     /// The script prints two bytes, then two more, and then it has ended.
-    fn print(&mut self) {
+    fn print(&mut self) -> Result<(), String> {
         let taken = self.job.taken(Stream::Runner) as usize;
         match LOG.get(taken..LOG.len().min(taken + 2)) {
             Some(bytes) if !bytes.is_empty() => _ = self.job.write(Bytes::from_static(bytes)),
-            _ => self.job.finish(JobResult::success()),
+            _ if self.job.is_ended() => {}
+            _ => {
+                self.forget_at_the_end();
+                self.job.finish(JobResult::success());
+                self.end_early()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// GitLab forgets the end of a log right before the job gets its result. Nothing but a probe can find that out.
+    fn forget_at_the_end(&mut self) {
+        if self.is_spent() || self.faults.iter().any(|fault| fault.forgets()) || !self.runs() {
+            return;
+        }
+        let lost: Vec<u64> = [0].into_iter().chain(self.bounds.forgets.iter().copied()).collect();
+        let way = self.path.choose(lost.len() as u8);
+        if let Some(bytes) = lost.get(usize::from(way)).filter(|bytes| **bytes > 0) {
+            self.faults.push(Fault::Forget(*bytes));
+            self.told.push(format!("GitLab forgets {bytes} bytes before the job ends"));
+            self.forget(*bytes);
+        }
+    }
+
+    /// The process dies between the result and the next request.
+    fn end_early(&mut self) -> Result<(), String> {
+        let crashed = self.faults.iter().any(|fault| fault.is_crash());
+        if !self.job.is_ended() || self.is_spent() || crashed || self.path.choose(2) == 0 {
+            return Ok(());
+        }
+        self.faults.push(Fault::CrashBefore);
+        self.told.push("a crash after the result".to_owned());
+        self.crash()
+    }
+
+    fn is_spent(&self) -> bool {
+        self.faults.len() >= usize::from(self.bounds.faults)
+    }
+
+    fn forget(&mut self, bytes: u64) {
+        let held = self.gitlab.job(self.assignment.id()).map_or(0, |job| job.trace().len()) as u64;
+        self.gitlab.forget_trace_tail(self.assignment.id(), held.saturating_sub(bytes));
+    }
+
+    /// Somebody else who has the job's token appends to its log.
+    fn write_as_another(&mut self) {
+        let Some(job) = self.gitlab.job(self.assignment.id()) else { return };
+        let (size, token) = (job.trace().len(), job.token().to_owned());
+        let request = Request::patch(format!("https://gitlab.example.test/api/v4/jobs/{}/trace", self.assignment.id()))
+            .header("job-token", token)
+            .header("content-range", format!("{size}-{}", size + FOREIGN.len() - 1))
+            .body(Bytes::from_static(FOREIGN));
+        if let Ok(request) = request {
+            _ = self.gitlab.submit(self.now, request);
         }
     }
 
@@ -202,9 +294,10 @@ impl<'a> Life<'a> {
             self.check_log()?;
         }
         // What was late may just have ended it.
-        if fault == Fault::Forget && self.runs() {
-            let held = self.gitlab.job(self.assignment.id()).map_or(0, |job| job.trace().len());
-            self.gitlab.forget_trace_tail(self.assignment.id(), held.saturating_sub(1) as u64);
+        match fault {
+            Fault::Forget(bytes) if self.runs() => self.forget(bytes),
+            Fault::Foreign if self.runs() => self.write_as_another(),
+            _ => {}
         }
         let arrives = !matches!(fault, Fault::RequestLost | Fault::CrashBefore | Fault::CrashLate);
         if matches!(fault, Fault::Twice | Fault::CrashLate) {
@@ -213,34 +306,40 @@ impl<'a> Life<'a> {
         let answer = if arrives { Some(self.gitlab.submit(self.now, request)) } else { None };
         let handed = match (fault, answer) {
             (Fault::CrashBefore | Fault::CrashAfter | Fault::CrashLate, _) => return self.crash(),
-            (Fault::None | Fault::Twice | Fault::Forget, Some(Answer::Now(answer))) => {
+            (Fault::None | Fault::Twice | Fault::Forget(_) | Fault::Foreign, Some(Answer::Now(answer))) => {
+                self.unsure &= kind != CallKind::PatchTrace;
                 self.job.handle_response(ticket, answer, self.now)
             }
-            _ => self.job.handle_failure(ticket, Failure::Unknown, self.now),
+            _ => {
+                self.unsure |= kind == CallKind::PatchTrace;
+                self.job.handle_failure(ticket, Failure::Unknown, self.now)
+            }
         };
         handed.map_err(|misuse| self.fault(&misuse.to_string()))
     }
 
     fn choose_fault(&mut self, kind: CallKind) -> Fault {
-        if self.faults.len() >= usize::from(self.bounds.faults) {
+        if self.is_spent() {
             return Fault::None;
         }
-        let is_crash = |fault: &Fault| matches!(fault, Fault::CrashBefore | Fault::CrashAfter | Fault::CrashLate);
-        let crashed = self.faults.iter().any(is_crash);
-        let late = self.late.is_some();
+        let crashed = self.faults.iter().any(|fault| fault.is_crash());
+        let (late, patch) = (self.late.is_some(), kind == CallKind::PatchTrace && self.runs());
         let mut ways = vec![Fault::None];
-        for fault in [Fault::RequestLost, Fault::AnswerLost, Fault::Twice, Fault::Forget] {
-            // What GitLab forgets right before the report, or when the job has ended there, is its own loss.
-            let possible = (fault != Fault::Forget || kind == CallKind::PatchTrace && self.runs())
-                && !(fault == Fault::Twice && late);
-            if possible && !self.faults.contains(&fault) {
-                ways.push(fault);
-            }
+        let mut offer = |fault: Fault, possible: bool| ways.extend(possible.then_some(fault));
+        for fault in [Fault::RequestLost, Fault::AnswerLost] {
+            offer(fault, !self.faults.contains(&fault));
         }
-        if !crashed {
-            ways.extend([Fault::CrashBefore, Fault::CrashAfter]);
-            ways.extend((!late).then_some(Fault::CrashLate));
+        offer(Fault::Twice, !late && !self.faults.contains(&Fault::Twice));
+        // What GitLab forgets right before the report, or when the job has ended there, is its own loss.
+        let forgot = self.faults.iter().any(|fault| fault.forgets());
+        for bytes in self.bounds.forgets {
+            offer(Fault::Forget(*bytes), patch && !forgot);
         }
+        let foreign = self.bounds.foreign && patch && !self.unsure && !late;
+        offer(Fault::Foreign, foreign && !self.faults.contains(&Fault::Foreign));
+        offer(Fault::CrashBefore, !crashed);
+        offer(Fault::CrashAfter, !crashed);
+        offer(Fault::CrashLate, !crashed && !late);
         let fault = ways[usize::from(self.path.choose(ways.len() as u8))];
         if fault != Fault::None {
             self.faults.push(fault);
@@ -256,6 +355,7 @@ impl<'a> Life<'a> {
                 .and_then(|snapshot| Job::resume(self.config.clone(), &self.assignment, snapshot, self.now)),
         };
         self.job = resumed.map_err(|error| self.fault(&error.to_string()))?;
+        self.unsure = self.printed().len() as u64 != self.job.log_size();
         Ok(())
     }
 
@@ -264,14 +364,19 @@ impl<'a> Life<'a> {
         self.gitlab.job(self.assignment.id()).is_some_and(|job| job.status() == JobStatus::Running)
     }
 
-    fn check_log(&self) -> Result<(), String> {
+    /// What GitLab has of the job's log, without what somebody else wrote.
+    fn printed(&self) -> Vec<u8> {
         let held = self.gitlab.job(self.assignment.id()).map_or(&[][..], |job| job.trace());
-        if LOG.starts_with(held) { Ok(()) } else { Err(self.fault("GitLab's log is not what was printed")) }
+        held.iter().copied().filter(|byte| !FOREIGN.contains(byte)).collect()
+    }
+
+    fn check_log(&self) -> Result<(), String> {
+        if LOG.starts_with(&self.printed()) { Ok(()) } else { Err(self.fault("GitLab's log is not what was printed")) }
     }
 
     fn check_end(&self) -> Result<u64, String> {
         let Some(job) = self.gitlab.job(self.assignment.id()) else { return Err(self.fault("GitLab lost the job")) };
-        if job.trace() != LOG {
+        if self.printed() != LOG {
             return Err(self.fault("GitLab's log is not whole"));
         }
         if job.status() != JobStatus::Success {

@@ -444,7 +444,7 @@ fn what_was_learnt_stays_hidden_after_a_restart() {
     let mut job = Job::new(config.clone(), &assignment(), START);
     job.mask(&Secret::new("fetched-secret"));
     job.write("fetched-");
-    let stored = JobRecord::from_json(&JobRecord::of(&mut job).to_json()).unwrap();
+    let stored = JobRecord::from_json(&JobRecord::of(&mut job).unwrap().to_json()).unwrap();
     assert_eq!(stored.assignment().as_json(), assignment().as_json(), "the payload is kept as it came");
     assert!(!format!("{stored:?}").contains("fetched"));
     let mut resumed = Job::resume(config, stored.assignment(), stored.snapshot().clone(), START).unwrap();
@@ -467,7 +467,7 @@ fn what_is_learnt_is_hidden_whatever_the_payload_holds() {
         assert_eq!(job.mask(&Secret::new(" \n")), Masked::Empty);
         job.write("horse, correct-horse");
         assert_eq!(job.assignment().as_json(), payload.as_bytes(), "the payload as it came");
-        let record = JobRecord::from_json(&JobRecord::of(&mut job).to_json()).unwrap();
+        let record = JobRecord::from_json(&JobRecord::of(&mut job).unwrap().to_json()).unwrap();
         assert_eq!(record.assignment().as_json(), payload.as_bytes(), "the payload as it came");
         let mut resumed = Job::resume(config, record.assignment(), record.snapshot().clone(), START).unwrap();
         resumed.write(" and correct-horse");

@@ -274,7 +274,7 @@ fn a_record_keeps_the_bytes_that_came() {
         let assignment = Assignment::from_json(body.to_vec()).unwrap();
         let mut job = Job::new(Arc::new(config()), &assignment, START);
         job.write("hello\n");
-        let record = JobRecord::from_json(&JobRecord::of(&mut job).to_json()).unwrap();
+        let record = JobRecord::from_json(&JobRecord::of(&mut job).unwrap().to_json()).unwrap();
         assert_eq!(record.assignment().as_json(), body);
         let again = Assignment::from_text(assignment.to_text()).unwrap();
         assert_eq!((again.as_json(), again.losses()), (assignment.as_json(), assignment.losses()));

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gitlab_runner_api::log::{LogLimit, LogOptions};
 use gitlab_runner_api::{
-    Assignment, Cancellation, Failure, Job, JobEvent, JobResult, JobSnapshot, Outcome, ResumeError, RunnerConfig,
-    Timestamp,
+    Assignment, Cancellation, Failure, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Outcome, ResumeError, Retain,
+    RunnerConfig, Timestamp,
 };
 use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Settings};
 
@@ -383,8 +384,8 @@ fn what_cannot_be_taken_up_is_refused_with_a_reason() {
     for length in 0..good.len() {
         assert!(matches!(JobSnapshot::from_json(&good[..length]), Err(ResumeError::Corrupt(_))), "{length}");
     }
-    let newer = good.replace("\"format\":2", "\"format\":3").replace("log_written", "log_size");
-    assert!(matches!(JobSnapshot::from_json(&newer), Err(ResumeError::Newer { found: 3, known: 2, .. })));
+    let newer = good.replace("\"format\":1", "\"format\":2").replace("log_written", "log_size");
+    assert!(matches!(JobSnapshot::from_json(&newer), Err(ResumeError::Newer { found: 2, known: 1, .. })));
     let other = good.replace("\"kind\":\"job\"", "\"kind\":\"runner\"");
     assert!(matches!(JobSnapshot::from_json(&other), Err(ResumeError::WrongKind { .. })));
     let impossible = good.replace("\"log_acknowledged\":0", "\"log_acknowledged\":4");
@@ -434,4 +435,255 @@ fn saying_again_that_the_old_state_is_saved_makes_no_job_ask_each_moment() {
         job.machine.saved(old, 0);
     }
     assert!(asked > 2, "{asked}");
+}
+
+/// GitLab loses the log between its last piece and the result, and the runner is restarted right then.
+#[test]
+fn a_result_that_waits_for_a_probe_still_does_after_a_resume() {
+    for durable in [false, true] {
+        let config = config().with_durable(durable);
+        let mut server = gitlab(Settings::default());
+        let assignment = take_job(&mut server, &config, START, NewJob::new("lost"));
+        let mut record = Record { assignment, snapshot: String::new(), log: Vec::new() };
+        let mut job = Hand::new(Job::new(Arc::new(config.clone()), &record.assignment, START));
+        job.machine.write("hello");
+        record.run(&mut job, &mut server, SECOND);
+        let id = record.assignment.id();
+        assert_eq!(server.job(id).unwrap().trace(), b"hello");
+        server.forget_trace_tail(id, 0);
+        job.machine.finish(JobResult::success());
+        record.save(&mut job.machine);
+        let mut job = resume(&config, &record.assignment, &record.snapshot, job.now);
+        record.run(&mut job, &mut server, SECOND);
+        assert!(job.is_done());
+        let held = server.job(id).unwrap();
+        assert_eq!((held.status(), held.trace()), (JobStatus::Success, &b"hello"[..]), "durable {durable}");
+    }
+}
+
+#[test]
+fn a_log_that_is_to_be_sent_again_still_is_after_a_resume() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.machine.finish(JobResult::success());
+    job.sends("patch 0+3");
+    job.answer(202, &[], "");
+    job.sends("report success");
+    job.answer(412, &[], "");
+    // Before the probe is answered, and after that: nothing of the log was sent again yet.
+    let waiting = job.machine.snapshot().to_json();
+    assert_eq!(job.call().name(), "probe 3");
+    job.answer(202, &[], "");
+    let rewound = job.machine.snapshot().to_json();
+    for snapshot in [waiting, rewound] {
+        let mut again = resume(&config(), &assignment(), &snapshot, START);
+        assert_eq!(again.call().name(), "probe 3");
+        again.answer(202, &[], "");
+        again.waits();
+        assert_eq!(again.machine.trace_needed(), Some(0..3));
+        again.machine.supply_trace(0, "abc".into()).unwrap();
+        assert_eq!(again.call().name(), "patch 0+3");
+    }
+}
+
+#[test]
+fn a_record_of_a_job_whose_log_is_elsewhere_is_refused_or_given_it() {
+    for retain in [Retain::All, Retain::Unacknowledged] {
+        let config = Arc::new(config().with_retain(retain));
+        let mut job = Hand::accepted(RunnerConfig::clone(&config));
+        job.machine.write("first half, ");
+        job.sends("patch 0+12");
+        job.fail(Failure::NotSent);
+        let first = JobRecord::of(&mut job.machine).unwrap();
+
+        let bare = Job::resume(config.clone(), &assignment(), first.snapshot().clone(), START).unwrap();
+        let mut bare = Hand::new(bare);
+        bare.machine.write("second half");
+        let refused = JobRecord::of(&mut bare.machine).unwrap_err();
+        assert!(matches!(&refused, ResumeError::LogElsewhere { missing, .. } if *missing == (0..12)), "{refused}");
+        let short = JobRecord::with_log_before(&mut bare.machine, b"first").unwrap_err();
+        assert!(matches!(&short, ResumeError::LogElsewhere { missing, .. } if *missing == (5..12)), "{short}");
+        let wrong = JobRecord::with_log_before(&mut bare.machine, b"another log.").unwrap_err();
+        assert!(matches!(wrong, ResumeError::Corrupt(_)), "{wrong}");
+        let given = JobRecord::with_log_before(&mut bare.machine, first.log().1).unwrap();
+
+        let mut whole = first.resume(config.clone(), START).unwrap();
+        whole.write("second half");
+        let held = JobRecord::of(&mut whole).unwrap();
+        for record in [given, held] {
+            let record = JobRecord::from_json(&record.to_json()).unwrap();
+            assert_eq!(record.log(), (0, &"first half, second half".into()));
+            let mut last = Hand::new(record.resume(config.clone(), START).unwrap());
+            assert_eq!(last.call().name(), "probe 12", "what was written after the resume was never sent");
+            last.answer(416, &[("range", "0-0")], "");
+            let patch = last.call();
+            assert_eq!((patch.name().as_str(), patch.request.body()), ("patch 0+23", record.log().1));
+        }
+    }
+}
+
+#[test]
+fn a_record_is_checked_on_every_way_in() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    let record = JobRecord::of(&mut job.machine).unwrap();
+    let parts = |job: Assignment, start: u64, log: &'static str| {
+        JobRecord::new(record.server().clone(), job, record.snapshot().clone(), start, log.into())
+    };
+    assert!(parts(assignment(), 0, "abc").is_ok() && parts(assignment(), 1, "bc").is_ok());
+    for (start, log) in [(0, "ab"), (0, "abd"), (1, "abc"), (u64::MAX, "abc")] {
+        assert!(matches!(parts(assignment(), start, log), Err(ResumeError::Corrupt(_))), "{start} {log}");
+    }
+    let stranger = Assignment::from_json(r#"{"id":8,"token":"t"}"#).unwrap();
+    assert!(matches!(parts(stranger, 0, "abc"), Err(ResumeError::WrongJob { .. })));
+}
+
+/// Ours 10, foreign 5, ours 3. What the job sends next, for each size that GitLab's log falls back to.
+#[test]
+fn a_shift_holds_from_an_offset_on() {
+    // (what GitLab has left, where the next patch goes, which of our bytes it begins with)
+    let rows = [(18, 18, 13), (16, 16, 11), (15, 15, 10), (12, 12, 10), (10, 10, 10), (8, 8, 8), (0, 0, 0)];
+    for resumed in [false, true] {
+        for (left, at, ours) in rows {
+            let log = "0123456789abcd";
+            let mut job = Hand::accepted(config());
+            job.machine.write(&log[..10]);
+            job.sends("patch 0+10");
+            job.answer(202, &[("x-gitlab-trace-update-interval", "1")], "");
+            job.machine.write(&log[10..13]);
+            assert_eq!(job.call().name(), "patch 10+3");
+            job.answer(416, &[("range", "0-15")], "");
+            assert_eq!(job.call().name(), "patch 15+3");
+            assert!(matches!(job.events[..], [JobEvent::TraceShifted { server_offset: 15, .. }]), "{:?}", job.events);
+            job.answer(202, &[], "");
+            if resumed {
+                let record = JobRecord::of(&mut job.machine).unwrap();
+                let record = JobRecord::from_json(&record.to_json()).unwrap();
+                job = Hand::new(record.resume(Arc::new(config()), job.now).unwrap());
+            }
+            job.machine.write(&log[13..]);
+            job.call();
+            match left {
+                18 if resumed => job.answer(202, &[], ""),
+                18 => job.answer(409, &[], ""),
+                _ => job.answer(416, &[("range", &format!("0-{left}"))], ""),
+            }
+            let patch = job.call();
+            let case = format!("{left} bytes left, resumed: {resumed}");
+            assert_eq!(patch.name(), format!("patch {at}+{}", 14 - ours), "{case}");
+            assert_eq!(patch.request.body(), &log.as_bytes()[ours..], "{case}");
+            job.answer(202, &[], "");
+            job.machine.finish(JobResult::success());
+            assert_eq!(job.call().name(), format!("probe {}", at + 14 - ours), "{case}");
+            job.answer(202, &[], "");
+            // The checksum is ours again when nothing foreign is left.
+            let report = job.call().json();
+            assert_eq!(report["output"]["bytesize"].as_u64(), (left <= 10).then_some(14), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_durable_job_is_saved_as_accepted_before_it_says_so() {
+    let mut job = Hand::new(Job::new(Arc::new(config().with_durable(true)), &assignment(), START));
+    job.sends("running");
+    job.answer(200, &[("job-status", "canceling")], "200");
+    job.waits();
+    // Not even the cancellation comes before the acceptance.
+    assert_eq!(job.events.drain(..).collect::<Vec<_>>(), [JobEvent::Save]);
+    assert!(!job.machine.is_accepted());
+    let snapshot = job.machine.snapshot();
+    job.machine.saved(snapshot.revision(), snapshot.log_size());
+    job.waits();
+    assert_eq!(job.events, [JobEvent::Accepted, JobEvent::CancelRequested]);
+    assert!(job.machine.is_accepted());
+    // Killed after that: the script is not started a second time.
+    let mut again = resume(&config().with_durable(true), &assignment(), &snapshot.to_json(), START);
+    again.pass(60 * SECOND);
+    assert_eq!(again.call().name(), "probe 0");
+    assert!(again.machine.is_accepted() && !again.events.contains(&JobEvent::Accepted), "{:?}", again.events);
+}
+
+#[test]
+fn a_job_that_has_its_result_starts_no_script() {
+    for durable in [false, true] {
+        let mut job = Hand::new(Job::new(Arc::new(config().with_durable(durable)), &assignment(), START));
+        job.machine.finish(JobResult::success());
+        job.sends("running");
+        let snapshot = job.machine.snapshot().to_json();
+        job.machine.saved(job.machine.revision(), 0);
+        for mut job in [job, resume(&config().with_durable(durable), &assignment(), &snapshot, START)] {
+            job.call_or_pending();
+            job.answer(200, &[], "200");
+            job.machine.saved(job.machine.revision(), 0);
+            assert_eq!(job.call().name(), "report success");
+            assert!(!job.events.contains(&JobEvent::Accepted), "durable {durable}: {:?}", job.events);
+        }
+    }
+}
+
+/// A job that is not durable is saved whenever the application likes, also between an answer and the event that it brings.
+#[test]
+fn an_acceptance_that_was_not_told_is_told_after_a_resume() {
+    let mut job = Hand::new(Job::new(Arc::new(config()), &assignment(), START));
+    job.sends("running");
+    job.answer(200, &[], "200");
+    let mut again = resume(&config(), &assignment(), &job.machine.snapshot().to_json(), START);
+    again.call();
+    assert_eq!(again.events, [JobEvent::Accepted]);
+    let mut third = resume(&config(), &assignment(), &again.machine.snapshot().to_json(), START);
+    third.call();
+    assert_eq!(third.events, []);
+}
+
+#[test]
+fn numbers_that_contradict_each_other_come_in_on_no_way() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    let good = job.machine.snapshot();
+    let json = serde_json::to_string(&good).unwrap();
+    assert_eq!(serde_json::from_str::<JobSnapshot>(&json).unwrap(), good);
+    let edits = [
+        (r#""log_acknowledged":0"#, r#""log_acknowledged":4"#),
+        (r#""log_written":3"#, r#""log_written":18446744073709551615"#),
+        (r#""log_crc32""#, r#""log_probe":{"at":4,"rewinds":false},"log_crc32""#),
+        (r#""log_crc32""#, r#""log_shifts":[[0,0],[1,9]],"log_crc32""#),
+        (r#""log_crc32""#, r#""log_shifts":[[0,5],[0,4]],"log_crc32""#),
+        (r#""log_crc32""#, r#""log_lost":[{"start":3,"end":1},0],"log_crc32""#),
+    ];
+    for (found, wrong) in edits {
+        assert!(json.contains(found), "{json}");
+        let edited = json.replace(found, wrong);
+        serde_json::from_str::<JobSnapshot>(&edited).unwrap_err();
+        let sealed = good.to_json().replace(found, wrong);
+        assert!(matches!(JobSnapshot::from_json(&sealed), Err(ResumeError::Corrupt(_))), "{wrong}");
+    }
+}
+
+#[test]
+fn what_waits_for_the_end_of_a_log_is_delivered_when_the_limit_is_lifted() {
+    let text: String = (0..500).map(|line| format!("line {line}\n")).collect();
+    let limited = |limit| config().with_log(LogOptions::default().with_limit(limit));
+    let small = limited(LogLimit::head_and_tail(1000, 200));
+    let larger = limited(LogLimit::head_and_tail(1 << 20, 200));
+    for config in [limited(LogLimit::None), larger, small.clone()] {
+        let mut job = Hand::accepted(small.clone());
+        job.machine.write(text.clone());
+        let record = JobRecord::of(&mut job.machine).unwrap();
+        let mut job = record.resume(Arc::new(config), START).unwrap();
+        job.write("later 1\n");
+        job.write("later 2\n");
+        job.finish(JobResult::success());
+        let log = String::from_utf8(job.retained().1.concat()).unwrap();
+        assert!(log.ends_with("line 499\nlater 1\nlater 2\n"), "{log}");
+        assert!(log.contains(" bytes were left out. The end of the log:"), "{log}");
+    }
+    // Nothing was kept of this one, and what comes later is not dropped as well.
+    let mut job = Hand::accepted(limited(LogLimit::head(1000)));
+    job.machine.write(text);
+    let record = JobRecord::of(&mut job.machine).unwrap();
+    let mut job = record.resume(Arc::new(limited(LogLimit::None)), START).unwrap();
+    job.write("later\n");
+    assert!(job.retained().1.concat().ends_with(b"later\n"));
 }

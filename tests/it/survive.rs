@@ -81,7 +81,7 @@ impl Life<'_> {
         let assignment = take_job(&mut server, &config, START, new);
         let config = Arc::new(config);
         let mut job = Job::new(config.clone(), &assignment, START);
-        let saved = JobRecord::of(&mut job).to_json();
+        let saved = JobRecord::of(&mut job).unwrap().to_json();
         let mut life = Life { config, script, server, job, now: START, saved, late: None };
         let mut fates = fates.iter().copied();
         for _ in 0..5000 {
@@ -111,11 +111,8 @@ impl Life<'_> {
 
     /// Everything there is, in one value.
     fn record(&mut self) -> JobRecord {
-        let now = JobRecord::of(&mut self.job);
         let before = JobRecord::from_json(&self.saved).unwrap();
-        let (start, log) = now.log();
-        let whole = [&before.log().1[..usize::try_from(start).unwrap()], log].concat();
-        JobRecord::new(now.server().clone(), now.assignment().clone(), now.snapshot().clone(), 0, whole.into())
+        JobRecord::with_log_before(&mut self.job, before.log().1).unwrap()
     }
 
     fn save(&mut self) {

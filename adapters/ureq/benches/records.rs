@@ -72,7 +72,8 @@ fn sizes(size: usize, limit: LogLimit) {
         }
     }
     let snapshot = job.snapshot();
-    let record = JobRecord::new(job.server().clone(), job.assignment().clone(), snapshot, 0, log.into());
+    let record =
+        JobRecord::new(job.server().clone(), job.assignment().clone(), snapshot, 0, log.into()).expect("its log");
     let folder = folder();
     Job::store(&record, folder.path()).expect("a place for it");
     println!("{size} bytes printed, {limit:?}: at most {most} bytes of log in memory");
@@ -85,7 +86,7 @@ fn sizes(size: usize, limit: LogLimit) {
 /// Each gets a record of its own: a folder, and three files that are on disk when it returns.
 #[divan::bench(args = [100, 10_000], sample_count = 1, sample_size = 1)]
 fn save_jobs(bencher: Bencher<'_, '_>, count: usize) {
-    let (folder, record) = (folder(), JobRecord::of(&mut new_job(LogLimit::default())));
+    let (folder, record) = (folder(), JobRecord::of(&mut new_job(LogLimit::default())).expect("its log"));
     bencher.bench_local(|| {
         for job in 0..count {
             Job::store(&record, folder.path().join(job.to_string())).expect("a place for it");
@@ -99,7 +100,8 @@ fn alone(folder: &TempDir) -> Job {
     let nowhere = Proxies::all(ProxyUrl::parse("http://127.0.0.1:1").expect("an address"));
     let transport = Transport::with_options(&HttpOptions::new().with_proxies(nowhere)).expect("a transport");
     let runner = Runner::load(golden).expect("a runner").with_transport(transport);
-    Job::store(&JobRecord::of(&mut new_job(LogLimit::default())), folder.path()).expect("a place for it");
+    Job::store(&JobRecord::of(&mut new_job(LogLimit::default())).expect("its log"), folder.path())
+        .expect("a place for it");
     runner.load_job(folder.path()).expect("its record")
 }
 

@@ -240,8 +240,7 @@ impl Shared {
         }
         let value = state.value()?;
         // As if it had been left and taken up. A call on the wire comes home to a machine that no longer knows of it.
-        let job = Job::resume(config.clone(), value.assignment(), value.snapshot().clone(), self.clock.now())
-            .map_err(Error::BadRecord)?;
+        let job = value.resume(config.clone(), self.clock.now()).map_err(Error::BadRecord)?;
         let record = Record::create(folder, &value)?;
         (state.job, state.archive) = (job, Archive::Files(Box::new(record)));
         self.work.notify_all();
@@ -276,7 +275,7 @@ impl Shared {
             }
             archive => {
                 state.archive = archive;
-                Ok(state.value()?)
+                state.value()
             }
         }
     }
@@ -375,12 +374,13 @@ impl State {
     }
 
     /// All that is known of the job.
-    fn value(&mut self) -> Result<JobRecord, FileError> {
-        let record = JobRecord::of(&mut self.job);
-        let (start, log) = record.log();
-        let Some(before) = self.archive.log_before(start)? else { return Ok(record) };
-        let (server, assignment) = (record.server().clone(), record.assignment().clone());
-        Ok(JobRecord::new(server, assignment, record.snapshot().clone(), 0, [before, log.clone()].concat().into()))
+    fn value(&mut self) -> Result<JobRecord, Error> {
+        let (start, _) = self.job.retained();
+        let record = match self.archive.log_before(start)? {
+            Some(before) => JobRecord::with_log_before(&mut self.job, &before),
+            None => JobRecord::of(&mut self.job),
+        };
+        record.map_err(Error::BadRecord)
     }
 
     /// Bytes of the log that are needed once more. If nobody has them, a mark takes their place.

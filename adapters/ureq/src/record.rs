@@ -226,10 +226,8 @@ impl Record {
     /// Makes one value of the record, which is gone then: there must not be two of one job.
     pub(crate) fn into_value(mut self, snapshot: JobSnapshot) -> Result<JobRecord, FileError> {
         let log = self.log(0..snapshot.log_size())?;
-        if !snapshot.is_log([&log]) {
-            return Err(FileError::bad(&self.folder.join(LOG), DAMAGED));
-        }
-        let record = JobRecord::new(self.server.clone(), self.saved.clone(), snapshot, 0, log);
+        let record = JobRecord::new(self.server.clone(), self.saved.clone(), snapshot, 0, log)
+            .map_err(|_| FileError::bad(&self.folder.join(LOG), DAMAGED))?;
         // From the moment that the files say so, the value is the only one: what is left of them does no harm.
         match self.close(self.saved.id(), "handed on as one value") {
             Err(error) if matches!(error, FileError::Held { .. }) || is_record(&self.folder) => Err(error),

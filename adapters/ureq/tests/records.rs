@@ -380,7 +380,7 @@ fn record_of_queued(server: &Server, id: u64) -> JobRecord {
     let config = RunnerConfig::new(ServerUrl::parse(&server.url()).unwrap(), Info::new("old", "1"));
     let mut job = gitlab_runner_api::Job::new(config.into(), &assignment, Timestamp::EPOCH);
     job.write("never seen\n");
-    JobRecord::of(&mut job)
+    JobRecord::of(&mut job).unwrap()
 }
 
 /// GitLab is away when a job ends, and the process is killed before it is back.
@@ -539,12 +539,14 @@ fn a_log_that_is_not_whole_makes_no_record() {
     let folder = tempfile::tempdir().unwrap();
     let stored = JobRecord::from_json(include_str!("../../../tests/golden/job-record-1.json")).unwrap();
     let (server, assignment, snapshot) = (stored.server(), stored.assignment(), stored.snapshot());
-    let part = JobRecord::new(server.clone(), assignment.clone(), snapshot.clone(), 4, stored.log().1.slice(4..));
+    let part =
+        JobRecord::new(server.clone(), assignment.clone(), snapshot.clone(), 4, stored.log().1.slice(4..)).unwrap();
     let refused = Job::store(&part, folder.path().join("record")).unwrap_err().to_string();
     assert!(refused.contains("record: the first 4 bytes of its log are missing"), "{refused}");
-    let other = JobRecord::new(server.clone(), assignment.clone(), snapshot.clone(), 0, "another log of no use".into());
-    let refused = Job::store(&other, folder.path().join("record")).unwrap_err().to_string();
-    assert!(refused.contains("not the one that its state speaks of"), "{refused}");
+    for other in ["another log of no use", "another log 14"] {
+        let other = JobRecord::new(server.clone(), assignment.clone(), snapshot.clone(), 0, other.into());
+        assert!(matches!(other, Err(gitlab_runner_api::ResumeError::Corrupt(_))), "{other:?}");
+    }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

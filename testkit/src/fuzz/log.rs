@@ -142,7 +142,7 @@ impl LogCase {
         let server = Server::parse("https://gitlab.example.test").expect("an address");
         let config = Arc::new(RunnerConfig::new(server, Info::new("fuzz", "1")).with_log(options));
         let mut job = Job::new(config.clone(), &assignment, START);
-        let (mut output, mut sizes) = (Vec::new(), Vec::new());
+        let mut sizes = Vec::new();
         for (number, step) in self.steps.iter().enumerate() {
             let now = time_of(number);
             match step {
@@ -153,18 +153,16 @@ impl LogCase {
                 LogStep::OpenSection(name) => _ = job.open_section(&Section::new(name), now),
                 LogStep::CloseSection => _ = job.close_section(now),
                 LogStep::Resume => {
-                    output.extend(job.retained().1.concat());
-                    let record =
-                        JobRecord::from_json(&JobRecord::of(&mut job).to_json()).expect("what was just stored");
+                    let stored = JobRecord::of(&mut job).expect("it keeps its whole log").to_json();
+                    let record = JobRecord::from_json(&stored).expect("what was just stored");
                     assert_eq!(record.assignment().as_json(), assignment.as_json(), "the payload as it came");
-                    job = Job::resume(config.clone(), record.assignment(), record.snapshot().clone(), now)
-                        .expect("the same job");
+                    job = record.resume(config.clone(), now).expect("the same job");
                 }
             }
             sizes.push(job.log_size() as usize);
         }
         job.finish(JobResult::success());
-        output.extend(job.retained().1.concat());
+        let output = job.retained().1.concat();
         sizes.push(output.len());
         (output, sizes)
     }

@@ -67,8 +67,9 @@ pub struct JobMonitor {
     patience: Patience,
     written: Vec<u8>,
     saved: u64,
-    /// GitLab's offset less ours; none once bytes were forfeited, when what is sent is not what was written.
-    shift: Option<i128>,
+    /// From which of our bytes on they lie from which offset of GitLab's on; none once bytes were forfeited, when what is sent is not
+    /// what was written.
+    lies: Option<Vec<(u64, u64)>>,
     open: Option<Open>,
     accepted: bool,
     /// Where GitLab's log ends, by its last word, in its offsets.
@@ -112,7 +113,7 @@ impl JobMonitor {
             patience,
             written: Vec::new(),
             saved: 0,
-            shift: Some(0),
+            lies: Some(vec![(0, 0)]),
             open: None,
             accepted: false,
             server_size: 0,
@@ -175,7 +176,7 @@ impl JobMonitor {
     pub fn verb(&mut self, forfeited: bool) {
         self.caused = true;
         if forfeited {
-            self.shift = None;
+            self.lies = None;
         }
     }
 
@@ -261,9 +262,14 @@ impl JobMonitor {
     }
 
     /// L6: every patch is the written log at its place, and never ahead of what is saved.
-    fn check_patch(&self, start: u64, body: &[u8]) -> Result<(), String> {
-        let Some(shift) = self.shift else { return Ok(()) };
-        let ours = usize::try_from(i128::from(start) - shift).unwrap_or(usize::MAX);
+    fn check_patch(&mut self, start: u64, body: &[u8]) -> Result<(), String> {
+        let Some(lies) = &mut self.lies else { return Ok(()) };
+        if start == self.server_size {
+            // What lay behind the end of GitLab's log is lost, and comes again.
+            lies.retain(|(_, server)| *server <= start);
+        }
+        let ours = lies.last().map_or(u64::MAX, |(ours, server)| start.wrapping_sub(*server).wrapping_add(*ours));
+        let ours = usize::try_from(ours).unwrap_or(usize::MAX);
         let end = ours.saturating_add(body.len());
         if !body.is_empty() && self.written.get(ours..end) != Some(body) {
             return Err(format!("L6: the patch at {start} is not the log at its place"));
@@ -291,8 +297,8 @@ impl JobMonitor {
         if self.log_given_up {
             return if dropped { Ok(()) } else { Err("L8: a checksum of a log that did not arrive".to_owned()) };
         }
-        let Some(shift) = self.shift else { return Ok(()) };
-        let wanted = self.written.len() as i128 + shift;
+        let Some((ours, server)) = self.lies.as_ref().and_then(|lies| lies.last()) else { return Ok(()) };
+        let wanted = self.written.len() as i128 - i128::from(*ours) + i128::from(*server);
         if i128::from(self.server_size) < wanted {
             return Err(format!("L8: it reports with {} of {wanted} bytes at GitLab", self.server_size));
         }
@@ -449,7 +455,10 @@ impl JobMonitor {
         }
         match event {
             JobEvent::TraceShifted { server_offset, .. } => {
-                self.shift = self.shift.map(|_| i128::from(*server_offset) - i128::from(acknowledged));
+                if let Some(lies) = &mut self.lies {
+                    lies.retain(|(ours, _)| *ours < acknowledged);
+                    lies.push((acknowledged, *server_offset));
+                }
             }
             JobEvent::TraceRefused { .. } => self.check_giving_up(now)?,
             JobEvent::Finished(outcome) => self.check_outcome(outcome, now)?,

@@ -112,9 +112,8 @@ impl Job {
         link: &Link,
         patience: Duration,
     ) -> Result<Self, Error> {
-        let (now, snapshot) = (link.clock.now(), record.snapshot().clone());
         let config = &unkept(config);
-        let job = Core::resume(config.clone(), record.assignment(), snapshot, now).map_err(Error::BadRecord)?;
+        let job = record.resume(config.clone(), link.clock.now()).map_err(Error::BadRecord)?;
         Self::of(job, Archive::Value(Box::new(record)), config, link, patience).go_on()
     }
 

@@ -181,7 +181,7 @@ impl Runner {
         let Some(state_dir) = &self.state_dir else {
             return Job::of(job, Archive::Memory, &config, link, self.patience).start();
         };
-        let saved = JobRecord::of(&mut job);
+        let saved = JobRecord::of(&mut job).map_err(Error::BadRecord)?;
         match Record::create_in(state_dir, &saved) {
             Ok(record) => {
                 job.saved(saved.snapshot().revision(), saved.snapshot().log_size());
