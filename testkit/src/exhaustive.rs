@@ -136,7 +136,7 @@ struct Life<'a> {
     faults: Vec<Fault>,
     /// A request that is still on its way.
     late: Option<Request<Bytes>>,
-    /// The job may have sent bytes that GitLab does not have.
+    /// GitLab may lack bytes that the job has sent, and the job does not know.
     unsure: bool,
     /// What is on disk: a snapshot, and how long the log is there.
     disk: Option<String>,
@@ -263,6 +263,7 @@ impl<'a> Life<'a> {
     fn forget(&mut self, bytes: u64) {
         let held = self.gitlab.job(self.assignment.id()).map_or(0, |job| job.trace().len()) as u64;
         self.gitlab.forget_trace_tail(self.assignment.id(), held.saturating_sub(bytes));
+        self.unsure = true;
     }
 
     /// Somebody else who has the job's token appends to its log.
