@@ -147,6 +147,41 @@ fn a_secret_of_a_in_a_text_of_a(bencher: Bencher<'_, '_>, (mebibytes, length): (
     bencher.counter(BytesCount::new(text.len())).bench_local(|| mask(&masks, &text));
 }
 
+/// Texts that make a search by places compare much: over the first, all beginnings of one secret; over the others, a long secret.
+#[derive(Clone, Copy, Debug)]
+enum Worst {
+    /// All beginnings of one secret, in a text that repeats it.
+    Beginnings,
+    /// Secrets each of which ends as the next one begins, in a text of them all.
+    Overlapping,
+    /// A secret of 10,000 `a` and a `b`, in a text of `a`.
+    NearlyThere,
+    /// A secret of 10,000 `a`, in a text with another byte after each 9,999.
+    NeverThere,
+}
+
+#[divan::bench(
+    args = [Worst::Beginnings, Worst::Overlapping, Worst::NearlyThere, Worst::NeverThere],
+    sample_count = 3,
+    sample_size = 1
+)]
+fn the_worst_texts(bencher: Bencher<'_, '_>, worst: Worst) {
+    const SIZE: usize = 8 << 20;
+    let a = |count: usize| "a".repeat(count);
+    let (secrets, pattern): (Vec<String>, String) = match worst {
+        Worst::Beginnings => ((8..400).map(a).collect(), a(1000)),
+        Worst::Overlapping => {
+            let part = |number: usize| format!("{:04}", number * 7919 % 10_000);
+            ((0..100).map(|number| part(number) + &part(number + 1)).collect(), (0..101).map(part).collect())
+        }
+        Worst::NearlyThere => (vec![a(10_000) + "b"], a(1000)),
+        Worst::NeverThere => (vec![a(10_000)], a(9_999) + "b"),
+    };
+    let text = Bytes::from(pattern.repeat(SIZE / pattern.len()));
+    let masks = Arc::new(Masks::new(&secrets.into_iter().map(Secret::new).collect::<Vec<_>>()));
+    bencher.counter(BytesCount::new(text.len())).bench_local(|| mask(&masks, &text));
+}
+
 fn config(timestamps: Timestamps) -> Arc<RunnerConfig> {
     let server = Server::parse("https://gitlab.example.test").expect("a valid address");
     let options = LogOptions::default().with_limit(LogLimit::None).with_timestamps(timestamps);

@@ -65,13 +65,17 @@ mod automaton;
 mod encodings;
 mod limit;
 mod mask;
+mod matcher;
 mod options;
 mod piece;
+mod search;
 pub(crate) mod section;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod timestamps;
 mod tokens;
+mod trie;
 mod urls;
 mod utf8;
 

@@ -40,6 +40,7 @@ const FORBIDDEN: &[&str] = &[
 
 /// Each with what it is for. Adding one is a decision.
 const DEPENDENCIES: &[(&str, &str)] = &[
+    ("aho-corasick", "searches the log for many secrets at once"),
     ("base64", "secrets that were encoded; on request"),
     ("bytes", "log and bodies without copies"),
     ("crc32fast", "the log's checksum"),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::automaton::{Automaton, ROOT, State};
 use super::encodings::encodings;
+use super::matcher::{Matcher, Place};
 use super::piece::Piece;
 use super::section::sanitized;
 use crate::secret::Secret;
@@ -35,7 +35,7 @@ pub(super) struct Forms {
 /// A value counts without white space around it; an empty one does not. A value of several lines is hidden with either
 /// line ending, and so is each of its lines of at least 8 bytes.
 pub struct Masks {
-    automaton: Automaton,
+    matcher: Matcher,
     count: usize,
     short: usize,
 }
@@ -55,7 +55,7 @@ impl Masks {
             short += usize::from(secret.len() < SHORT);
             add_forms(secret, forms, &mut |form| texts.push(form));
         }
-        Self { automaton: Automaton::new(texts), count, short }
+        Self { matcher: Matcher::new(texts), count, short }
     }
 
     /// Hides them in a text that was behind the stages before they were known. Markers in it stay whole.
@@ -77,7 +77,7 @@ impl Masks {
     /// Hides them in the name of a section, where characters that do not fit into one were replaced.
     pub(super) fn hide_in_name(&self, name: &str) -> String {
         let mut is_hidden = vec![false; name.len()];
-        let secrets = self.automaton.texts().map(|text| sanitized(&String::from_utf8_lossy(text)));
+        let secrets = self.matcher.texts().iter().map(|text| sanitized(&String::from_utf8_lossy(text)));
         for secret in secrets {
             for (at, _) in
                 name.char_indices().filter(|(at, _)| name.get(*at..).is_some_and(|it| it.starts_with(&secret)))
@@ -146,9 +146,8 @@ fn add_forms(secret: &str, forms: Forms, add: &mut impl FnMut(Vec<u8>)) {
 /// ```
 pub struct Masker {
     masks: Arc<Masks>,
-    state: State,
-    /// How much of the stream came in.
-    position: u64,
+    /// How far the stream was searched.
+    place: Place,
     /// All before this is passed on or hidden.
     done: u64,
     /// Occurrences that reach beyond `done`, joined where they overlap. Of one that begins before it, the marker is out.
@@ -161,7 +160,7 @@ impl Masker {
     /// At the beginning of a stream.
     #[must_use]
     pub fn new(masks: Arc<Masks>) -> Self {
-        Self { masks, state: ROOT, position: 0, done: 0, hidden: VecDeque::new(), owes_marker: false }
+        Self { masks, place: Place::at(0), done: 0, hidden: VecDeque::new(), owes_marker: false }
     }
 
     /// Takes more of the stream in, and passes on what is no secret for certain.
@@ -176,24 +175,25 @@ impl Masker {
 
     pub(super) fn push_pieces(&mut self, chunk: Bytes, out: &mut dyn FnMut(Piece)) {
         self.pay_marker(out);
-        if self.masks.automaton.is_empty() || chunk.is_empty() {
+        if self.masks.matcher.texts().is_empty() || chunk.is_empty() {
             if !chunk.is_empty() {
                 out(Piece::Shown(chunk));
             }
             return;
         }
         let masks = Arc::clone(&self.masks);
-        let held = masks.automaton.held(self.state);
-        self.take(&masks.automaton, &chunk);
-        let undecided = masks.automaton.held(self.state).len() as u64;
-        self.release(self.position - undecided, held, &chunk, out);
+        let held = masks.matcher.held(&self.place);
+        self.take(&masks.matcher, &chunk);
+        let undecided = u64::from(self.place.begun().1);
+        self.release(self.place.position() - undecided, held, &chunk, out);
     }
 
     pub(super) fn end_pieces(&mut self, out: &mut dyn FnMut(Piece)) {
         self.pay_marker(out);
         let masks = Arc::clone(&self.masks);
-        self.release(self.position, masks.automaton.held(self.state), &Bytes::new(), out);
-        self.state = ROOT;
+        let held = masks.matcher.held(&self.place);
+        masks.matcher.finish(&mut self.place, &mut |span| join(&mut self.hidden, span));
+        self.release(self.place.position(), held, &Bytes::new(), out);
     }
 
     fn pay_marker(&mut self, out: &mut dyn FnMut(Piece)) {
@@ -205,7 +205,7 @@ impl Masker {
     /// Goes on with other secrets: what is held back is looked through for them too.
     pub(super) fn replace(&mut self, masks: &Arc<Masks>) {
         let owes_marker = self.owes_marker;
-        let held = self.masks.automaton.held(self.state).to_vec();
+        let held = self.masks.matcher.held(&self.place).to_vec();
         *self = Self { owes_marker, ..Self::holding(masks, &held, self.hidden_of_held()) };
     }
 
@@ -213,11 +213,11 @@ impl Masker {
     fn holding(masks: &Arc<Masks>, held: &[u8], hidden: u64) -> Self {
         let mut masker = Self::new(Arc::clone(masks));
         // One byte before what is held, there is room for the beginning of an occurrence.
-        (masker.position, masker.done) = (1, 1);
+        (masker.place, masker.done) = (Place::at(1), 1);
         if hidden > 0 {
             masker.hidden.push_back(0..1 + hidden);
         }
-        masker.take(&masks.automaton, held);
+        masker.take(&masks.matcher, held);
         masker
     }
 
@@ -226,23 +226,13 @@ impl Masker {
         self.hidden.front().filter(|span| span.start < self.done).map_or(0, |span| span.end.saturating_sub(self.done))
     }
 
-    fn take(&mut self, automaton: &Automaton, chunk: &[u8]) {
-        let (base, hidden) = (self.position, &mut self.hidden);
-        self.state = automaton.feed(self.state, chunk, |end, length| {
-            let end = base + end as u64;
-            let mut span = end - length as u64..end;
-            while let Some(last) = hidden.back().filter(|last| last.end > span.start) {
-                span = span.start.min(last.start)..span.end.max(last.end);
-                hidden.pop_back();
-            }
-            hidden.push_back(span);
-        });
-        self.position = base + chunk.len() as u64;
+    fn take(&mut self, matcher: &Matcher, chunk: &[u8]) {
+        matcher.feed(&mut self.place, chunk, &mut |span| join(&mut self.hidden, span));
     }
 
     /// Passes on all up to an offset. The last bytes of the stream are `chunk`, and before that was `held`.
     fn release(&mut self, to: u64, held: &[u8], chunk: &Bytes, out: &mut dyn FnMut(Piece)) {
-        let source = Source { held, chunk, base: self.position - chunk.len() as u64 };
+        let source = Source { held, chunk, base: self.place.position() - chunk.len() as u64 };
         while self.done < to {
             let Some(span) = self.hidden.front().filter(|span| span.start < to).cloned() else {
                 source.show(self.done..to, out);
@@ -264,16 +254,16 @@ impl Masker {
 
     /// What is held back, by name.
     pub(super) fn held(&self) -> Option<Held> {
-        let automaton = &self.masks.automaton;
-        let (text, length) = automaton.position(self.state);
+        let (text, length) = self.place.begun();
         let hidden = self.hidden_of_held() as u32;
-        (length > 0).then(|| Held { shape: automaton.shape(), text, length, hidden })
+        (length > 0).then(|| Held { shape: self.masks.matcher.texts().shape(), text, length, hidden })
     }
 
     /// Where another masker stopped. If it hid other secrets, nobody knows what it held back: that counts as secret.
     pub(super) fn resume(masks: &Arc<Masks>, held: Option<Held>) -> Self {
         let Some(Held { shape, text, length, hidden }) = held else { return Self::new(Arc::clone(masks)) };
-        let bytes = masks.automaton.beginning(text, length).filter(|_| shape == masks.automaton.shape());
+        let texts = masks.matcher.texts();
+        let bytes = texts.get(text).get(..length as usize).filter(|_| shape == texts.shape());
         match bytes {
             Some(bytes) => Self::holding(masks, bytes, u64::from(hidden.min(length))),
             None => Self { owes_marker: hidden < length, ..Self::new(Arc::clone(masks)) },
@@ -283,9 +273,18 @@ impl Masker {
 
 impl fmt::Debug for Masker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held = self.masks.automaton.held(self.state).len();
+        let held = self.place.begun().1;
         f.debug_struct("Masker").field("masks", &self.masks).field("held", &held).finish_non_exhaustive()
     }
+}
+
+/// Adds an occurrence to those that come before it or overlap it, and joins it with the latter.
+fn join(hidden: &mut VecDeque<Range<u64>>, mut span: Range<u64>) {
+    while let Some(last) = hidden.back().filter(|last| last.end > span.start) {
+        span = span.start.min(last.start)..span.end.max(last.end);
+        hidden.pop_back();
+    }
+    hidden.push_back(span);
 }
 
 /// What a masker holds back, without a byte of it: the beginning of that length of one of its texts. The first `hidden`

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::automaton::{Automaton, ROOT, State};
+use super::automaton::Automaton;
 use super::mask::MARKER;
 use super::piece::Piece;
+use super::trie::{ROOT, State};
 
 /// The prefix that is always looked for: personal access tokens.
 pub(super) const ALWAYS: &str = "glpat-";
