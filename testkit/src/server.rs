@@ -20,6 +20,7 @@ use crate::coordinator::Coordinator;
 use crate::time_limit::TimeLimit;
 use crate::treatment::Treatment;
 
+pub(crate) use self::clock::Clock;
 pub(crate) use self::shared::Passage;
 
 /// A [`Coordinator`] that listens on a port of this machine, in real time, until it is dropped.
@@ -54,11 +55,21 @@ impl Server {
     /// If the operating system refuses a port or a thread.
     pub fn start(coordinator: Coordinator) -> io::Result<Self> {
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self::start_behind(coordinator, nowhere, Box::new(|_, _, _| Passage::GitLab(Treatment::Deliver)))
+        Self::start_behind(
+            coordinator,
+            nowhere,
+            Box::new(|_, _, _| Passage::GitLab(Treatment::Deliver)),
+            Clock::start(),
+        )
     }
 
     /// Starts to serve at this address, with a door before GitLab.
-    pub(crate) fn start_behind(coordinator: Coordinator, at: SocketAddr, door: Box<Door>) -> io::Result<Self> {
+    pub(crate) fn start_behind(
+        coordinator: Coordinator,
+        at: SocketAddr,
+        door: Box<Door>,
+        clock: Clock,
+    ) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(at)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -67,7 +78,7 @@ impl Server {
             let _context = runtime.enter();
             TcpListener::from_std(listener)?
         };
-        let shared = Arc::new(Shared::new(coordinator, door));
+        let shared = Arc::new(Shared::new(coordinator, door, clock));
         let served = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("simulated-gitlab".to_owned())

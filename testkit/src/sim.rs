@@ -57,6 +57,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
+use gitlab_runner_api::Timestamp;
 use http::Request;
 use serde_json::{Map, Value};
 
@@ -66,7 +67,7 @@ pub use openapi::OPENAPI;
 use crate::content::Content;
 use crate::coordinator::{Coordinator, NewJob, Settings};
 use crate::dice::Dice;
-use crate::server::{Passage, Server};
+use crate::server::{Clock, Passage, Server};
 use crate::treatment::Treatment;
 use faults::Faults;
 use guard::Guard;
@@ -93,6 +94,7 @@ pub struct Options {
     remote: bool,
     faults: Vec<Fault>,
     seed: u64,
+    start: Option<Timestamp>,
 }
 
 impl Options {
@@ -106,6 +108,7 @@ impl Options {
             remote: false,
             faults: Vec::new(),
             seed: 0,
+            start: None,
         }
     }
 
@@ -143,6 +146,13 @@ impl Options {
         self.seed = seed;
         self
     }
+
+    /// Lets time begin at `start`, and pass only by `POST /_sim/time` and [`Server::advance`].
+    #[must_use]
+    pub fn with_virtual_time(mut self, start: Timestamp) -> Self {
+        self.start = Some(start);
+        self
+    }
 }
 
 /// Serves GitLab's API, the one to steer it, and the page.
@@ -152,7 +162,7 @@ impl Options {
 /// If other machines can reach the address and [`Options::with_remote`] was not called; if the operating system refuses the port,
 /// or a thread.
 pub fn serve(coordinator: Coordinator, options: Options) -> io::Result<Server> {
-    let Options { address, control_token, hosts, remote, faults, seed } = options;
+    let Options { address, control_token, hosts, remote, faults, seed, start } = options;
     if !remote && !address.ip().is_loopback() {
         let why = format!("other machines can reach {address}; the option --allow-remote allows that");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
@@ -180,7 +190,8 @@ pub fn serve(coordinator: Coordinator, options: Options) -> io::Result<Server> {
             None => Passage::GitLab(faults.treat(request)),
         }
     };
-    let server = Server::start_behind(coordinator, address, Box::new(door))?;
+    let clock = start.map_or_else(Clock::start, Clock::standing_at);
+    let server = Server::start_behind(coordinator, address, Box::new(door), clock)?;
     let url = server.url();
     server.with(|gitlab, _| {
         let settings = gitlab.settings_mut();

@@ -401,8 +401,9 @@ fn a_user_asks_about_jobs_and_runners_as_in_gitlab() {
 
 #[test]
 fn virtual_time_ends_the_wait_of_a_held_request() {
-    let sim = Sim::start(&["--virtual-time", "--long-poll", "3000"]);
+    let sim = Sim::start(&["--start-time", "1700000000", "--long-poll", "3000"]);
     let (_, first) = sim.call("GET", "/_sim/time", "", "").unwrap();
+    assert_eq!(first, "{\"now\":1700000000.0}\n");
     let ask = |last_update: &str| {
         let body = json!({ "token": sim.told("runner_token"), "last_update": last_update }).to_string();
         sim.call("POST", "/api/v4/jobs/request", "Content-Type: application/json\r\n", &body).unwrap().0
@@ -477,6 +478,7 @@ fn wrong_usage_is_told_in_one_sentence() {
         (&["--seed", "x"], 2, "--seed needs a whole number"),
         (&["--listen", "here"], 2, "--listen needs an address"),
         (&["--fault", "moon"], 2, "WHAT:WHERE"),
+        (&["--start-time", "noon"], 2, "--start-time needs a whole number of seconds"),
         (&["--long-poll", "-1"], 2, "--long-poll needs a number of seconds"),
         (&["--jobs", "/nowhere/jobs.json"], 1, "/nowhere/jobs.json"),
     ] {
@@ -522,9 +524,17 @@ fn no_message_shows_a_token() {
             vec![format!("--runner-tokn={token}")],
             vec!["--runner-token".into(), token.into(), "--access-token".into()],
         ];
-        for option in
-            ["listen", "jobs", "seed", "fault", "update-interval", "long-poll", "two-phase-commit", "allow-remote"]
-        {
+        for option in [
+            "listen",
+            "jobs",
+            "seed",
+            "fault",
+            "update-interval",
+            "long-poll",
+            "two-phase-commit",
+            "start-time",
+            "allow-host",
+        ] {
             lines.push(vec![format!("--{option}"), token.into()]);
             lines.push(vec![format!("--{option}={token}")]);
         }

@@ -5,8 +5,9 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use gitlab_runner_api::Timestamp;
 use gitlab_runner_api_testkit::{Coordinator, Dice, Settings, sim};
 use lexopt::prelude::*;
 use serde_json::{Value, json};
@@ -32,6 +33,7 @@ A simulated GitLab, for testing runners in any language.
   --two-phase-commit S      only lends a job, until the runner says that it runs; one that is not accepted within S seconds
                             fails with runner_provisioning_timeout, and is retried as a new job (GitLab: 120)
   --virtual-time            time stands still, except that POST /_sim/time lets some pass
+  --start-time S            the same, and time begins so many seconds after 1970, so that every run has the same times
 
   --help, --version         print this text, or the version, on standard output
 
@@ -74,6 +76,7 @@ struct Options {
     long_poll: Option<Duration>,
     two_phase_commit: Option<Duration>,
     virtual_time: bool,
+    start_time: Option<Timestamp>,
 }
 
 /// What the command line asks for.
@@ -84,7 +87,7 @@ enum Wanted {
 }
 
 /// All options that take a value.
-const OPTIONS: [&str; 13] = [
+const OPTIONS: [&str; 14] = [
     "listen",
     "registration-token",
     "runner-token",
@@ -98,6 +101,7 @@ const OPTIONS: [&str; 13] = [
     "update-interval",
     "long-poll",
     "two-phase-commit",
+    "start-time",
 ];
 
 fn options() -> Result<Wanted, Failure> {
@@ -117,6 +121,7 @@ fn options() -> Result<Wanted, Failure> {
         long_poll: None,
         two_phase_commit: None,
         virtual_time: false,
+        start_time: None,
     };
     let mut parser = lexopt::Parser::from_env();
     // What lexopt says of a word that it does not expect quotes that word, which may be a token.
@@ -158,6 +163,10 @@ fn options() -> Result<Wanted, Failure> {
             "fault" => options.faults.push(text.parse().map_err(usage)?),
             "update-interval" => {
                 options.update_interval = Some(text.parse().map_err(|_| wrong("a number of seconds"))?)
+            }
+            "start-time" => {
+                let seconds: u64 = text.parse().map_err(|_| wrong("a whole number of seconds"))?;
+                options.start_time = Some(Timestamp::from_millis(seconds.saturating_mul(1000)));
             }
             _ => {
                 let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -251,11 +260,12 @@ fn run() -> Result<(), Failure> {
     if options.allow_remote {
         served = served.with_remote();
     }
+    let now = || Timestamp::from(SystemTime::now());
+    if let Some(start) = options.start_time.or_else(|| options.virtual_time.then(now)) {
+        served = served.with_virtual_time(start);
+    }
     let server = sim::serve(gitlab, served);
     let server = server.map_err(|error| Failure(1, format!("cannot listen at {}: {error}", options.listen)))?;
-    if options.virtual_time {
-        server.stop_clock();
-    }
     for job in jobs.into_iter().flatten() {
         server.with(|gitlab, now| gitlab.queue(now, job));
     }

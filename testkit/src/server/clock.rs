@@ -7,7 +7,7 @@ use gitlab_runner_api::Timestamp;
 
 /// A clock anchored once on Unix time, monotonic from there. It can be put forward, and it can stand still otherwise.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     origin: Timestamp,
     started: Instant,
     stands: AtomicBool,
@@ -16,9 +16,15 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn start() -> Self {
+    /// A clock that goes, and shows the time of this machine.
+    pub(crate) fn start() -> Self {
         let (stands, ahead) = (AtomicBool::new(false), AtomicU64::new(0));
         Self { origin: SystemTime::now().into(), started: Instant::now(), stands, ahead }
+    }
+
+    /// A clock that stands at this time until it is put forward.
+    pub(crate) fn standing_at(origin: Timestamp) -> Self {
+        Self { origin, stands: AtomicBool::new(true), ..Self::start() }
     }
 
     pub(super) fn now(&self) -> Timestamp {

@@ -46,9 +46,9 @@ pub(crate) enum Passage {
 }
 
 impl Shared {
-    pub(super) fn new(coordinator: Coordinator, door: Box<Door>) -> Self {
+    pub(super) fn new(coordinator: Coordinator, door: Box<Door>, clock: Clock) -> Self {
         Self {
-            clock: Clock::start(),
+            clock,
             state: Mutex::new(State { coordinator, waiting: BTreeMap::new(), door }),
             changed: Notify::new(),
             stop: Notify::new(),

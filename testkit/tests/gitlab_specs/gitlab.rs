@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 pub(crate) const REGISTRATION_TOKEN: &str = "GR1348941spec";
 pub(crate) const ACCESS_TOKEN: &str = "glpat-spec";
 pub(crate) const RUNNER_TOKEN: &str = "glrt-spec";
+/// Where the clock stands at first, in seconds since 1970. It is a full minute, with which windows of rate limits begin, and
+/// vectors mention this time.
+pub(crate) const START: u64 = 1_700_000_040;
 /// The URL of the instance in payloads.
 pub(crate) const EXTERNAL_URL: &str = "https://gitlab.example.test";
 
@@ -20,15 +23,14 @@ pub(crate) enum Sent {
     Held,
 }
 
-/// A simulated GitLab with one runner, whose number is 1. Time stands still unless it is let pass. It begins with a full
-/// minute, and so do the windows of rate limits.
+/// A simulated GitLab with one runner, whose number is 1. Time begins at [`START`] and stands still unless it is let pass.
 ///
 /// Errors are sentences that say what cannot be brought about.
 pub(crate) trait Gitlab {
     /// The time, in milliseconds since 1970.
     fn now(&mut self) -> Result<u64, String>;
     fn pass(&mut self, time: Duration) -> Result<(), String>;
-    /// Sets the time to so many seconds since 1970, before anything has happened.
+    /// Sets the time to so many seconds since 1970.
     fn set_clock(&mut self, unix: u64) -> Result<(), String>;
 
     fn set(&mut self, settings: Map<String, Value>) -> Result<(), String>;

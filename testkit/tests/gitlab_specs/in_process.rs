@@ -8,10 +8,7 @@ use gitlab_runner_api_testkit::{Answer, Coordinator, Registration, Role, RunnerT
 use http::{Request, Response};
 use serde_json::{Map, Value, json};
 
-use crate::gitlab::{ACCESS_TOKEN, Gitlab, REGISTRATION_TOKEN, RUNNER_TOKEN, Sent};
-
-/// Where the clock stands at first: vectors mention this time.
-const START: u64 = 1_700_000_040_000;
+use crate::gitlab::{ACCESS_TOKEN, Gitlab, REGISTRATION_TOKEN, RUNNER_TOKEN, START, Sent};
 
 pub(crate) struct InProcess {
     gitlab: Coordinator,
@@ -24,7 +21,7 @@ impl InProcess {
         gitlab.set_registration_token(REGISTRATION_TOKEN);
         gitlab.set_access_token(ACCESS_TOKEN);
         gitlab.add_runner(RUNNER_TOKEN);
-        Self { gitlab, now: Timestamp::from_millis(START) }
+        Self { gitlab, now: Timestamp::from_millis(START * 1000) }
     }
 }
 

@@ -5,7 +5,7 @@
 //! outside this list fails, and also if a vector in the list passes, so the list stays correct.
 //!
 //! The vectors run twice: against a `Coordinator`, and against the program `simulated-gitlab` over its socket, where the
-//! control API brings about the state. `../gitlab-specs/left-out-of-program.txt` lists those that pass only the first time.
+//! control API brings about the state.
 
 mod encode;
 mod expect;
@@ -40,9 +40,9 @@ fn vectors() -> Vec<Value> {
     texts.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-/// The vectors in a list of those that are left out, by ID, with the reason.
-fn left_out(list: &str) -> BTreeMap<String, String> {
-    let text = fs::read_to_string(folder().join(list)).expect("the list is there");
+/// The vectors that are left out, by ID, with the reason.
+fn left_out() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(folder().join("left-out.txt")).expect("the list is there");
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let entry = |line: &str| {
         let (id, reason) = line.split_once(": ").expect("an entry is `ID: reason`");
@@ -56,8 +56,8 @@ fn left_out(list: &str) -> BTreeMap<String, String> {
 }
 
 /// Runs all vectors, each against a GitLab of its own. Those in the list must fail, all others must pass.
-fn run<G: Gitlab>(start: impl Fn() -> Result<G, String>, mut left_out: BTreeMap<String, String>) {
-    let vectors = vectors();
+fn run<G: Gitlab>(start: impl Fn() -> Result<G, String>) {
+    let (vectors, mut left_out) = (vectors(), left_out());
     let mut passed = 0;
     let mut wrong = Vec::new();
     for vector in &vectors {
@@ -77,15 +77,11 @@ fn run<G: Gitlab>(start: impl Fn() -> Result<G, String>, mut left_out: BTreeMap<
 
 #[test]
 fn the_simulated_gitlab_does_what_gitlab_does() {
-    run(|| Ok(InProcess::new()), left_out("left-out.txt"));
+    run(|| Ok(InProcess::new()));
 }
 
 #[test]
 fn the_program_does_it_over_its_socket() {
     let _limit = TimeLimit::start(TimeLimit::TEST * 4);
-    let mut all = left_out("left-out.txt");
-    for (id, reason) in left_out("left-out-of-program.txt") {
-        assert_eq!(all.insert(id.clone(), reason), None, "{id} is in both lists");
-    }
-    run(Program::start, all);
+    run(Program::start);
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Map, Value, json};
 
-use crate::gitlab::{ACCESS_TOKEN, EXTERNAL_URL, Gitlab, REGISTRATION_TOKEN, RUNNER_TOKEN, Sent, millis};
+use crate::gitlab::{ACCESS_TOKEN, EXTERNAL_URL, Gitlab, REGISTRATION_TOKEN, RUNNER_TOKEN, START, Sent, millis};
 
 /// How long to wait for an answer before looking whether the request is held.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -34,9 +34,10 @@ pub(crate) struct Program {
 impl Program {
     pub(crate) fn start() -> Result<Self, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_simulated-gitlab"));
-        command.args(["--listen", "127.0.0.1:0", "--virtual-time", "--registration-token", REGISTRATION_TOKEN]);
+        command.args(["--listen", "127.0.0.1:0", "--start-time", &START.to_string()]);
+        command.args(["--registration-token", REGISTRATION_TOKEN, "--access-token", ACCESS_TOKEN]);
+        command.args(["--runner-token", RUNNER_TOKEN]);
         command.args(["--allow-host", "gitlab.example.test"]);
-        command.args(["--access-token", ACCESS_TOKEN, "--runner-token", RUNNER_TOKEN]);
         let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
         let mut line = String::new();
         let output = child.stdout.take().ok_or("no output")?;
@@ -47,8 +48,6 @@ impl Program {
         let (held, hold) = (None, Duration::ZERO);
         let mut program = Self { address: address.to_owned(), control_token, child, held, hold };
         program.set(Map::from_iter([("external_url".to_owned(), json!(EXTERNAL_URL))]))?;
-        let past = Duration::from_millis(program.now()? % 60_000);
-        program.pass(Duration::from_secs(60) - past)?;
         Ok(program)
     }
 
@@ -88,8 +87,9 @@ impl Gitlab for Program {
         self.told("POST", "time", &json!({ "advance": time.as_secs_f64() })).map(drop)
     }
 
-    fn set_clock(&mut self, _: u64) -> Result<(), String> {
-        Err("the program begins with the time of this machine".to_owned())
+    fn set_clock(&mut self, unix: u64) -> Result<(), String> {
+        let ahead = (unix * 1000).checked_sub(self.now()?).ok_or("this time has passed")?;
+        self.pass(Duration::from_millis(ahead))
     }
 
     fn set(&mut self, settings: Map<String, Value>) -> Result<(), String> {
