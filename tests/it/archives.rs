@@ -47,7 +47,11 @@ fn every_archive_holds_both_licences_the_readme_and_the_changelog() {
             assert!(files.contains(file), "{name} lacks {file}");
         }
         let is_testkit = name == "gitlab-runner-api-testkit";
-        assert_eq!(files.contains("openapi.json"), is_testkit, "{name}: the description of the simulated GitLab's APIs");
+        assert_eq!(
+            files.contains("openapi.json"),
+            is_testkit,
+            "{name}: the description of the simulated GitLab's APIs"
+        );
         let target = files.iter().find(|file| file.starts_with("target/"));
         assert_eq!(target, None, "{name} holds what was built");
     }
