@@ -93,7 +93,7 @@ impl Role {
 #[derive(Clone, Debug)]
 pub(super) struct User {
     pub(super) role: Role,
-    scopes: Vec<String>,
+    pub(super) scopes: Vec<String>,
 }
 
 impl User {

@@ -35,7 +35,7 @@ fn internal_error() -> Reply {
 }
 
 /// Returns the token of a job, from one of these parameters or from the header.
-fn job_token(headers: &HeaderMap, params: &Params, names: &[&str]) -> Result<String, Reply> {
+pub(super) fn job_token(headers: &HeaderMap, params: &Params, names: &[&str]) -> Result<String, Reply> {
     for name in names {
         if let Some(token) = params.text(name)? {
             return Ok(token);

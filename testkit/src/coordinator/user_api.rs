@@ -12,9 +12,11 @@ mod views;
 use gitlab_runner_api::Timestamp;
 
 use self::asked::Asked;
+use super::access::{Role, User};
+use super::jobs::JobRecord;
 use super::user_route::{Call, UserRoute};
 use super::wire::Reply;
-use super::{Coordinator, Inbound};
+use super::{Coordinator, Inbound, artifacts};
 
 impl Coordinator {
     /// Answers a call of the API for users.
@@ -25,7 +27,11 @@ impl Coordinator {
         query: Option<&str>,
         inbound: &Inbound,
     ) -> Result<Reply, Reply> {
-        let user = self.authenticate_user(&inbound.headers, &inbound.params)?.clone();
+        let user = match self.authenticate_user(&inbound.headers, &inbound.params) {
+            Ok(user) => user.clone(),
+            Err(refusal) if call.takes_job_token() => self.user_of_job(now, inbound)?.ok_or(refusal)?,
+            Err(refusal) => return Err(refusal),
+        };
         user.check_scopes(call.scopes())?;
         let asked = Asked { now, user: &user, call, query, inbound };
         match call.route() {
@@ -46,6 +52,17 @@ impl Coordinator {
             UserRoute::ListManagers => runners::managers(self, &asked),
             UserRoute::ListRunnerJobs => runners::jobs(self, &asked),
         }
+    }
+}
+
+impl Coordinator {
+    /// The user in whose name a running job calls with its token. `None` without the valid token of one.
+    fn user_of_job(&self, now: Timestamp, inbound: &Inbound) -> Result<Option<User>, Reply> {
+        let token = artifacts::job_token(&inbound.headers, &inbound.params, &["job_token"])?;
+        let calls =
+            |job: &JobRecord| job.token == token && job.is_executing() && job.is_token_valid(now, &self.settings);
+        let user = || User { role: Role::Developer, scopes: vec!["read_api".to_owned()] };
+        Ok(self.jobs.values().any(calls).then(user))
     }
 }
 

@@ -83,6 +83,11 @@ impl Call {
         self.operation.method.clone()
     }
 
+    /// Whether a running job may make the call with its token.
+    pub(super) fn takes_job_token(&self) -> bool {
+        matches!(self.operation.act, UserRoute::ListJobs | UserRoute::DownloadArtifacts)
+    }
+
     /// The job that the call changes.
     pub(super) fn job(&self) -> Option<u64> {
         if self.operation.method == Method::GET || !self.operation.path.starts_with("projects/{id}/jobs/") {

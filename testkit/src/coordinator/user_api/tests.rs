@@ -278,3 +278,23 @@ fn the_record_of_requests_says_what_a_user_changed() {
     assert_eq!(changes, [vec![format!("job {id} canceled")], vec![]]);
     assert_eq!(lab.job(id).requests(crate::Endpoint::UserApi), 0, "a runner did not ask for this job");
 }
+
+#[test]
+fn a_running_job_reads_jobs_and_artifacts_with_its_token() {
+    let mut lab = lab();
+    let earlier = lab.running_job(&[]);
+    upload(&mut lab, earlier, "archive", "zip", "PK");
+    let id = lab.running_job(&[]);
+    let token = lab.job(id).token().to_owned();
+    let ask = |lab: &mut Lab, method: Method, path: &str| {
+        lab.call(method, path, &[("job-token", token.as_str())], b"").status().as_u16()
+    };
+    let job = format!("/projects/4242/jobs/{earlier}");
+    let artifacts = format!("{job}/artifacts");
+    assert_eq!(ask(&mut lab, Method::GET, "/projects/4242/jobs"), 200);
+    assert_eq!(ask(&mut lab, Method::GET, &artifacts), 200);
+    assert_eq!(ask(&mut lab, Method::GET, &job), 401, "GitLab does not take a job token here");
+    assert_eq!(ask(&mut lab, Method::POST, &format!("{job}/cancel")), 401);
+    lab.put(id, json!({ "state": "success" }));
+    assert_eq!(ask(&mut lab, Method::GET, &artifacts), 401, "the job has ended");
+}
