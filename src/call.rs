@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::body::Body;
 use crate::config::Server;
-use crate::error::Misuse;
+use crate::error::WrongMachine;
 use crate::identity::MachineId;
+use crate::reply::{Failure, Received};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -351,6 +352,21 @@ struct Open<I> {
     overdue_at: Timestamp,
 }
 
+/// What is handed in with a ticket.
+pub(crate) struct Outcome(Result<http::Response<Received>, Failure>);
+
+impl From<http::Response<Received>> for Outcome {
+    fn from(response: http::Response<Received>) -> Self {
+        Self(Ok(response))
+    }
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        Self(Err(failure))
+    }
+}
+
 /// How long past its deadline a call is still waited for. Only a driver that is broken or suspended lets it come to that.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -384,18 +400,21 @@ impl<I> Wire<I> {
         Call { request, ticket }
     }
 
-    /// Takes the call that `ticket` answers. `None` if the answer comes late: the call was given up, or was made by the same job
-    /// before it was resumed.
+    /// Takes the call that `ticket` answers, and its outcome. `None` if the answer comes late: the call was given up, or was made by
+    /// the same job before it was resumed.
     ///
     /// # Errors
     ///
-    /// [`Misuse::WrongMachine`] if another state machine made the call.
-    pub(crate) fn take(&mut self, ticket: &Ticket) -> Result<Option<I>, Misuse> {
+    /// [`WrongMachine`] if another state machine made the call, with the ticket and the outcome.
+    pub(crate) fn take<R>(&mut self, ticket: Ticket, outcome: R) -> Result<(Option<I>, R), WrongMachine>
+    where
+        R: Into<Outcome>,
+    {
         if ticket.machine != self.machine {
             let same_job = matches!(self.owner, Owner::Job { .. }) && ticket.owner == self.owner;
-            return if same_job { Ok(None) } else { Err(Misuse::WrongMachine) };
+            return if same_job { Ok((None, outcome)) } else { Err(WrongMachine::new(ticket, outcome.into().0)) };
         }
-        Ok(self.open.take_if(|open| open.sequence == ticket.sequence).map(|open| open.intent))
+        Ok((self.open.take_if(|open| open.sequence == ticket.sequence).map(|open| open.intent), outcome))
     }
 
     /// Takes the call that should have been answered by `now`.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::api::info::Info;
+use crate::api::job_spec::Assignment;
 use crate::error::ConfigError;
 use crate::headers::TOLD_DELAY_CAP;
 use crate::identity::StreamCounter;
@@ -379,14 +380,20 @@ impl RunnerConfig {
         self
     }
 
-    /// Whether a poller hands out damaged jobs: those for which a part of `steps`, `run`, `variables`, `image` or `services` could
-    /// not be read. Default no: the poller fails such a job with `runner_system_failure`, and its log says what is wrong.
+    /// Whether damaged jobs may run: those for which a part of `steps`, `run`, `variables`, `image` or `services` could
+    /// not be read. Default no: such a job fails by itself with `runner_system_failure`, and its log says what is wrong.
     ///
     /// If you accept them, each of these jobs reports [`crate::JobEvent::PayloadDamaged`] before anything else.
     #[must_use]
     pub fn with_damaged_payloads(mut self, accept: bool) -> Self {
         self.damaged_payloads = accept;
         self
+    }
+
+    /// Whether a job with this payload fails by itself, see [`RunnerConfig::with_damaged_payloads`].
+    #[must_use]
+    pub fn refuses(&self, assignment: &Assignment) -> bool {
+        assignment.is_damaged() && !self.damaged_payloads
     }
 
     /// Whether the application saves jobs. Default no.

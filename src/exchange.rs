@@ -10,7 +10,7 @@ use crate::api::{CorrelationId, Endpoint};
 use crate::backoff::{Backoff, Policy};
 use crate::call::{Owner, Replay, Scope, Scopes, Ticket, Wire};
 use crate::config::{RunnerConfig, Server};
-use crate::error::{CallError, Misuse};
+use crate::error::{CallError, WrongMachine};
 use crate::headers::{self, TOLD_DELAY_CAP};
 use crate::output::{Machine, Output, sealed::Sealed};
 use crate::reply::{Cause, Failure, Received};
@@ -26,6 +26,7 @@ const ATTEMPTS: u32 = 5;
 /// calls that failed in transport are retried, five times in all, with growing pauses or those the server asks for. A call that must
 /// not be repeated ([`Replay::Never`]) is retried only if it certainly never left, or was refused before it was looked at (429, 503).
 #[derive(Debug)]
+#[must_use = "an exchange sends nothing unless it is polled"]
 pub struct Exchange<E: Endpoint> {
     endpoint: E,
     server: Server,
@@ -64,7 +65,6 @@ pub enum ExchangeError {
 
 impl<E: Endpoint> Exchange<E> {
     /// Starts a call to the server of this configuration.
-    #[must_use]
     pub fn new(config: &RunnerConfig, endpoint: E, now: Timestamp) -> Self {
         let mut rng = Rng::new(config.jitter_seed, endpoint.hints().kind as u64);
         rng.mix(config.streams.next());
@@ -160,21 +160,21 @@ impl<E: Endpoint> Machine for Exchange<E> {
         Output::Send(self.wire.send((), request, self.endpoint.hints(), now))
     }
 
-    fn handle_response(
+    fn handle_received(
         &mut self,
         ticket: Ticket,
-        response: Response<impl Into<Received>>,
+        response: Response<Received>,
         now: Timestamp,
-    ) -> Result<(), Misuse> {
-        if self.wire.take(&ticket)?.is_some() {
+    ) -> Result<(), WrongMachine> {
+        if let (Some(()), response) = self.wire.take(ticket, response)? {
             let now = self.clock.advance(now);
-            self.answered(&response.map(|body| body.into().into_bytes()), now);
+            self.answered(&response.map(Received::into_bytes), now);
         }
         Ok(())
     }
 
-    fn handle_failure(&mut self, ticket: Ticket, failure: Failure, now: Timestamp) -> Result<(), Misuse> {
-        if self.wire.take(&ticket)?.is_some() {
+    fn handle_failure(&mut self, ticket: Ticket, failure: Failure, now: Timestamp) -> Result<(), WrongMachine> {
+        if let (Some(()), failure) = self.wire.take(ticket, failure)? {
             let now = self.clock.advance(now);
             self.failed(failure, now);
         }

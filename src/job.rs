@@ -63,10 +63,9 @@ pub enum JobEvent {
     /// be the job that GitLab meant. This event comes before all others, with all of [`Assignment::losses`], and again after
     /// a resume.
     ///
-    /// Do not run the job, unless you know that you can do without what was dropped. [`Job::finish`] it with
-    /// [`FailureReason::RunnerSystemFailure`](crate::FailureReason::RunnerSystemFailure) instead. A
-    /// [`Poller`](crate::Poller) hands out such jobs only if [`RunnerConfig::with_damaged_payloads`] allows it. Otherwise it
-    /// fails them itself.
+    /// Such a job fails by itself, unless [`RunnerConfig::with_damaged_payloads`] allows it to run. Then do not run it, unless you know
+    /// that you can do without what was dropped: [`Job::finish`] it with
+    /// [`FailureReason::RunnerSystemFailure`](crate::FailureReason::RunnerSystemFailure).
     PayloadDamaged(Vec<Loss>),
     /// These variables and texts of the payload stay as they are written, because they would be too long if the references
     /// in them were replaced: see [`Variables::unexpanded`](crate::variables::Variables::unexpanded). The job goes on, and
@@ -162,6 +161,7 @@ pub enum WaitReason {
 /// Whatever the network does, what GitLab has of the log stays a prefix of the job's log. The result is sent again until
 /// GitLab has it, or refuses it for good.
 #[derive(Debug)]
+#[must_use = "a job sends nothing unless it is polled, and GitLab waits for its result"]
 pub struct Job {
     config: Arc<RunnerConfig>,
     assignment: Assignment,
@@ -312,10 +312,17 @@ impl Request {
 
 impl Job {
     /// Starts a job that was just assigned. Its first call tells GitLab that the job is accepted.
-    #[must_use]
+    ///
+    /// If its payload is [damaged](Assignment::is_damaged), and [`RunnerConfig::with_damaged_payloads`] does not allow that, the job has
+    /// its result already: it fails with `runner_system_failure`, and its log says why. Drive it to its end like any other, and run
+    /// nothing: [`JobEvent::Accepted`] does not come, and [`Job::is_ended`] tells it at once.
     pub fn new(config: Arc<RunnerConfig>, assignment: &Assignment, now: Timestamp) -> Self {
+        let refused = config.refuses(assignment);
         let mut job = Self::unstarted(config, assignment, now);
         job.warn_of_payload();
+        if refused {
+            job.refuse();
+        }
         job
     }
 
@@ -574,8 +581,13 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Misuse::TraceNotNeeded`] if nothing is needed, or [`Misuse::TraceMismatch`] if `offset` is not the start of that part.
+    /// [`Misuse::TraceNotNeeded`] if nothing is needed, or [`Misuse::TraceMismatch`] if `offset` is not the start of that part. Once
+    /// nothing of the log is sent any more, because the job is over or its log was given up, the bytes are ignored: the job cannot
+    /// tell when you began to read them.
     pub fn supply_trace(&mut self, offset: u64, bytes: Bytes) -> Result<(), Misuse> {
+        if self.sends_no_more_log() {
+            return Ok(());
+        }
         let wanted = self.trace_needed().ok_or(Misuse::TraceNotNeeded)?;
         if offset != wanted.start {
             return Err(Misuse::TraceMismatch { offered: offset, wanted: wanted.start });
@@ -594,8 +606,11 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Misuse::TraceNotNeeded`] if nothing is needed.
+    /// [`Misuse::TraceNotNeeded`] if nothing is needed. Once nothing of the log is sent any more, this has no effect.
     pub fn forfeit_trace(&mut self) -> Result<(), Misuse> {
+        if self.sends_no_more_log() {
+            return Ok(());
+        }
         self.trace_needed().ok_or(Misuse::TraceNotNeeded)?;
         self.trace.forfeit();
         self.trace_request.done();
@@ -603,6 +618,12 @@ impl Job {
         self.drop_digest();
         self.change_critically();
         Ok(())
+    }
+
+    /// Whether nothing of the log is sent any more, whatever GitLab lacks.
+    fn sends_no_more_log(&self) -> bool {
+        let given_up = matches!(&self.phase, Phase::Finishing(finishing) if finishing.log_given_up);
+        self.abandoned || given_up || matches!(self.phase, Phase::Closed(_))
     }
 
     /// Whether there is log that GitLab has not acknowledged and is still to get.

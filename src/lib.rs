@@ -36,7 +36,8 @@
 //!
 //! - [`poll`](Machine::poll) returns what to do next: send a request, hand an event to the application, wait, or stop.
 //! - [`handle_response`](Machine::handle_response) takes the response to a request.
-//! - [`handle_failure`](Machine::handle_failure) takes the failure of a request that has no response.
+//! - [`handle_failure`](Machine::handle_failure) takes the failure of a request that has no response. For a client that returns a
+//!   `Result`, [`handle_outcome`](Machine::handle_outcome) calls the right one of these two.
 //! - [`hold_until`](Machine::hold_until) delays the next request of one kind, for example because a [`Throttle`] asks for
 //!   it.
 //!
@@ -65,10 +66,7 @@
 //!         match machine.poll(now()) {
 //!             Output::Send(call) => {
 //!                 let (request, ticket) = call.split();
-//!                 match send(request) {
-//!                     Ok(response) => machine.handle_response(ticket, response, now())?,
-//!                     Err(failure) => machine.handle_failure(ticket, failure, now())?,
-//!                 }
+//!                 machine.handle_outcome(ticket, send(request), now())?;
 //!             }
 //!             Output::Event(result) => println!("this is runner {:?}", result?.id),
 //!             Output::Wait(Some(until)) => std::thread::sleep(until.saturating_since(now())),
@@ -155,7 +153,7 @@ pub use api::job_spec::{Assignment, JobSpec, Loss, LossKind};
 pub use body::{Body, BodyReader};
 pub use call::{Call, CallKind, ERROR_BODY_LIMIT, Hints, Priority, Replay, ResponseBody, Scope, Scopes, Ticket};
 pub use config::{Retain, RunnerConfig, Server, SystemId};
-pub use error::{CallError, ConfigError, Misuse, ProtocolError, Rejection};
+pub use error::{CallError, ConfigError, Misuse, ProtocolError, Rejection, WrongMachine};
 pub use exchange::{Exchange, ExchangeError};
 pub use http_options::{HttpOptions, Proxies, ProxyUrl};
 pub use job::{AbortReason, Cancellation, Job, JobEvent, JobResult, JobSnapshot, Masked, Outcome, WaitReason, Written};
@@ -168,7 +166,7 @@ pub use secret::{InvalidToken, JobToken, PersonalAccessToken, RegistrationToken,
 pub use snapshot::ResumeError;
 pub use status::{FailureReason, JobState, JobStatus, UnknownWord};
 pub use throttle::Throttle;
-pub use time::Timestamp;
+pub use time::{AnchoredClock, Timestamp};
 
 /// The samples of the README, as documentation tests.
 #[cfg(doctest)]

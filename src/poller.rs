@@ -16,9 +16,8 @@ use crate::api::{CorrelationId, Endpoint};
 use crate::backoff::{Backoff, Budget, Policy};
 use crate::call::{CallKind, Owner, Scope, Scopes, Ticket, Wire};
 use crate::config::RunnerConfig;
-use crate::error::{Misuse, ProtocolError};
+use crate::error::{ProtocolError, WrongMachine};
 use crate::headers::{self, TOLD_DELAY_CAP};
-use crate::job::Job;
 use crate::output::{Machine, Output, sealed::Sealed};
 use crate::reply::{Cause, Failure, Received};
 use crate::rng::Rng;
@@ -49,16 +48,11 @@ const TELL_AGAIN: Duration = Duration::from_secs(30);
 #[non_exhaustive]
 #[expect(clippy::large_enum_variant, reason = "moved once, to its handler")]
 pub enum PollerEvent {
-    /// A job, which is ours from now on. Save it first of all, then make a [`Job`] of it: until then a crash loses it.
+    /// A job, which is ours from now on. Save it first of all, then make a [`Job`](crate::Job) of it: until then a crash loses it.
     ///
-    /// It takes one from the [capacity](Poller::set_capacity).
+    /// It takes one from the [capacity](Poller::set_capacity). A job that cannot be run, because its payload cannot be read, comes in
+    /// the same way: its `Job` [fails by itself](crate::Job::new) when it is driven. Nobody else would tell GitLab.
     Assigned(Assignment),
-    /// A job that is not to be run, because its payload cannot be read, or because something was dropped from it that
-    /// decides what runs ([`Assignment::is_damaged`]). This [`Job`] fails with `runner_system_failure` and tells its user
-    /// why in the log: drive it like any other, to its end. It takes one from the [capacity](Poller::set_capacity).
-    ///
-    /// With [`RunnerConfig::with_damaged_payloads`] a damaged job is [`PollerEvent::Assigned`] instead.
-    Unreadable(Job),
     /// A job request was sent, and nobody knows what became of it: a job may have been handed out that nobody runs. This is told
     /// once per such request. There is nothing to do about it; GitLab's timeouts find the job. If the answer comes late after all and
     /// is a job, `Assigned` follows.
@@ -117,6 +111,7 @@ pub enum Uncertainty {
 /// A new poller has none: say [`Poller::set_capacity`] once a slot is held for the job that may come. Its events are in
 /// [`PollerEvent`]; it goes on by itself after all of them, until [`Poller::drain`].
 #[derive(Debug)]
+#[must_use = "a poller asks for nothing unless it is polled, and the answer to a request in flight may be a job"]
 pub struct Poller {
     config: Arc<RunnerConfig>,
     request: RequestJob,
@@ -150,7 +145,6 @@ enum Trouble {
 
 impl Poller {
     /// A poller for the runner with this token. It may ask at once, when it has capacity.
-    #[must_use]
     pub fn new(config: Arc<RunnerConfig>, token: RunnerToken, now: Timestamp) -> Self {
         let owner = Owner::runner(&config.server, token.secret());
         let mut rng = Rng::new(config.jitter_seed, owner.number());
@@ -208,17 +202,7 @@ impl Poller {
     fn answered(&mut self, response: &Response<Bytes>, now: Timestamp) {
         let told = headers::told_delay(response.headers(), now);
         match rules::verdict(&self.request, response) {
-            Verdict::Job(assignment) if assignment.is_damaged() && !self.config.damaged_payloads => {
-                let job = Job::damaged(self.config.clone(), &assignment, now);
-                self.take_one(PollerEvent::Unreadable(job));
-            }
-            Verdict::Job(assignment) => {
-                self.take_one(PollerEvent::Assigned(assignment));
-            }
-            Verdict::Unreadable(assignment, error) => {
-                let job = Job::unreadable(self.config.clone(), &assignment, &error, now);
-                self.take_one(PollerEvent::Unreadable(job));
-            }
+            Verdict::Job(assignment) => self.take_one(PollerEvent::Assigned(assignment)),
             Verdict::Lost(error) => {
                 self.events.push_back(PollerEvent::AssignmentUncertain { cause: error.into() });
                 self.pause(self.unavailable(), told, now);
@@ -365,24 +349,24 @@ impl Machine for Poller {
         Output::Send(self.wire.send((), request, self.request.hints(), now))
     }
 
-    fn handle_response(
+    fn handle_received(
         &mut self,
         ticket: Ticket,
-        response: Response<impl Into<Received>>,
+        response: Response<Received>,
         now: Timestamp,
-    ) -> Result<(), Misuse> {
-        let in_time = self.wire.take(&ticket)?.is_some();
+    ) -> Result<(), WrongMachine> {
+        let (open, response) = self.wire.take(ticket, response)?;
         let now = self.clock.advance(now);
-        let response = response.map(|body| body.into().into_bytes());
+        let response = response.map(Received::into_bytes);
         // The request was given up, and that a job may be lost was told. But if it is a job it is ours, and it is not lost.
-        if in_time || (response.status() == StatusCode::CREATED && !self.done) {
+        if open.is_some() || (response.status() == StatusCode::CREATED && !self.done) {
             self.answered(&response, now);
         }
         Ok(())
     }
 
-    fn handle_failure(&mut self, ticket: Ticket, failure: Failure, now: Timestamp) -> Result<(), Misuse> {
-        if self.wire.take(&ticket)?.is_some() {
+    fn handle_failure(&mut self, ticket: Ticket, failure: Failure, now: Timestamp) -> Result<(), WrongMachine> {
+        if let (Some(()), failure) = self.wire.take(ticket, failure)? {
             let now = self.clock.advance(now);
             self.failed(failure, now);
         }

@@ -53,7 +53,7 @@ impl Throttle {
     }
 
     /// Tells a state machine which of its calls have to wait, and until when.
-    pub fn hold(&self, machine: &mut impl Machine) {
+    pub fn hold(&self, machine: &mut (impl Machine + ?Sized)) {
         for scope in machine.scopes() {
             machine.hold_until(scope, self.closed_until(scope));
         }

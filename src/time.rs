@@ -1,7 +1,7 @@
 //! Time as the core sees it: a number handed in by the caller.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,44 @@ impl From<SystemTime> for Timestamp {
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:03}s", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+/// Turns a monotonic clock into [`Timestamp`]s. It is anchored once, on Unix time, and advances with the monotonic clock from there.
+///
+/// The system's clock is set now and then, forward and back. A monotonic clock is not, but means nothing in another process. This
+/// joins the two: it neither jumps within a process nor loses its meaning across processes. It reads no clock itself.
+///
+/// ```
+/// use std::sync::LazyLock;
+/// use std::time::{Instant, SystemTime};
+///
+/// use gitlab_runner_api::{AnchoredClock, Timestamp};
+///
+/// /// The `now` of all calls to state machines.
+/// fn now() -> Timestamp {
+///     static CLOCK: LazyLock<AnchoredClock> = LazyLock::new(|| AnchoredClock::new(SystemTime::now(), Instant::now()));
+///     CLOCK.at(Instant::now())
+/// }
+/// # assert!(now() <= now());
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct AnchoredClock {
+    unix: Timestamp,
+    anchor: Instant,
+}
+
+impl AnchoredClock {
+    /// Takes both clocks as they are at one moment.
+    #[must_use]
+    pub fn new(unix: SystemTime, anchor: Instant) -> Self {
+        Self { unix: unix.into(), anchor }
+    }
+
+    /// The time at this instant. An instant before the anchor counts as the anchor.
+    #[must_use]
+    pub fn at(&self, instant: Instant) -> Timestamp {
+        self.unix.saturating_add(instant.saturating_duration_since(self.anchor))
     }
 }
 

@@ -117,7 +117,8 @@ impl Assignment {
         // The error is why we are here; what was found before it counts.
         let _ = (&mut found).deserialize(&mut serde_json::Deserializer::from_str(&text));
         let (id, token) = (found.id?, found.token?);
-        let rest = serde_json::json!({ "id": id, "token": token.expose() });
+        // What was to run is lost. `steps` that are no list say so wherever this is stored and read again.
+        let rest = serde_json::json!({ "id": id, "token": token.expose(), "steps": "lost" });
         Self::from_json(rest.to_string()).ok()
     }
 

@@ -9,7 +9,7 @@ use super::phase::{Acceptance, Closed, Phase};
 use super::rules::Intent;
 use super::{ASK_FOR_TRACE, ASK_TO_SAVE, Check, Job, JobEvent, LogRefused, Purpose, WaitReason};
 use crate::call::{CallKind, Scope, Scopes, Ticket};
-use crate::error::Misuse;
+use crate::error::WrongMachine;
 use crate::headers::TOLD_DELAY_CAP;
 use crate::output::sealed::Sealed;
 use crate::output::{Machine, Output};
@@ -54,21 +54,21 @@ impl Machine for Job {
         }
     }
 
-    fn handle_response(
+    fn handle_received(
         &mut self,
         ticket: Ticket,
-        response: Response<impl Into<Received>>,
+        response: Response<Received>,
         now: Timestamp,
-    ) -> Result<(), Misuse> {
-        if let Some(sent) = self.wire.take(&ticket)? {
+    ) -> Result<(), WrongMachine> {
+        if let (Some(sent), response) = self.wire.take(ticket, response)? {
             let now = self.clock.advance(now);
-            self.answered(sent, &response.map(|body| body.into().into_bytes()), now);
+            self.answered(sent, &response.map(Received::into_bytes), now);
         }
         Ok(())
     }
 
-    fn handle_failure(&mut self, ticket: Ticket, failure: Failure, now: Timestamp) -> Result<(), Misuse> {
-        if let Some(sent) = self.wire.take(&ticket)? {
+    fn handle_failure(&mut self, ticket: Ticket, failure: Failure, now: Timestamp) -> Result<(), WrongMachine> {
+        if let (Some(sent), failure) = self.wire.take(ticket, failure)? {
             let now = self.clock.advance(now);
             self.failed(sent, Cause::Failure(failure), None, now);
         }

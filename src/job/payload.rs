@@ -1,41 +1,17 @@
 //! What a job says about its own payload before it starts.
 
-use std::sync::Arc;
-
 use super::{Job, JobEvent, JobResult};
-use crate::api::job_spec::Assignment;
-use crate::config::RunnerConfig;
-use crate::error::ProtocolError;
 use crate::log::ansi;
 use crate::status::FailureReason;
-use crate::time::Timestamp;
 use crate::variables::{Place, Variables};
 
 /// A line of the log names so many things, and counts the others.
 const SHOWN: usize = 8;
 
 impl Job {
-    /// A job that cannot be run because its payload cannot be read: says so in its log, and fails.
-    pub(crate) fn unreadable(
-        config: Arc<RunnerConfig>,
-        assignment: &Assignment,
-        error: &ProtocolError,
-        now: Timestamp,
-    ) -> Self {
-        let mut job = Self::new(config, assignment, now);
-        job.refuse(&format!("The runner cannot read this job: {error}"));
-        job
-    }
-
-    /// A job that is not run because a part of its payload that decides what runs was dropped: says so in its log, and
-    /// fails.
-    pub(crate) fn damaged(config: Arc<RunnerConfig>, assignment: &Assignment, now: Timestamp) -> Self {
-        let mut job = Self::new(config, assignment, now);
-        job.refuse("The runner does not run this job, because what GitLab asked for cannot be read in full.");
-        job
-    }
-
-    fn refuse(&mut self, why: &str) {
+    /// Does not run the job, because a part of its payload that decides what runs was dropped: says so in its log, and fails.
+    pub(super) fn refuse(&mut self) {
+        let why = "The runner does not run this job, because what GitLab asked for cannot be read in full.";
         self.write(ansi::error(why));
         self.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
     }

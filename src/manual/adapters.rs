@@ -18,13 +18,15 @@
 //!    [`Truncate`](crate::ResponseBody::Truncate): it tells a login page from GitLab's answer. The body of an answer that is not
 //!    2xx is always collected, and cut off at [`ERROR_BODY_LIMIT`](crate::ERROR_BODY_LIMIT): it tells GitLab's refusals from those
 //!    of a firewall.
-//! 7. Use a clock that is anchored once on Unix time and monotonic from there. Hand in a fresh `now` with each call.
+//! 7. Use a clock that is anchored once on Unix time and monotonic from there, such as an
+//!    [`AnchoredClock`](crate::AnchoredClock). Hand in a fresh `now` with each call.
 //! 8. After any input, poll until `Wait` or `Done` before you sleep, and sleep no longer than `Wait` says.
 //! 9. Hold no lock of a machine across I/O.
 //! 10. Log a [`Call`](crate::Call) by its `Debug`, which shows nothing secret. Never log a request, a URI with a query,
 //!     or a body.
 //! 11. Hand a late answer in all the same, if there is still a ticket for it. It is no error, also where the job was resumed
-//!     meanwhile, and a late answer to a job request may be a job. Any [`Misuse`](crate::Misuse) is a bug of the driver: stop.
+//!     meanwhile, and a late answer to a job request may be a job. A [`WrongMachine`](crate::WrongMachine) is a bug of the
+//!     driver. It gives the ticket and the outcome back.
 //!
 //! The test kit's `conformance` module checks points 1 to 6 over a loopback server that misbehaves.
 //!

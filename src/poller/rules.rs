@@ -13,10 +13,8 @@ use crate::headers;
 
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// 201 with a job, of which perhaps not all can be read.
+    /// 201 with a job, of which perhaps not all can be read, or nothing but id and token.
     Job(Assignment),
-    /// 201 with what is no JSON, in which id and token can be found.
-    Unreadable(Assignment, ProtocolError),
     /// 201, of which nothing can be read.
     Lost(ProtocolError),
     /// 204.
@@ -65,7 +63,7 @@ pub(super) fn verdict(request: &RequestJob, response: &Response<Bytes>) -> Verdi
     let status = response.status();
     match (status, error) {
         (StatusCode::CREATED, CallError::Protocol(error)) => match Assignment::salvage(response.body().clone()) {
-            Some(assignment) => Verdict::Unreadable(assignment, error),
+            Some(assignment) => Verdict::Job(assignment),
             None => Verdict::Lost(error),
         },
         (StatusCode::FORBIDDEN | StatusCode::UNPROCESSABLE_ENTITY, error) => {
@@ -101,7 +99,6 @@ mod tests {
     fn word(verdict: &Verdict) -> &'static str {
         match verdict {
             Verdict::Job(_) => "assigned",
-            Verdict::Unreadable(..) => "fail the job",
             Verdict::Lost(_) => "lost",
             Verdict::None => "none",
             Verdict::Conflict => "conflict",

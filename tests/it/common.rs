@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use gitlab_runner_api::api::info::{Features, Info};
 use gitlab_runner_api::{
-    Assignment, CallKind, Failure, Hints, Job, JobEvent, Machine, Misuse, Output, Poller, PollerEvent, Priority,
-    RunnerConfig, RunnerToken, Server, SystemId, Ticket, Timestamp,
+    Assignment, CallKind, Failure, Hints, Job, JobEvent, Machine, Output, Poller, PollerEvent, Priority, RunnerConfig,
+    RunnerToken, Server, SystemId, Ticket, Timestamp, WrongMachine,
 };
 use gitlab_runner_api_testkit::{Answer, Coordinator, NewJob, Settings};
 use http::{Request, Response};
@@ -151,7 +151,7 @@ impl<M: Machine<Event: std::fmt::Debug>> Hand<M> {
         self.hand_in(response.body(Bytes::copy_from_slice(body.as_bytes())).unwrap()).unwrap();
     }
 
-    pub(crate) fn hand_in(&mut self, response: Response<Bytes>) -> Result<(), Misuse> {
+    pub(crate) fn hand_in(&mut self, response: Response<Bytes>) -> Result<(), WrongMachine> {
         self.machine.handle_response(self.ticket.take().expect("a ticket is out"), response, self.now)
     }
 

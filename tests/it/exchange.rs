@@ -10,7 +10,7 @@ use gitlab_runner_api::api::router::DiscoverRouter;
 use gitlab_runner_api::api::unregister::{Removal, Unregister};
 use gitlab_runner_api::api::verify::Verify;
 use gitlab_runner_api::{
-    Assignment, Cause, Exchange, ExchangeError, Failure, Job, JobEvent, JobResult, Machine, Misuse, Output,
+    Assignment, Cause, Exchange, ExchangeError, Failure, Job, JobEvent, JobResult, Machine, Output,
     PersonalAccessToken, Poller, PollerEvent, RegistrationToken, RunnerConfig, RunnerToken, Secret, Server, Stream,
     Timestamp,
 };
@@ -125,7 +125,7 @@ fn no_state_machine_takes_the_ticket_of_another() {
     let ids = [one.call(), two.call()].map(|sent| sent.header("x-request-id").to_owned());
     assert_ne!(ids[0], ids[1]);
     let ticket = two.drop_ticket();
-    assert_eq!(one.machine.handle_failure(ticket, Failure::NotSent, START), Err(Misuse::WrongMachine));
+    one.machine.handle_failure(ticket, Failure::NotSent, START).unwrap_err();
     // Two pollers of one token.
     let config = Arc::new(config);
     let mut pollers = [(), ()].map(|()| {
@@ -136,7 +136,7 @@ fn no_state_machine_takes_the_ticket_of_another() {
     let ids = pollers.each_mut().map(|poller| poller.call().header("x-request-id").to_owned());
     assert_ne!(ids[0], ids[1]);
     let ticket = pollers[1].drop_ticket();
-    assert_eq!(pollers[0].machine.handle_failure(ticket, Failure::NotSent, START), Err(Misuse::WrongMachine));
+    pollers[0].machine.handle_failure(ticket, Failure::NotSent, START).unwrap_err();
     // They share what is told about the token.
     assert_eq!(pollers[0].machine.scopes().next(), pollers[1].machine.scopes().next());
     // Two jobs with one id, on two instances.
@@ -146,7 +146,7 @@ fn no_state_machine_takes_the_ticket_of_another() {
     here.sends("running");
     there.sends("running");
     let ticket = there.drop_ticket();
-    assert_eq!(here.machine.handle_failure(ticket, Failure::NotSent, START), Err(Misuse::WrongMachine));
+    here.machine.handle_failure(ticket, Failure::NotSent, START).unwrap_err();
     assert_ne!(here.machine.scopes().next(), there.machine.scopes().next());
 }
 
@@ -168,7 +168,7 @@ fn a_late_answer_of_an_earlier_life_is_no_error() {
     let ticket = job.drop_ticket();
     let mut resumed = Job::resume(Arc::new(config()), &assignment(), job.machine.snapshot(), START).unwrap();
     let late = http::Response::builder().status(202).body(()).unwrap();
-    assert_eq!(resumed.handle_response(ticket, late, START), Ok(()));
+    resumed.handle_response(ticket, late, START).unwrap();
     assert_eq!(resumed.unsent(), 3, "and it says nothing about this life");
 }
 

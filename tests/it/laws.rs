@@ -152,7 +152,7 @@ impl Seen {
             }
             _ => return self.ticket = Some(ticket),
         };
-        assert_eq!(handed, Ok(()));
+        handed.unwrap();
     }
 }
 

@@ -218,7 +218,11 @@ fn only_an_id_a_token_and_a_document_make_a_job_unreadable() {
         let start = format!(r#"{{"id":{},"moon\ud800":1e400,"token":{},"#, whole["id"], whole["token"]);
         for rest in ["", r#""steps":[{"na"#, "]", "NaN}", r#""a":"\x"}"#, "\u{1}"] {
             let event = polled(&(start.clone() + rest), config());
-            assert!(matches!(event, PollerEvent::Unreadable(_)), "{name} {rest}: {event:?}");
+            let PollerEvent::Assigned(assignment) = event else { panic!("{name} {rest}: {event:?}") };
+            // It is refused also if it is stored and read again before it is driven.
+            let stored = Assignment::from_text(assignment.to_text()).unwrap();
+            let job = Job::new(Arc::new(config()), &stored, START);
+            assert!(assignment.is_damaged() && job.is_ended(), "{name} {rest}");
         }
     }
     for body in ["", "null", "[]", "7", "<html>", r#""text""#] {
@@ -229,8 +233,9 @@ fn only_an_id_a_token_and_a_document_make_a_job_unreadable() {
 #[test]
 fn a_damaged_job_is_failed_unless_the_application_takes_it() {
     let body = r#"{"id":7,"token":"glcbt-7","steps":[{"name":"script","script":["make",{"canary":1}]}],"cache":7}"#;
-    let PollerEvent::Unreadable(job) = polled(body, config()) else { panic!("it is run") };
-    assert!(job.is_ended());
+    let PollerEvent::Assigned(assignment) = polled(body, config()) else { panic!("it is lost") };
+    let job = Job::new(Arc::new(config()), &assignment, START);
+    assert!(job.is_ended() && config().refuses(&assignment));
     let mut job = Hand::new(job);
     assert_eq!(job.call().name(), "running");
     job.answer(200, &[], "");
@@ -238,12 +243,11 @@ fn a_damaged_job_is_failed_unless_the_application_takes_it() {
     let line = "could not read all of this job: steps[0].script[1] has the wrong type; cache has the wrong type.";
     assert!(log.contains(line) && log.contains("does not run this job") && !log.contains("canary"), "{log}");
     assert!(matches!(&job.events[0], JobEvent::PayloadDamaged(losses) if losses.len() == 2), "{:?}", job.events);
+    assert!(!job.events.contains(&JobEvent::Accepted), "{:?}", job.events);
 
-    let PollerEvent::Assigned(assignment) = polled(body, config().with_damaged_payloads(true)) else {
-        panic!("refused")
-    };
+    let accepting = config().with_damaged_payloads(true);
     assert_eq!((assignment.spec().script(), assignment.is_damaged()), (&["make".to_owned()][..], true));
-    let mut job = Hand::new(Job::new(Arc::new(config()), &assignment, START));
+    let mut job = Hand::new(Job::new(Arc::new(accepting), &assignment, START));
     job.sends("running");
     assert!(matches!(job.events[..], [JobEvent::PayloadDamaged(_)]), "before it starts: {:?}", job.events);
     let snapshot = job.machine.snapshot();

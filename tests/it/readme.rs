@@ -11,30 +11,30 @@ use listing::run_one_job;
 mod listing {
 // The listing starts here.
 use gitlab_runner_api::*;
+use std::{sync::{Arc, LazyLock}, time::{Instant, SystemTime}};
 
-fn now() -> Timestamp { std::time::SystemTime::now().into() }
+static CLOCK: LazyLock<AnchoredClock> = LazyLock::new(|| AnchoredClock::new(SystemTime::now(), Instant::now()));
+fn now() -> Timestamp { CLOCK.at(Instant::now()) }
 
-/// The transport: sends the request unchanged and hands in the response, or the failure.
-fn exchange<M: Machine>(machine: &mut M, call: Call) -> Result<(), Misuse> {
-    let (request, ticket) = call.split();
+/// The transport: sends the request unchanged, and follows no redirect.
+fn send(request: http::Request<Body>, hints: &Hints) -> Option<http::Response<Vec<u8>>> {
     let (head, body) = request.into_parts();
-    let sent = minreq::Request::new(minreq::Method::Custom(head.method.to_string()), head.uri.to_string())
+    let answer = minreq::Request::new(minreq::Method::Custom(head.method.to_string()), head.uri.to_string())
         .with_headers(head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default())))
-        .with_body(body.into_bytes()).with_timeout(ticket.hints().deadline.as_secs()).with_follow_redirects(false).send();
-    let Ok(answer) = sent else { return machine.handle_failure(ticket, Failure::Unknown, now()) };
-    let mut response = http::Response::builder().status(answer.status_code);
-    for (name, value) in &answer.headers { response = response.header(name, value) }
-    match response.body(answer.into_bytes()) {
-        Ok(response) => machine.handle_response(ticket, response, now()),
-        Err(_) => machine.handle_failure(ticket, Failure::Unknown, now()),
-    }
+        .with_body(body.into_bytes()).with_timeout(hints.deadline.as_secs()).with_follow_redirects(false).send().ok()?;
+    let response = http::Response::builder().status(answer.status_code);
+    answer.headers.iter().fold(response, |r, (name, value)| r.header(name, value)).body(answer.into_bytes()).ok()
 }
 
 /// The loop: `poll` says what to do next. It is the same for every state machine.
-fn drive<M: Machine>(machine: &mut M, mut on_event: impl FnMut(&mut M, M::Event)) -> Result<(), Misuse> {
+fn drive<M: Machine>(machine: &mut M, mut on_event: impl FnMut(&mut M, M::Event)) -> Result<(), WrongMachine> {
     loop {
         match machine.poll(now()) {
-            Output::Send(call) => exchange(machine, call)?,
+            Output::Send(call) => {
+                let (request, ticket) = call.split();
+                let outcome = send(request, ticket.hints()).ok_or(Failure::Unknown);
+                machine.handle_outcome(ticket, outcome, now())?;
+            }
             Output::Event(event) => on_event(machine, event),
             Output::Wait(Some(until)) => std::thread::sleep(until.saturating_since(now())),
             Output::Wait(None) | Output::Done => return Ok(()), // `Wait(None)`: only an input could help, and this loop has none
@@ -42,12 +42,11 @@ fn drive<M: Machine>(machine: &mut M, mut on_event: impl FnMut(&mut M, M::Event)
     }
 }
 
-pub fn run_one_job(config: std::sync::Arc<RunnerConfig>, token: RunnerToken) -> Result<(), Misuse> {
+pub fn run_one_job(config: Arc<RunnerConfig>, token: RunnerToken) -> Result<(), WrongMachine> {
     let (mut poller, mut job) = (Poller::new(config.clone(), token, now()), None);
     poller.set_capacity(1);
-    drive(&mut poller, |poller, event| if let PollerEvent::Assigned(assignment) = event {
+    drive(&mut poller, |_, event| if let PollerEvent::Assigned(assignment) = event {
         job = Some(Job::new(config.clone(), &assignment, now()));
-        poller.drain();
     })?;
     let Some(mut job) = job else { return Ok(()) };
     job.write("Hello from a runner of my own!\n");
@@ -70,7 +69,7 @@ fn the_readme_shows_this_very_listing() {
     let shown = format!("```rust,no_run\n{listing}\n\nfn main() ");
     assert!(include_str!("../../README.md").contains(&shown), "copy it:\n{listing}");
     let lines = listing.lines().filter(|line| !line.trim().is_empty()).count();
-    assert!(lines <= 40, "{lines} lines");
+    assert!(lines < 40, "{lines} lines");
 }
 
 /// The READMEs of all packages, as their registry pages show them.

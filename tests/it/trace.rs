@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gitlab_runner_api::{AbortReason, Failure, Job, JobEvent, JobResult, Outcome, Retain, Timestamp};
+use gitlab_runner_api::{AbortReason, Failure, Job, JobEvent, JobResult, Machine, Outcome, Output, Retain, Timestamp};
 use gitlab_runner_api_testkit::{JobStatus, NewJob, ReplayRule, Settings};
 
-use crate::common::{Hand, Rest, SECOND, START, config, gitlab, take_job};
+use crate::common::{Hand, Rest, SECOND, START, assignment, config, gitlab, take_job};
 
 #[test]
 fn the_first_piece_goes_at_once_and_the_next_after_the_interval() {
@@ -387,7 +387,7 @@ fn a_late_answer_to_a_call_that_was_given_up_changes_nothing() {
     assert_eq!(job.call().name(), "patch 0+3");
     let late = http::Response::builder().status(202).body(Bytes::new()).unwrap();
     let stale = gitlab_runner_api::Machine::handle_response(&mut job.machine, ticket, late, job.now);
-    assert_eq!(stale, Ok(()));
+    stale.unwrap();
     job.answer(202, &[], "");
     assert_eq!(job.machine.unsent(), 0);
 }
@@ -399,7 +399,51 @@ fn tickets_go_home_to_their_own_machine() {
     let mut other = Hand::new(Job::new(Arc::new(config()), &other, START));
     let Rest::Sent(_) = other.poll() else { panic!() };
     let ticket = other.drop_ticket();
-    let misuse =
-        gitlab_runner_api::Machine::handle_failure(&mut one.machine, ticket, Failure::Unknown, Timestamp::EPOCH);
-    assert_eq!(misuse, Err(gitlab_runner_api::Misuse::WrongMachine));
+    let wrong = one.machine.handle_failure(ticket, Failure::Unknown, Timestamp::EPOCH).unwrap_err();
+    let (ticket, Err(Failure::Unknown)) = wrong.into_parts() else { panic!("it was a failure") };
+    // The ticket comes back, and the response with it.
+    let accepted = http::Response::builder().status(200).body(Bytes::from_static(b"200")).unwrap();
+    let wrong = one.machine.handle_response(ticket, accepted, START).unwrap_err();
+    assert!(!format!("{wrong:?} {wrong}").contains("glcbt"));
+    let (ticket, Ok(response)) = wrong.into_parts() else { panic!("it was a response") };
+    other.machine.handle_response(ticket, response, START).unwrap();
+    other.waits();
+    assert_eq!(other.events, [JobEvent::Accepted]);
+}
+
+/// An application reads old bytes of a log, and meanwhile the job is over.
+#[test]
+fn bytes_that_come_after_the_end_are_ignored() {
+    let mut job = Hand::accepted(config().with_retain(Retain::Unacknowledged));
+    job.machine.write("abc");
+    job.sends("patch 0+3");
+    job.answer(202, &[("x-gitlab-trace-update-interval", "1")], "");
+    job.machine.write("def");
+    assert_eq!(job.call().name(), "patch 3+3");
+    job.answer(416, &[("range", "0-0")], "");
+    job.waits();
+    assert_eq!(job.machine.trace_needed(), Some(0..3));
+    while job.call_or_pending() != "running" {}
+    job.answer(403, &[("job-status", "canceled")], "");
+    assert!(job.is_done());
+    assert_eq!((job.machine.supply_trace(0, "abc".into()), job.machine.forfeit_trace()), (Ok(()), Ok(())));
+}
+
+/// One driver for state machines of all kinds whose events are of one type.
+#[test]
+fn state_machines_can_be_trait_objects() {
+    let mut jobs: Vec<Box<dyn Machine<Event = JobEvent>>> = Vec::new();
+    for _ in 0..2 {
+        jobs.push(Box::new(Job::new(Arc::new(config()), &assignment(), START)));
+    }
+    let throttle = gitlab_runner_api::Throttle::new();
+    for job in &mut jobs {
+        throttle.hold(job.as_mut());
+        let mut hand = Hand::new(job);
+        hand.sends("running");
+        hand.answer(200, &[], "200");
+        hand.waits();
+        assert_eq!(hand.events, [JobEvent::Accepted]);
+    }
+    let Output::Wait(Some(_)) = jobs[0].poll(START) else { panic!("it waits") };
 }

@@ -2,22 +2,19 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use gitlab_runner_api::Timestamp;
+use gitlab_runner_api::{AnchoredClock, Timestamp};
 
 /// Neither jumps when the system's clock is set, nor loses its meaning across processes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    anchor: Timestamp,
-    since: Instant,
-}
+pub(crate) struct Clock(AnchoredClock);
 
 impl Clock {
     pub(crate) fn start() -> Self {
-        Self { anchor: SystemTime::now().into(), since: Instant::now() }
+        Self(AnchoredClock::new(SystemTime::now(), Instant::now()))
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.anchor.saturating_add(self.since.elapsed())
+        self.0.at(Instant::now())
     }
 
     /// How long until then; zero if it is over.

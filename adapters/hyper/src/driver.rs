@@ -199,9 +199,12 @@ impl Driver {
         match event {
             PollerEvent::Assigned(assignment) => {
                 let job = self.hold(self.setup.job(&assignment));
-                self.keep(job);
+                match self.setup.config.refuses(&assignment) {
+                    // It fails by itself; nobody is to run it.
+                    true => job.forsake(),
+                    false => self.keep(job),
+                }
             }
-            PollerEvent::Unreadable(job) => self.hold(job).forsake(),
             event => {
                 let refusal = match &event {
                     PollerEvent::Refused { refusal, unhealthy: true, .. } => Some(refusal.clone()),
@@ -237,9 +240,12 @@ impl Driver {
                     self.send(key, call);
                 }
                 Output::Event(PollerEvent::Assigned(assignment)) => {
-                    ask.found = Ok(Some(self.hold(self.setup.job(&assignment))));
+                    let job = self.hold(self.setup.job(&assignment));
+                    match self.setup.config.refuses(&assignment) {
+                        true => job.forsake(),
+                        false => ask.found = Ok(Some(job)),
+                    }
                 }
-                Output::Event(PollerEvent::Unreadable(job)) => self.hold(job).forsake(),
                 // What was said first is the cause of what was said next.
                 Output::Event(event) if matches!(ask.found, Ok(None)) => {
                     ask.found = meaning(event, &self.setup.link).map_or(Ok(None), Err);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use gitlab_runner_api::{Call, Failure, Machine, Misuse, Output, Throttle, Ticket, Timestamp};
+use gitlab_runner_api::{Call, Failure, Machine, Output, Throttle, Ticket, Timestamp, WrongMachine};
 use http::Response;
 
 use crate::clock::Clock;
@@ -68,10 +68,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn hand_in(self, machine: &mut impl Machine, now: Timestamp) -> Result<(), Misuse> {
-        match self.outcome {
-            Ok(answer) => machine.handle_response(self.ticket, answer, now),
-            Err(failure) => machine.handle_failure(self.ticket, failure, now),
-        }
+    pub(crate) fn hand_in(self, machine: &mut impl Machine, now: Timestamp) -> Result<(), WrongMachine> {
+        machine.handle_outcome(self.ticket, self.outcome, now)
     }
 }

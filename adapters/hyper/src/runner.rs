@@ -10,7 +10,8 @@ use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::{Attributes, Register};
 use gitlab_runner_api::api::verify::{Verified, Verify};
 use gitlab_runner_api::{
-    CallError, Exchange, ExchangeError, Misuse, Output, RegistrationToken, RunnerConfig, RunnerToken, Server, SystemId,
+    CallError, Exchange, ExchangeError, Output, RegistrationToken, RunnerConfig, RunnerToken, Server, SystemId,
+    WrongMachine,
 };
 
 use gitlab_runner_api_common::{self as file, Record, Registration, at, make_system_id};
@@ -321,7 +322,7 @@ async fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> Result
             }
             Output::Event(result) => return result.map_err(|error| sorted(error, link)),
             Output::Wait(until) => link.pause(until).await,
-            Output::Done => return Err(misused(Misuse::WrongMachine)),
+            Output::Done => return Err(Error::System(std::io::Error::other("an exchange ended without a result"))),
         }
     }
 }
@@ -342,7 +343,7 @@ fn sorted(error: ExchangeError, link: &Link) -> Error {
 }
 
 /// Cannot happen: each driver hands its own tickets to its own machine.
-fn misused(misuse: Misuse) -> Error {
+fn misused(misuse: WrongMachine) -> Error {
     Error::System(std::io::Error::other(misuse))
 }
 

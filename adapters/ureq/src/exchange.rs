@@ -1,7 +1,7 @@
 //! Calls that a caller waits for.
 
 use gitlab_runner_api::api::Endpoint;
-use gitlab_runner_api::{CallError, Exchange, ExchangeError, Misuse, Output};
+use gitlab_runner_api::{CallError, Exchange, ExchangeError, Output, WrongMachine};
 
 use crate::error::Error;
 use crate::link::Link;
@@ -16,7 +16,7 @@ pub(crate) fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> R
             }
             Output::Event(result) => return result.map_err(|error| sorted(error, link)),
             Output::Wait(until) => link.pause(until),
-            Output::Done => return Err(misused(Misuse::WrongMachine)),
+            Output::Done => return Err(Error::System(std::io::Error::other("an exchange ended without a result"))),
         }
     }
 }
@@ -48,6 +48,6 @@ pub(crate) fn as_user(error: Error, scope: &'static str) -> Error {
 }
 
 /// Cannot happen: each driver hands its own tickets to its own machine.
-pub(crate) fn misused(misuse: Misuse) -> Error {
+pub(crate) fn misused(misuse: WrongMachine) -> Error {
     Error::System(std::io::Error::other(misuse))
 }

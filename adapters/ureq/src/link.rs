@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use gitlab_runner_api::{Call, Failure, Machine, Misuse, Output, Throttle, Timestamp};
+use gitlab_runner_api::{Call, Failure, Machine, Output, Throttle, Timestamp, WrongMachine};
 
 use crate::clock::Clock;
 use crate::run::Bell;
@@ -124,11 +124,8 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn hand_in(self, machine: &mut impl Machine, now: Timestamp) -> Result<(), Misuse> {
-        match self.outcome {
-            Ok(answer) => machine.handle_response(self.ticket, answer, now),
-            Err(failure) => machine.handle_failure(self.ticket, failure, now),
-        }
+    pub(crate) fn hand_in(self, machine: &mut impl Machine, now: Timestamp) -> Result<(), WrongMachine> {
+        machine.handle_outcome(self.ticket, self.outcome, now)
     }
 }
 

@@ -175,6 +175,13 @@ impl Runner {
                             let reply = link.exchange(call);
                             _ = reply.hand_in(&mut poller, link.clock.now());
                         }
+                        // It fails by itself; nobody is to run it.
+                        Output::Event(PollerEvent::Assigned(assignment)) if self.config.refuses(&assignment) => {
+                            match self.take_up(&assignment, &link) {
+                                Err(error) if concerns_one(&error) => hear(RunEvent::Record(error)),
+                                job => job?.forsake(),
+                            }
+                        }
                         Output::Event(PollerEvent::Assigned(assignment)) => {
                             let job = match self.take_up(&assignment, &link) {
                                 Err(error) if concerns_one(&error) => {
@@ -191,10 +198,6 @@ impl Runner {
                             };
                             thread::Builder::new().spawn_scoped(scope, run).map_err(Error::System)?;
                         }
-                        Output::Event(PollerEvent::Unreadable(job)) => match self.start(job, &link) {
-                            Err(error) if concerns_one(&error) => hear(RunEvent::Record(error)),
-                            job => job?.forsake(),
-                        },
                         Output::Event(event) => hear(RunEvent::Poller(event)),
                         Output::Wait(until) => {
                             let until = until.map_or(look_again, |until| until.min(look_again));

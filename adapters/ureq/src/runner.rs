@@ -381,23 +381,23 @@ impl Runner {
                     reply.hand_in(&mut poller, self.link.clock.now()).map_err(misused)?;
                 }
                 Output::Event(PollerEvent::Refused { unhealthy: false, .. }) => {}
-                Output::Event(
-                    event @ (PollerEvent::Assigned(_) | PollerEvent::Unreadable(_) | PollerEvent::Refused { .. }),
-                ) => match self.take(event) {
-                    Ok(Some(job)) => {
-                        // One that drains is at its end.
-                        self.poller = (!stop.is_draining()).then_some(poller);
-                        return Ok(Some(job));
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        // A new poller tells of the next refusals again; this one knows how long to wait before.
-                        if let Output::Wait(until) = self.link.poll(&mut poller) {
-                            self.refused_until = until;
+                Output::Event(event @ (PollerEvent::Assigned(_) | PollerEvent::Refused { .. })) => {
+                    match self.take(event) {
+                        Ok(Some(job)) => {
+                            // One that drains is at its end.
+                            self.poller = (!stop.is_draining()).then_some(poller);
+                            return Ok(Some(job));
                         }
-                        return Err(error);
+                        Ok(None) => {}
+                        Err(error) => {
+                            // A new poller tells of the next refusals again; this one knows how long to wait before.
+                            if let Output::Wait(until) = self.link.poll(&mut poller) {
+                                self.refused_until = until;
+                            }
+                            return Err(error);
+                        }
                     }
-                },
+                }
                 Output::Event(_) => {}
                 Output::Wait(until) => stop.pause(until.map(|until| self.link.clock.until(until))),
                 Output::Done => return Ok(None),
@@ -412,12 +412,12 @@ impl Runner {
     /// Turns what a poller tells into a job, or into the error that a caller who asked once gets.
     fn take(&self, event: PollerEvent) -> Result<Option<Job>, Error> {
         match event {
-            PollerEvent::Assigned(assignment) => self.take_up(&assignment, &self.link).map(Some),
-            PollerEvent::Unreadable(job) => {
+            PollerEvent::Assigned(assignment) if self.config.refuses(&assignment) => {
                 // It fails by itself; nobody is to run it.
-                self.start(job, &self.link)?.forsake();
+                self.take_up(&assignment, &self.link)?.forsake();
                 Ok(None)
             }
+            PollerEvent::Assigned(assignment) => self.take_up(&assignment, &self.link).map(Some),
             PollerEvent::Refused { refusal, .. } => match refusal.error {
                 CallError::Rejected(rejection) if rejection.status == http::StatusCode::FORBIDDEN => {
                     Err(Error::Unauthorized(rejection))

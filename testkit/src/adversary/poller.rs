@@ -56,7 +56,7 @@ pub(super) fn attack(seed: u64, span: Duration, choose: Choose<'_>) -> Result<Re
             Output::Event(event) => {
                 timeline.note(now, || format!("{event:?}"));
                 let told = monitor.told(&event, now);
-                if matches!(event, PollerEvent::Assigned(_) | PollerEvent::Unreadable(_)) {
+                if matches!(event, PollerEvent::Assigned(_)) {
                     poller.set_capacity(1);
                     monitor.verb();
                 }

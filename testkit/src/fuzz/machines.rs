@@ -89,8 +89,7 @@ impl Bench {
                     assert!(!self.done, "L4: a call after the end");
                     let (request, ticket) = call.split();
                     if let Some(old) = self.ticket.take() {
-                        let late = job.handle_failure(old, Failure::Unknown, self.now);
-                        assert_eq!(late, Ok(()), "a late answer is no error");
+                        job.handle_failure(old, Failure::Unknown, self.now).expect("a late answer is no error");
                     }
                     self.check(job, ticket.hints(), &request.map(gitlab_runner_api::Body::into_bytes));
                     self.ticket = Some(ticket);
@@ -155,7 +154,7 @@ impl Bench {
         } else {
             machine.handle_response(ticket, answer(script), self.now)
         };
-        assert_eq!(handed, Ok(()));
+        handed.expect("it is this machine's ticket");
     }
 
     fn save(&mut self, job: &mut Job) {
@@ -231,7 +230,10 @@ fn supply(job: &mut Job, bench: &Bench) {
             let bytes = bench.log[range.start as usize..range.end as usize].to_vec();
             job.supply_trace(range.start, bytes.into()).expect("those are the bytes asked for");
         }
-        None => assert_eq!(job.supply_trace(0, Bytes::new()), Err(Misuse::TraceNotNeeded)),
+        None => {
+            let handed = job.supply_trace(0, Bytes::new());
+            assert!(matches!(handed, Ok(()) | Err(Misuse::TraceNotNeeded)), "{handed:?}");
+        }
     }
 }
 
@@ -254,14 +256,14 @@ pub fn poller(data: &[u8]) {
                         201 => Assignment::salvage(response.body().clone()).is_none(),
                         status => matches!(status, 408 | 500 | 502 | 504),
                     };
-                    assert_eq!(poller.handle_response(ticket, response, now), Ok(()));
+                    poller.handle_response(ticket, response, now).expect("it is this machine's ticket");
                     lost += u32::from(unknown && !done);
                 }
             }
             4 => {
                 if let Some(ticket) = ticket.take() {
                     let failure = script.pick(&FAILURES);
-                    assert_eq!(poller.handle_failure(ticket, failure, now), Ok(()));
+                    poller.handle_failure(ticket, failure, now).expect("it is this machine's ticket");
                     lost += u32::from(failure.may_have_arrived() && !done);
                 }
             }
@@ -287,7 +289,7 @@ pub fn poller(data: &[u8]) {
                 Output::Event(event) => {
                     assert!(!done, "L4: an event after the end");
                     match event {
-                        PollerEvent::Assigned(_) | PollerEvent::Unreadable(_) => room = i64::from(poller.capacity()),
+                        PollerEvent::Assigned(_) => room = i64::from(poller.capacity()),
                         PollerEvent::AssignmentUncertain { .. } => {
                             told += 1;
                             // The poller gave this one up by itself.
@@ -385,8 +387,7 @@ fn to_rest(mut job: Job, script: &mut Script<'_>, mut supply: impl FnMut(&mut Jo
                 if calls > 50 {
                     return;
                 }
-                let handed = job.handle_response(call.split().1, answer(script), now);
-                assert_eq!(handed, Ok(()));
+                job.handle_response(call.split().1, answer(script), now).expect("it is this machine's ticket");
             }
             Output::Event(JobEvent::TraceNeeded(range)) => supply(&mut job, range),
             Output::Event(JobEvent::Save) => job.saved(job.revision(), job.log_size()),

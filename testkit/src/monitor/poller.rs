@@ -90,7 +90,7 @@ impl PollerMonitor {
             return Err(format!("L4: an event after the end: {event:?}"));
         }
         match event {
-            PollerEvent::Assigned(_) | PollerEvent::Unreadable(_) => Ok(()),
+            PollerEvent::Assigned(_) => Ok(()),
             _ if self.caused => Ok(()),
             _ => self.events.count("events that nothing useful caused", now),
         }

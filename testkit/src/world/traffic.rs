@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gitlab_runner_api::{Body, Call, CallKind, Failure, Machine, Misuse, Ticket, Timestamp};
+use gitlab_runner_api::{Body, Call, CallKind, Failure, Machine};
 use http::{Request, Response};
 
 use super::{Arrival, Flight, Violation, Who, World};
@@ -140,25 +140,13 @@ impl World {
         };
         checked.map_err(|what| self.violation_by(who, &what))?;
         let handed = match who {
-            Who::Poller => hand_in(&mut self.poller, ticket, outcome, self.now),
+            Who::Poller => self.poller.handle_outcome(ticket, outcome, self.now),
             Who::Job(id) => match self.actors.get_mut(&id) {
-                Some(actor) => hand_in(&mut actor.job, ticket, outcome, self.now),
+                Some(actor) => actor.job.handle_outcome(ticket, outcome, self.now),
                 None => Ok(()),
             },
         };
         handed.map_err(|misuse| self.violation(format!("the world misused {who:?}: {misuse}")))
-    }
-}
-
-fn hand_in<M: Machine>(
-    machine: &mut M,
-    ticket: Ticket,
-    outcome: Result<Response<Bytes>, Failure>,
-    now: Timestamp,
-) -> Result<(), Misuse> {
-    match outcome {
-        Ok(response) => machine.handle_response(ticket, response, now),
-        Err(failure) => machine.handle_failure(ticket, failure, now),
     }
 }
 
