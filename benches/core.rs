@@ -101,7 +101,7 @@ fn append_a_mebibyte(bencher: Bencher<'_, '_>, piece: usize) {
 
 #[divan::bench]
 fn take_a_snapshot(bencher: Bencher<'_, '_>) {
-    let job = running(b"hello\n");
+    let mut job = running(b"hello\n");
     bencher.bench_local(move || job.snapshot().to_json());
 }
 

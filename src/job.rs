@@ -510,6 +510,7 @@ impl Job {
 
     /// Stops all calls about this job without reporting a result, because another process resumes it from a snapshot.
     pub fn abandon(&mut self) {
+        self.run_log();
         self.abandoned = true;
         self.events.clear();
     }
@@ -532,28 +533,45 @@ impl Job {
         self.phase != Phase::Running
     }
 
-    /// How many bytes of log there are.
+    /// How many bytes of log there are. What was written since the last [`Machine::poll`](crate::Machine::poll) goes through the stages
+    /// of [`crate::log`] to be counted. [`Job::backlog`] says about as much and costs nothing.
     #[must_use]
     pub fn log_size(&self) -> u64 {
-        self.trace.written()
+        let written = self.trace.written();
+        written.saturating_add(self.pipeline.coming(written, &self.config.log))
     }
 
-    /// How many bytes of log GitLab has not acknowledged.
+    /// How many bytes of log GitLab has not acknowledged, as exactly as [`Job::log_size`].
     #[must_use]
     pub fn unsent(&self) -> u64 {
-        self.trace.unsent()
+        self.log_size().saturating_sub(self.trace.acknowledged())
+    }
+
+    /// About how many bytes of log GitLab has not acknowledged. What has not gone through the stages of [`crate::log`] counts as it was
+    /// written. For drivers, which ask at each write whether there is something to send, or too much.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.trace.unsent().saturating_add(self.pipeline.waiting())
+    }
+
+    /// About how many bytes of log are not saved, as [`Job::backlog`]. For drivers that save more often where much is written.
+    #[must_use]
+    pub fn unsaved_backlog(&self) -> u64 {
+        self.trace.written().saturating_sub(self.trace.saved()).saturating_add(self.pipeline.waiting())
     }
 
     /// Returns the offset of the first byte of the log that is kept, and the bytes from there on. With [`crate::Retain::All`] that is
     /// the whole log.
     #[must_use]
     pub fn retained(&mut self) -> (u64, Vec<Bytes>) {
+        self.run_log();
         self.trace.retained()
     }
 
     /// Returns the offset of the first byte of the log that is not saved, and the bytes from there on.
     #[must_use]
     pub fn unsaved(&mut self) -> (u64, Vec<Bytes>) {
+        self.run_log();
         self.trace.unsaved()
     }
 
@@ -640,7 +658,8 @@ impl Job {
 
     /// What [`Machine::poll`](crate::Machine::poll) would wait for now.
     #[must_use]
-    pub fn wait_reason(&self) -> WaitReason {
+    pub fn wait_reason(&mut self) -> WaitReason {
+        self.run_log();
         match self.step(self.clock.now()) {
             Step::Wait(_, reason) => reason,
             Step::Send(_) | Step::Tell(_) => WaitReason::Application,

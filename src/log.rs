@@ -63,6 +63,7 @@
 pub mod ansi;
 mod automaton;
 mod encodings;
+mod input;
 mod limit;
 mod mask;
 mod matcher;
@@ -89,6 +90,7 @@ use crate::api::job_spec::Assignment;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 use automaton::Automaton;
+use input::Input;
 use limit::{Ending, Limit};
 use piece::Piece;
 use timestamps::{Line, Stamper};
@@ -116,14 +118,18 @@ pub enum Stream {
     Service(u16),
 }
 
-/// The stages of one job's log.
+/// The stages of one job's log, and before them what was written and waits for them. All that gives anything out lets that through
+/// first; [`Pipeline::run`] does nothing else.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     raw: bool,
     stamped: bool,
+    /// On the heap, and made when something is written: jobs are many.
+    input: Option<Box<Input>>,
     masks: Arc<Masks>,
     prefixes: Arc<Automaton>,
-    chains: BTreeMap<Stream, Chain>,
+    /// On the heap, because most jobs have one or two, and a node of the map has room for eleven.
+    chains: BTreeMap<Stream, Box<Chain>>,
     limit: Limit,
 }
 
@@ -134,6 +140,7 @@ impl Pipeline {
         Self {
             raw: options.is_raw(),
             stamped: options.stamps(&variables),
+            input: None,
             masks: options.masks(assignment, &variables),
             prefixes: options.prefixes(spec, &variables),
             chains: BTreeMap::new(),
@@ -146,14 +153,72 @@ impl Pipeline {
         self.raw
     }
 
-    /// Takes a piece in, and gives out what may go on.
+    /// Whether lines begin with the time they were written at.
+    pub(crate) fn is_stamped(&self) -> bool {
+        self.stamped && !self.raw
+    }
+
+    /// Takes a write in, and gives out what may go on if that is enough for a block.
     pub(crate) fn push(&mut self, stream: Stream, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
-        if chunk.is_empty() {
-            return;
+        if Input::is_block(chunk.len()) {
+            self.run(out);
+            self.process(stream, chunk, now, out);
+        } else {
+            self.push_copy(stream, &chunk, now, out);
         }
+    }
+
+    /// The same for a write that is copied.
+    pub(crate) fn push_copy(&mut self, stream: Stream, chunk: &[u8], now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        if !chunk.is_empty() {
+            let timed = self.is_stamped();
+            let input = self.input.get_or_insert_default();
+            input.append(stream, chunk, now, timed);
+            if input.is_full() {
+                self.run(out);
+            }
+        }
+    }
+
+    /// Lets through the stages what was written.
+    pub(crate) fn run(&mut self, out: &mut dyn FnMut(Bytes)) {
+        if let Some(mut input) = self.input.take() {
+            let waits = input.len() > 0;
+            let is_full = input.take(|stream, chunk, at| self.process(stream, chunk, at, out));
+            if waits && !is_full {
+                self.chains.values_mut().for_each(|chain| chain.masker.rest());
+            }
+            self.input = Some(input);
+        }
+    }
+
+    /// How many bytes were written that have not gone through the stages.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.input.as_ref().map_or(0, |input| input.len() as u64)
+    }
+
+    /// How many bytes would come out if what waits went through the stages now, after so many that came out before.
+    pub(crate) fn coming(&self, written: u64, options: &LogOptions) -> u64 {
+        let Some(input) = self.input.as_ref().filter(|input| input.len() > 0) else { return 0 };
+        let mut copy = Self {
+            input: Some(input.clone()),
+            masks: Arc::clone(&self.masks),
+            prefixes: Arc::clone(&self.prefixes),
+            chains: BTreeMap::new(),
+            limit: Limit::new(LogLimit::None),
+            ..*self
+        };
+        copy.restore(self.snapshot(), written, options);
+        let mut coming = 0;
+        copy.run(&mut |bytes| coming += bytes.len() as u64);
+        coming
+    }
+
+    fn process(&mut self, stream: Stream, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         let Self { chains, limit, .. } = self;
         let chain = chains.entry(stream).or_insert_with(|| {
-            Chain::new(stream, Masker::new(Arc::clone(&self.masks)), Arc::clone(&self.prefixes), self.stamped)
+            let masker = Masker::new(Arc::clone(&self.masks));
+            Box::new(Chain::new(stream, masker, Arc::clone(&self.prefixes), self.stamped))
         });
         chain.taken = chain.taken.saturating_add(chunk.len() as u64);
         if limit.is_cut() {
@@ -168,13 +233,14 @@ impl Pipeline {
     /// Takes in what the runner itself adds between pieces of text, without secrets: no stage of a script's text touches it, and
     /// what is held back stays so. With timestamps it is an entry of its own.
     pub(crate) fn insert(&mut self, marker: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        self.run(out);
         let Self { chains, limit, .. } = self;
         if self.raw || !self.stamped || marker.is_empty() {
             return limit.push(marker, out);
         }
         let chain = chains.entry(Stream::Runner).or_insert_with(|| {
             let masker = Masker::new(Arc::clone(&self.masks));
-            Chain::new(Stream::Runner, masker, Arc::clone(&self.prefixes), true)
+            Box::new(Chain::new(Stream::Runner, masker, Arc::clone(&self.prefixes), true))
         });
         if let Some(stamper) = &mut chain.stamper {
             stamper.insert(marker, now, &mut |bytes| limit.push(bytes, out));
@@ -183,6 +249,7 @@ impl Pipeline {
 
     /// These streams have ended: gives out what they held back. What is written to one of them later begins anew.
     pub(crate) fn close(&mut self, of: impl Fn(Stream) -> bool, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        self.run(out);
         let Self { chains, limit, .. } = self;
         for (_, chain) in chains.iter_mut().filter(|(stream, _)| of(**stream)) {
             chain.end(now, &mut |bytes| limit.push(bytes, out));
@@ -191,12 +258,16 @@ impl Pipeline {
 
     /// The log has ended, after all its streams: gives out what waited for that.
     pub(crate) fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
+        self.run(out);
         self.limit.end(out);
     }
 
     /// How many bytes of a stream came in.
     pub(crate) fn taken(&self, stream: Stream) -> u64 {
-        self.chains.get(&stream).map_or(0, |chain| chain.taken)
+        self.chains
+            .get(&stream)
+            .map_or(0, |chain| chain.taken)
+            .saturating_add(self.input.as_ref().map_or(0, |input| input.len_of(stream)))
     }
 
     /// Hides also a secret that the assignment names since, first of all in what was written and is still here.
@@ -210,6 +281,7 @@ impl Pipeline {
         secret: &Secret,
         out: &mut dyn FnMut(Bytes),
     ) {
+        self.run(out);
         self.masks = options.masks(assignment, &LogOptions::variables(assignment.spec()));
         let late = options.masks_of(secret);
         for chain in self.chains.values_mut() {
@@ -249,6 +321,7 @@ impl Pipeline {
         if self.raw { 0 } else { self.masks.short() }
     }
 
+    /// What is to be remembered, if nothing waits for the stages.
     pub(crate) fn snapshot(&self) -> PipelineSnapshot {
         let chains = self.chains.iter().map(|(stream, chain)| chain.snapshot(*stream));
         PipelineSnapshot { chains: chains.collect(), ending: self.limit.ending() }
@@ -265,9 +338,9 @@ impl Pipeline {
                 urls: chain.urls,
                 tokens: Tokens::resume(Arc::clone(&self.prefixes), chain.token),
                 repair: Repair::resume(chain.bytes),
-                stamper: self.stamped.then(|| Stamper::resume(chain.stream, chain.line.unwrap_or_default())),
+                stamper: self.stamped.then(|| Box::new(Stamper::resume(chain.stream, chain.line.unwrap_or_default()))),
             };
-            self.chains.insert(chain.stream, restored);
+            self.chains.insert(chain.stream, Box::new(restored));
         }
     }
 }
@@ -280,12 +353,12 @@ struct Chain {
     urls: Urls,
     tokens: Tokens,
     repair: Repair,
-    stamper: Option<Stamper>,
+    stamper: Option<Box<Stamper>>,
 }
 
 impl Chain {
     fn new(stream: Stream, masker: Masker, prefixes: Arc<Automaton>, stamped: bool) -> Self {
-        let stamper = stamped.then(|| Stamper::new(stream));
+        let stamper = stamped.then(|| Box::new(Stamper::new(stream)));
         Self {
             taken: 0,
             masker,
@@ -321,7 +394,7 @@ impl Chain {
             urls: self.urls,
             token: self.tokens.mark(),
             bytes: self.repair.held().to_vec(),
-            line: self.stamper.as_ref().and_then(Stamper::line),
+            line: self.stamper.as_ref().and_then(|stamper| stamper.line()),
         }
     }
 }
@@ -330,7 +403,7 @@ fn behind_masks(
     urls: &mut Urls,
     tokens: &mut Tokens,
     repair: &mut Repair,
-    stamper: &mut Option<Stamper>,
+    stamper: &mut Option<Box<Stamper>>,
     piece: Piece,
     now: Timestamp,
     out: &mut dyn FnMut(Bytes),
@@ -340,7 +413,7 @@ fn behind_masks(
     });
 }
 
-fn stamp(stamper: &mut Option<Stamper>, bytes: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+fn stamp(stamper: &mut Option<Box<Stamper>>, bytes: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
     match stamper {
         Some(stamper) => stamper.push(bytes, now, out),
         None => out(bytes),

@@ -26,6 +26,7 @@ impl Machine for Job {
         if self.abandoned || self.done {
             return Output::Done;
         }
+        self.run_log();
         if let Phase::Finishing(finishing) = &mut self.phase {
             // `finish` is not told the time.
             finishing.since.get_or_insert(now);

@@ -32,7 +32,8 @@ impl Job {
         self.write_at(stream, chunk, self.clock.now())
     }
 
-    /// Appends to the log. The time is that of [timestamps](crate::log::Timestamps), where lines have any; the job's own clock, which
+    /// Appends to the log. The write is copied unless it is large, and goes through the stages of [`crate::log`] together with others:
+    /// when there is enough for a block, or when what comes out is wanted. The time is that of [timestamps](crate::log::Timestamps), where lines have any; the job's own clock, which
     /// its timeout goes by, is not moved by it.
     pub fn write_at(&mut self, stream: Stream, chunk: impl Into<Bytes>, now: Timestamp) -> Written {
         if self.takes_no_log() {
@@ -43,6 +44,37 @@ impl Job {
         self.pipeline.push(stream, chunk.into(), now, &mut |bytes| trace.write(bytes));
         self.revision += 1;
         Written::Queued
+    }
+
+    /// The same as [`Job::write_to`] for bytes that are borrowed: they are copied behind what was written before, without an
+    /// allocation for each write.
+    pub fn copy_to(&mut self, stream: Stream, chunk: &[u8]) -> Written {
+        self.copy_at(stream, chunk, self.clock.now())
+    }
+
+    /// The same as [`Job::write_at`] for bytes that are borrowed.
+    pub fn copy_at(&mut self, stream: Stream, chunk: &[u8], now: Timestamp) -> Written {
+        if self.takes_no_log() {
+            return Written::Ended;
+        }
+        self.stamped_at = self.stamped_at.max(now);
+        let trace = &mut self.trace;
+        self.pipeline.push_copy(stream, chunk, now, &mut |bytes| trace.write(bytes));
+        self.revision += 1;
+        Written::Queued
+    }
+
+    /// Whether lines begin with the time they were written at, see [`Timestamps`](crate::log::Timestamps). If not, a writer that
+    /// calls [`Job::copy_to`] or [`Job::write_to`] need not read the clock for each write.
+    #[must_use]
+    pub fn has_timestamps(&self) -> bool {
+        self.pipeline.is_stamped()
+    }
+
+    /// Lets all that was written through the stages of the log.
+    pub(super) fn run_log(&mut self) {
+        let trace = &mut self.trace;
+        self.pipeline.run(&mut |bytes| trace.write(bytes));
     }
 
     /// How many bytes of a stream were written, before anything was done with them. [`Job::log_size`] counts those that came

@@ -189,7 +189,8 @@ impl JobSnapshot {
 impl Job {
     /// The job's state, to be taken up by [`Job::resume`]. Valid at every moment, also after [`Job::abandon`].
     #[must_use]
-    pub fn snapshot(&self) -> JobSnapshot {
+    pub fn snapshot(&mut self) -> JobSnapshot {
+        self.run_log();
         let phase = match &self.phase {
             Phase::Running => StoredPhase::Running,
             Phase::Finishing(finishing) => StoredPhase::Finishing(Finishing::clone(finishing)),

@@ -24,8 +24,12 @@ use crate::config::Retain;
 /// Writes smaller than this are gathered, larger ones kept as they are.
 const GATHER_BELOW: usize = 4 * 1024;
 
-/// The size of a gathering buffer.
+/// The size of a gathering buffer, once this much is kept. Before that it is as large as what is kept, so that the buffer of a job that
+/// printed a line is not much larger than the line.
 const GATHER_BLOCK: usize = 16 * 1024;
+
+/// The size of the first gathering buffer.
+const FIRST_GATHER_BLOCK: usize = 256;
 
 /// When more than this waits to be acknowledged, and the application has saved it, it is not kept here as well.
 const KEPT_BACKLOG: u64 = 256 * 1024;
@@ -51,7 +55,12 @@ impl Segments {
         if bytes.len() < GATHER_BELOW {
             if self.open.capacity() - self.open.len() < bytes.len() {
                 self.close();
-                self.open.reserve(GATHER_BLOCK);
+                // A buffer comes back when all that was in it is let go of.
+                if !self.open.try_reclaim(bytes.len()) {
+                    let kept = usize::try_from(self.end - self.start).unwrap_or(usize::MAX);
+                    let size = kept.clamp(FIRST_GATHER_BLOCK, GATHER_BLOCK);
+                    self.open = BytesMut::with_capacity(size.max(bytes.len()));
+                }
             }
             self.open.extend_from_slice(&bytes);
         } else {

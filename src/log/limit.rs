@@ -72,7 +72,7 @@ pub(super) struct Limit {
     /// The bytes before this are passed on at once.
     head: u64,
     /// What stands where the log was cut.
-    notice: Option<String>,
+    notice: Option<Box<str>>,
     /// How many of the last bytes are kept, if any.
     tail: Option<usize>,
     written: u64,
@@ -99,11 +99,11 @@ impl Limit {
         let notices = (follows.len() + left_out(u64::MAX).len()) as u64;
         let tail = wanted.filter(|_| notices <= total).map(|tail| tail.min(total - notices));
         let (notice, reserve) = match tail {
-            Some(tail) => (Some(follows), notices + tail),
+            Some(tail) => (Some(follows.into()), notices + tail),
             None => {
                 let notice = Some(exceeded(total, NO_MORE)).filter(|notice| notice.len() as u64 <= total);
                 let reserve = notice.as_ref().map_or(0, String::len) as u64;
-                (notice, reserve)
+                (notice.map(Into::into), reserve)
             }
         };
         // Without a limit nothing ever waits.
@@ -154,7 +154,7 @@ impl Limit {
     fn cut(&mut self, out: &mut dyn FnMut(Bytes)) {
         let Phase::Fits { waiting } = std::mem::replace(&mut self.phase, Phase::Cut) else { return };
         if let Some(notice) = self.notice.take() {
-            self.pass_on(notice.into(), out);
+            self.pass_on(String::from(notice).into(), out);
         }
         if self.tail.is_some() {
             self.phase = Phase::Tail { kept: VecDeque::new(), dropped: 0 };

@@ -196,6 +196,11 @@ impl Masker {
         self.release(self.place.position(), held, &Bytes::new(), out);
     }
 
+    /// No large piece is expected soon: only what must be kept is.
+    pub(super) fn rest(&mut self) {
+        self.place.rest();
+    }
+
     fn pay_marker(&mut self, out: &mut dyn FnMut(Piece)) {
         if std::mem::take(&mut self.owes_marker) {
             out(Piece::Hidden { bytes: Bytes::new(), starts: true, continues: false });

@@ -38,10 +38,15 @@ const SHORTEST_WALK: usize = 64 << 10;
 /// So many bytes of a text are as good as none: whether it may come to more, the search knows.
 const LITTLE: usize = 2;
 
+/// A piece of this size is worth a search of its own kind, which is then kept for the next ones. It takes up to 6 KiB, and some
+/// microseconds to build.
+const WORTH_A_SEARCH: usize = 4 << 10;
+
 /// See the module.
 pub(super) struct Matcher {
     texts: Texts,
-    search: Search,
+    /// For small pieces.
+    simple: Search,
 }
 
 /// Where the search of a stream stands between two of its pieces.
@@ -53,13 +58,15 @@ pub(super) struct Place {
     /// How much waits.
     length: u32,
     credit: i64,
+    /// For large pieces, built when the first one comes.
+    search: Option<Box<Search>>,
     walk: Option<Box<Walk>>,
 }
 
 impl Place {
     /// In a stream of which so much came, and nothing waits.
     pub(super) fn at(position: u64) -> Self {
-        Self { position, text: 0, length: 0, credit: CREDIT, walk: None }
+        Self { position, text: 0, length: 0, credit: CREDIT, search: None, walk: None }
     }
 
     /// How much of the stream came.
@@ -70,6 +77,11 @@ impl Place {
     /// What waits: the beginning of that length of the text of that number. No text before begins so.
     pub(super) fn begun(&self) -> (u32, u32) {
         self.walk.as_ref().map_or((self.text, self.length), |walk| walk.trie.position(walk.state))
+    }
+
+    /// No large piece is expected soon, so that the search for those is not kept.
+    pub(super) fn rest(&mut self) {
+        self.search = None;
     }
 
     fn wait(&mut self, text: u32, length: usize) {
@@ -97,7 +109,7 @@ enum Stop {
 impl Matcher {
     pub(super) fn new(texts: Vec<Vec<u8>>) -> Self {
         let texts = Texts::new(texts);
-        Self { search: Search::over(&texts), texts }
+        Self { simple: Search::by_first_byte(&texts), texts }
     }
 
     pub(super) fn texts(&self) -> &Texts {
@@ -113,6 +125,15 @@ impl Matcher {
     /// Goes on with more of the stream. Tells `found` where texts are: at least the longest one at each place where one begins,
     /// or the longest one at each place where one ends.
     pub(super) fn feed(&self, place: &mut Place, chunk: &[u8], found: &mut dyn FnMut(Range<u64>)) {
+        let mut search = place.search.take();
+        if search.is_none() && chunk.len() >= WORTH_A_SEARCH {
+            search = Some(Box::new(Search::over(&self.texts)));
+        }
+        self.feed_with(search.as_deref().unwrap_or(&self.simple), place, chunk, found);
+        place.search = search;
+    }
+
+    fn feed_with(&self, search: &Search, place: &mut Place, chunk: &[u8], found: &mut dyn FnMut(Range<u64>)) {
         let base = place.position;
         place.position += chunk.len() as u64;
         let mut from = 0;
@@ -132,7 +153,7 @@ impl Matcher {
                     None => return,
                 }
             }
-            match self.scan(chunk, from..chunk.len(), false, base, &mut place.credit, found) {
+            match self.scan(search, chunk, from..chunk.len(), false, base, &mut place.credit, found) {
                 Stop::Decided => return,
                 Stop::Begun(at, text) => return place.wait(text, chunk.len() - at),
                 Stop::Spent(at) => from = at,
@@ -147,7 +168,7 @@ impl Matcher {
         let base = place.position - held.len() as u64;
         // The automaton has told of all that it came by.
         if place.walk.take().is_none()
-            && let Stop::Spent(at) = self.scan(held, 0..held.len(), true, base, &mut place.credit, found)
+            && let Stop::Spent(at) = self.scan(&self.simple, held, 0..held.len(), true, base, &mut place.credit, found)
         {
             let (trie, rest) = (Trie::over(&self.texts), held.get(at..).unwrap_or_default());
             trie.feed(ROOT, rest, |end, length| found(span(base + (at + end) as u64, length)));
@@ -171,7 +192,7 @@ impl Matcher {
         place.credit -= (held.len() as i64).saturating_mul(CREDIT_OF_BYTE + 1);
         let start = base - held.len() as u64;
         place.wait(0, 0);
-        match self.scan(&joined, 0..held.len(), false, start, &mut place.credit, found) {
+        match self.scan(&self.simple, &joined, 0..held.len(), false, start, &mut place.credit, found) {
             Stop::Decided => true,
             Stop::Begun(at, text) => {
                 place.wait(text, joined.len() - at);
@@ -188,8 +209,10 @@ impl Matcher {
     }
 
     /// Decides the places within `range` of some bytes of the stream, the first of which is at `base`.
+    #[expect(clippy::too_many_arguments, reason = "the one loop that everything comes to")]
     fn scan(
         &self,
+        search: &Search,
         stream: &[u8],
         range: Range<usize>,
         ended: bool,
@@ -197,7 +220,7 @@ impl Matcher {
         credit: &mut i64,
         found: &mut dyn FnMut(Range<u64>),
     ) -> Stop {
-        let mut candidates = self.search.through(stream);
+        let mut candidates = search.through(stream);
         let mut at = range.start;
         loop {
             let next = candidates.next_from(at).min(range.end);
@@ -308,7 +331,8 @@ mod tests {
     /// Searches a stream that is cut at these places, and compares after each piece.
     fn check(texts: &[Vec<u8>], stream: &[u8], cuts: &[usize], credit: i64) {
         let matcher = Matcher::new(texts.to_vec());
-        let mut place = Place { credit, ..Place::at(0) };
+        let search = stream.len().is_multiple_of(2).then(|| Box::new(Search::over(matcher.texts())));
+        let mut place = Place { credit, search, ..Place::at(0) };
         let (mut found, mut from) = (Vec::new(), 0);
         for cut in cuts.iter().copied().filter(|cut| *cut <= stream.len()).chain([stream.len()]) {
             let before = found.len();

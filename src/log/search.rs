@@ -39,7 +39,7 @@ pub(super) enum Search {
     },
     /// All texts are as long as a window. Its last three bytes say how far it may move on.
     Window(Window),
-    /// For many short texts: the bytes that a text begins with, by bit.
+    /// For small pieces, and many short texts: the bytes that a text begins with, by bit.
     FirstByte([u64; 4]),
 }
 
@@ -64,8 +64,13 @@ impl Search {
         if shortest >= SHORTEST_WINDOW {
             return Self::Window(Window::over(texts, shortest));
         }
+        Self::by_first_byte(texts)
+    }
+
+    /// A search that takes no memory but its own, and no time to make.
+    pub(super) fn by_first_byte(texts: &Texts) -> Self {
         let mut first = [0; 4];
-        for byte in beginnings.iter().filter_map(|text| text.first()) {
+        for byte in texts.iter().filter_map(<[u8]>::first) {
             set(&mut first, *byte);
         }
         Self::FirstByte(first)

@@ -18,7 +18,7 @@ use crate::common::{Hand, Rest, SECOND, START, assignment, config};
 /// Each phase of a job, as this version stores it, and the first thing a job resumed from it does.
 fn phases() -> Vec<(&'static str, JobSnapshot, &'static str)> {
     let mut all = Vec::new();
-    let fresh = Job::new(Arc::new(config()), &assignment(), START);
+    let mut fresh = Job::new(Arc::new(config()), &assignment(), START);
     all.push(("fresh", fresh.snapshot(), "running"));
 
     let mut running = Hand::accepted(config());

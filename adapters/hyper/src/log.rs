@@ -45,7 +45,7 @@ impl Log {
         self.shared.log(|job, now| job.close_stream(self.stream, now));
     }
 
-    /// Appends a buffer without a copy, when there is room. Whoever drops the future before has appended nothing.
+    /// Appends a buffer when there is room, a large one without a copy. Whoever drops the future before has appended nothing.
     ///
     /// # Errors
     ///
@@ -53,20 +53,24 @@ impl Log {
     pub async fn send(&self, chunk: impl Into<Bytes>) -> io::Result<()> {
         let chunk = chunk.into();
         poll_fn(|context| self.shared.poll_room(context)).await;
-        self.append(chunk)
+        taken(self.shared.write(self.stream, chunk))
     }
 
-    fn append(&self, chunk: Bytes) -> io::Result<()> {
-        match self.shared.write(self.stream, chunk) {
-            Written::Queued => Ok(()),
-            Written::Ended => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the job has ended and takes no more log")),
-        }
+    fn copy(&self, buffer: &[u8]) -> io::Result<usize> {
+        taken(self.shared.copy(self.stream, buffer)).map(|()| buffer.len())
+    }
+}
+
+fn taken(written: Written) -> io::Result<()> {
+    match written {
+        Written::Queued => Ok(()),
+        Written::Ended => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the job has ended and takes no more log")),
     }
 }
 
 impl io::Write for Log {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.append(Bytes::copy_from_slice(buffer)).map(|()| buffer.len())
+        self.copy(buffer)
     }
 
     /// The log is sent in the background; there is nothing to flush.
@@ -78,7 +82,7 @@ impl io::Write for Log {
 impl AsyncWrite for Log {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.shared.poll_room(context));
-        Poll::Ready(self.append(Bytes::copy_from_slice(buffer)).map(|()| buffer.len()))
+        Poll::Ready(self.copy(buffer))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -16,7 +16,7 @@ use crate::hub::Hub;
 use crate::link::{Link, Reply};
 use crate::lock;
 
-/// Beyond this many bytes that are not sent, the driver is woken by each write.
+/// The driver is woken when this many bytes are not sent: it need not wait for the next piece to be due.
 const PRESSING: u64 = 1 << 20;
 
 /// Beyond this many bytes that are not sent, writers that can wait do.
@@ -91,9 +91,37 @@ impl Shared {
         self.hub.tell(|desk| _ = desk.ready.insert(self.key));
     }
 
-    /// Never waits.
+    /// Appends a buffer without a copy if it is large. Never waits.
     pub(crate) fn write(&self, stream: Stream, bytes: Bytes) -> Written {
-        self.log(|job, now| job.write_at(stream, bytes, now))
+        self.append(|job, now| match now {
+            Some(now) => job.write_at(stream, bytes, now),
+            None => job.write_to(stream, bytes),
+        })
+    }
+
+    /// Appends bytes by copying them. Never waits.
+    pub(crate) fn copy(&self, stream: Stream, bytes: &[u8]) -> Written {
+        self.append(|job, now| match now {
+            Some(now) => job.copy_at(stream, bytes, now),
+            None => job.copy_to(stream, bytes),
+        })
+    }
+
+    /// A write is the one thing that happens often: the clock is read only for lines that show the time, and the driver is woken only
+    /// if it may have nothing else to wait for. If there was something to send already, it sleeps no longer than until that is due.
+    fn append(&self, write: impl FnOnce(&mut Job, Option<Timestamp>) -> Written) -> Written {
+        let (written, wake) = {
+            let mut state = lock(&self.state);
+            let before = state.job.backlog();
+            let now = state.job.has_timestamps().then(|| self.clock.now());
+            let written = write(&mut state.job, now);
+            let after = state.job.backlog();
+            (written, before == 0 || (before < PRESSING && after >= PRESSING))
+        };
+        if wake {
+            self.wake_driver();
+        }
+        written
     }
 
     /// Hides a value from now on.
@@ -103,14 +131,14 @@ impl Shared {
         masked
     }
 
-    /// Whatever goes into the log.
+    /// Whatever else goes into the log.
     pub(crate) fn log(&self, write: impl FnOnce(&mut Job, Timestamp) -> Written) -> Written {
         let (written, wake) = {
             let mut state = lock(&self.state);
-            let idle = state.job.unsent() == 0;
+            let idle = state.job.backlog() == 0;
             let written = write(&mut state.job, self.clock.now());
             // If there was something to send already, the driver sleeps no longer than until that is due.
-            (written, idle || state.job.unsent() >= PRESSING)
+            (written, idle || state.job.backlog() >= PRESSING)
         };
         if wake {
             self.wake_driver();
@@ -178,7 +206,7 @@ impl Shared {
 
 impl State {
     fn has_room(&self) -> bool {
-        self.job.is_ended() || self.job.unsent() < FULL
+        self.job.is_ended() || self.job.backlog() < FULL
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) enum Checked {
     Unknown,
 }
 
-/// Beyond this many bytes that are not sent, the driver is woken by each write.
+/// The driver is woken when this many bytes are not sent: it need not wait for the next piece to be due.
 const PRESSING: u64 = 1 << 20;
 
 /// A file system that fails to read is asked again after this long,
@@ -154,17 +154,30 @@ impl Shared {
     }
 
     pub(crate) fn write(&self, stream: Stream, bytes: &[u8]) -> Written {
-        self.log(|job, now| job.write_at(stream, bytes::Bytes::copy_from_slice(bytes), now))
+        let mut state = lock(&self.state);
+        let before = state.job.backlog();
+        // The clock is read only for lines that show the time.
+        let written = if state.job.has_timestamps() {
+            state.job.copy_at(stream, bytes, self.clock.now())
+        } else {
+            state.job.copy_to(stream, bytes)
+        };
+        state.bound();
+        // If there was something to send already, the driver sleeps no longer than until that is due.
+        if before == 0 || (before < PRESSING && state.job.backlog() >= PRESSING) {
+            self.work.notify_all();
+        }
+        written
     }
 
-    /// Whatever goes into the log.
+    /// Whatever else goes into the log.
     pub(crate) fn log(&self, write: impl FnOnce(&mut Job, Timestamp) -> Written) -> Written {
         let mut state = lock(&self.state);
-        let idle = state.job.unsent() == 0;
+        let idle = state.job.backlog() == 0;
         let written = write(&mut state.job, self.clock.now());
         state.bound();
         // If there was something to send already, the driver sleeps no longer than until that is due.
-        if idle || state.job.unsent() >= PRESSING {
+        if idle || state.job.backlog() >= PRESSING {
             self.work.notify_all();
         }
         written
@@ -356,8 +369,8 @@ impl State {
 
     /// Keeps no more than so much in memory that is not in the record. If the record cannot be written, the driver tries again.
     fn bound(&mut self) {
-        if let (Archive::Files(record), None) = (&self.archive, &self.unsaved)
-            && self.job.log_size().saturating_sub(record.log_size()) >= PRESSING
+        if let (Archive::Files(_), None) = (&self.archive, &self.unsaved)
+            && self.job.unsaved_backlog() >= PRESSING
         {
             _ = self.save();
         }

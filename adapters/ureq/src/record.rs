@@ -251,11 +251,6 @@ impl Record {
         whole(&self.folder).is_some_and(|ours| Some(ours) == whole(folder))
     }
 
-    /// How much of the log is in the record.
-    pub(crate) fn log_size(&self) -> u64 {
-        self.log_size
-    }
-
     /// Saves a job, and tells it so.
     pub(crate) fn save(&mut self, job: &mut Job) -> Result<(), FileError> {
         self.confirm()?;

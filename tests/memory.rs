@@ -1,0 +1,141 @@
+//! What an idle job keeps in memory, by a counting allocator.
+//!
+//! One test, because the count is of the whole process.
+
+use std::alloc::System;
+use std::sync::Arc;
+
+use cap::Cap;
+use gitlab_runner_api::api::info::Info;
+use gitlab_runner_api::log::{Masker, Masks};
+use gitlab_runner_api::{
+    Assignment, Call, Job, Machine, Output, Retain, RunnerConfig, Secret, Server, Stream, Timestamp,
+};
+use http::Response;
+use serde_json::json;
+
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+const NOW: Timestamp = Timestamp::from_millis(1_750_000_000_000);
+
+/// How many bytes what this makes keeps on the heap.
+fn kept<T>(make: impl FnOnce() -> T) -> usize {
+    let before = ALLOCATOR.allocated();
+    let made = make();
+    let after = ALLOCATOR.allocated();
+    drop(made);
+    after - before
+}
+
+fn config(retain: Retain) -> Arc<RunnerConfig> {
+    let server = Server::parse("https://gitlab.example.test").unwrap();
+    Arc::new(RunnerConfig::new(server, Info::new("memory", "1")).with_retain(retain))
+}
+
+fn answer(job: &mut Job, status: u16) {
+    let call: Call = loop {
+        match job.poll(NOW) {
+            Output::Send(call) => break call,
+            Output::Event(_) => {}
+            Output::Wait(_) | Output::Done => unreachable!("there is something to send"),
+        }
+    };
+    let (_, ticket) = call.split();
+    job.handle_response(ticket, Response::builder().status(status).body(()).unwrap(), NOW).unwrap();
+}
+
+/// A job that was accepted, has printed a line, and had that acknowledged. With all that belongs to it alone.
+fn idle(config: &Arc<RunnerConfig>, payload: &str) -> Box<Job> {
+    let assignment = Assignment::from_json(payload.to_owned()).unwrap();
+    let mut job = Box::new(Job::new(config.clone(), &assignment, NOW));
+    drop(assignment);
+    answer(&mut job, 200);
+    job.copy_to(Stream::Stdout, b"$ make test -j 8 # this takes a while\n");
+    answer(&mut job, 202);
+    while let Output::Event(_) = job.poll(NOW) {}
+    assert_eq!(job.unsent(), 0);
+    job
+}
+
+fn secrets(values: &[String]) -> String {
+    let variable = |value| json!({ "key": "SECRET", "value": value, "masked": true, "raw": true });
+    let variables: Vec<_> = values.iter().map(variable).collect();
+    json!({ "id": 7, "token": "glcbt-64_0123456789abcdef", "variables": variables }).to_string()
+}
+
+/// Letters as a key has them.
+fn letters(length: usize, seed: u64) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut state = seed;
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(ALPHABET[(state >> 58) as usize])
+    };
+    (0..length).map(next).collect()
+}
+
+/// As `ssh-keygen` writes one of 4,096 bits: 51 lines.
+fn rsa_key() -> String {
+    let lines: Vec<String> = (0..49).map(|line| letters(64, line + 1)).collect();
+    format!("-----BEGIN RSA PRIVATE KEY-----\n{}\n-----END RSA PRIVATE KEY-----\n", lines.join("\n"))
+}
+
+fn short_secrets() -> Vec<String> {
+    (0..10).map(|number| letters(40, 100 + number)).collect()
+}
+
+#[test]
+fn memory() {
+    writing_line_by_line_allocates_by_block();
+    an_idle_job_keeps_little();
+}
+
+/// Of a log that is written by line, each byte is copied into a block, and stays there until it is sent.
+fn writing_line_by_line_allocates_by_block() {
+    const LINES: usize = 20_000;
+    let line = [&[b'x'; 127][..], b"\n"].concat();
+    let assignment = Assignment::from_json(secrets(&short_secrets())).unwrap();
+    let mut job = Job::new(config(Retain::Unacknowledged), &assignment, NOW);
+    answer(&mut job, 200);
+    let before = ALLOCATOR.total_allocated();
+    for _ in 0..LINES {
+        job.copy_to(Stream::Stdout, &line);
+    }
+    let allocated = ALLOCATOR.total_allocated() - before;
+    let written = LINES * line.len();
+    println!("{allocated} bytes were allocated to write {written}, line by line");
+    assert!(allocated < written + written / 4, "{allocated}");
+}
+
+fn an_idle_job_keeps_little() {
+    let (unacknowledged, all) = (config(Retain::Unacknowledged), config(Retain::All));
+    // What is made once for all jobs.
+    drop((idle(&unacknowledged, &secrets(&[])), idle(&all, &secrets(&[]))));
+    let cases = [
+        ("no secrets", &unacknowledged, secrets(&[]), 3400),
+        ("no secrets, the log kept", &all, secrets(&[]), 3800),
+        ("ten secrets of 40 bytes", &unacknowledged, secrets(&short_secrets()), 6 << 10),
+        ("an RSA key, masked line by line", &unacknowledged, secrets(&[rsa_key()]), 24 << 10),
+    ];
+    for (what, config, payload, most) in &cases {
+        let bytes = kept(|| idle(config, payload));
+        let of_assignment = kept(|| Assignment::from_json(payload.clone()).unwrap());
+        println!("{what}: {bytes} of {most} bytes, of which {of_assignment} for the payload of {}", payload.len());
+        assert!(bytes <= *most, "{what}: {bytes}");
+    }
+    for (what, values) in [("ten secrets of 40 bytes", short_secrets()), ("an RSA key", vec![rsa_key()])] {
+        let size: usize = values.iter().map(String::len).sum();
+        let values: Vec<Secret> = values.into_iter().map(Secret::new).collect();
+        let masks = kept(|| Masks::new(&values));
+        println!("{what}: {masks} bytes to mask {size}");
+        assert!(masks <= 6 * size + (4 << 10), "{what}: {masks}");
+        // So it is with what a search of large pieces adds.
+        let used = kept(|| {
+            let mut masker = Masker::new(Arc::new(Masks::new(&values)));
+            masker.push(rsa_key().repeat(4).into(), &mut |_| ());
+            masker
+        });
+        assert!(used <= 6 * size + (4 << 10), "{what}: {used}");
+    }
+}
