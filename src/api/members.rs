@@ -210,6 +210,9 @@ pub(crate) trait Read: Sized {
     /// Reads what can be read of `raw`, which is JSON and not null, and notes in `walk` what cannot. `None` if nothing of
     /// it can be read, which is noted too.
     fn read(raw: &str, walk: &mut Walk<'_>) -> Option<Self>;
+
+    /// Gives back the room that a list was given to grow. A payload is read once, and kept as long as its job.
+    fn shrink(&mut self) {}
 }
 
 /// Reads a value that has no parts.
@@ -268,6 +271,10 @@ impl<T: Read> Read for Option<T> {
     fn read(raw: &str, walk: &mut Walk<'_>) -> Option<Self> {
         T::read(raw, walk).map(Some)
     }
+
+    fn shrink(&mut self) {
+        self.iter_mut().for_each(T::shrink);
+    }
 }
 
 /// A null element is nothing, and no loss: GitLab up to 13.10 sends `"cache":[null]` for a job without a cache.
@@ -279,6 +286,10 @@ impl<T: Read> Read for Vec<T> {
         };
         let items = items.into_iter().map(RawValue::get).enumerate().filter(|(_, item)| *item != "null");
         Some(items.filter_map(|(at, item)| walk.within(Step::Item(at), |walk| T::read(item, walk))).collect())
+    }
+
+    fn shrink(&mut self) {
+        self.shrink_to_fit();
     }
 }
 
@@ -434,11 +445,15 @@ pub(crate) struct Plain;
 
 impl<T: DeserializeOwned + Default + Read> Reader<T> for Plain {
     fn fast<'de, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-        Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+        let mut value: T = Option::deserialize(deserializer)?.unwrap_or_default();
+        value.shrink();
+        Ok(value)
     }
 
     fn slow(raw: &str, walk: &mut Walk<'_>) -> T {
-        if raw == "null" { T::default() } else { T::read(raw, walk).unwrap_or_default() }
+        let mut value = if raw == "null" { T::default() } else { T::read(raw, walk).unwrap_or_default() };
+        value.shrink();
+        value
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a job does next: the four verbs of a state machine, and the order in which things are due.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use http::Response;
@@ -42,6 +43,10 @@ impl Machine for Job {
             }
             // What is queued is said after the acceptance, which waits to be saved.
         } else if let Some(event) = self.events.pop_front() {
+            if self.events.is_empty() {
+                // Events are rare, and jobs are many: room for four of them is half of what an idle job keeps besides.
+                self.events = VecDeque::new();
+            }
             return Output::Event(event);
         }
         if matches!(self.phase, Phase::Closed(_)) {
