@@ -182,7 +182,8 @@ impl Pipeline {
 
     /// Lets through the stages what was written.
     pub(crate) fn run(&mut self, out: &mut dyn FnMut(Bytes)) {
-        if let Some(mut input) = self.input.take() {
+        // Most polls come here with nothing.
+        if let Some(mut input) = self.input.take_if(|input| !input.is_unused()) {
             let waits = input.len() > 0;
             let is_full = input.take(|stream, chunk, at| self.process(stream, chunk, at, out));
             if waits && !is_full {

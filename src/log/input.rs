@@ -63,6 +63,11 @@ impl Input {
         }
     }
 
+    /// Whether nothing waits, and no room is kept either.
+    pub(super) fn is_unused(&self) -> bool {
+        self.bytes.capacity() == 0
+    }
+
     /// How many bytes wait.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
@@ -137,6 +142,7 @@ mod tests {
             assert_eq!((input.len(), input.len_of(Stream::Stdout), input.len_of(Stream::Runner)), (3, 2, 0));
             assert_eq!(taken(&mut input), parts);
             assert_eq!((input.len(), taken(&mut input)), (0, Vec::new()));
+            assert!(input.is_unused());
         }
     }
 
