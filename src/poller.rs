@@ -46,7 +46,6 @@ const TELL_AGAIN: Duration = Duration::from_secs(30);
 /// What a [`Poller`] has to tell.
 #[derive(Debug)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "moved once, to its handler")]
 pub enum PollerEvent {
     /// A job, which is ours from now on. Save it first of all, then make a [`Job`](crate::Job) of it: until then a crash loses it.
     ///

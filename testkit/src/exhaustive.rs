@@ -33,6 +33,9 @@ pub struct Bounds {
     pub forgets: &'static [u64],
     /// Whether somebody else writes into the same log.
     pub foreign: bool,
+    /// Whether some jobs get their result only when GitLab has acknowledged all of their log. Only a probe finds out what GitLab loses
+    /// from then on.
+    pub patient: bool,
     /// Whether the job is saved before it sends, and a crash leads back to that; if not, a crash leads to a snapshot of the
     /// very moment.
     pub durable: bool,
@@ -138,6 +141,8 @@ struct Life<'a> {
     late: Option<Request<Bytes>>,
     /// GitLab may lack bytes that the job has sent, and the job does not know.
     unsure: bool,
+    /// Whether the job waits for its log before it gets its result, once that is chosen.
+    waits: Option<bool>,
     /// What is on disk: a snapshot, and how long the log is there.
     disk: Option<String>,
     told: Vec<String>,
@@ -183,6 +188,7 @@ impl<'a> Life<'a> {
             faults,
             late: None,
             unsure: false,
+            waits: None,
             disk: None,
             told,
         })
@@ -221,7 +227,7 @@ impl<'a> Life<'a> {
         let taken = self.job.taken(Stream::Runner) as usize;
         match LOG.get(taken..LOG.len().min(taken + 2)) {
             Some(bytes) if !bytes.is_empty() => _ = self.job.write(Bytes::from_static(bytes)),
-            _ if self.job.is_ended() => {}
+            _ if self.job.is_ended() || (self.waits_for_log() && self.job.unsent() > 0) => {}
             _ => {
                 self.forget_at_the_end();
                 self.job.finish(JobResult::success());
@@ -229,6 +235,11 @@ impl<'a> Life<'a> {
             }
         }
         Ok(())
+    }
+
+    fn waits_for_log(&mut self) -> bool {
+        let Self { waits, path, bounds, .. } = self;
+        *waits.get_or_insert_with(|| bounds.patient && path.choose(2) == 1)
     }
 
     /// GitLab forgets the end of a log right before the job gets its result. Nothing but a probe can find that out.

@@ -13,7 +13,7 @@ fn explored(bounds: Bounds, at_least: u64) {
 #[test]
 fn no_small_life_loses_doubles_or_splices_a_log() {
     for durable in [true, false] {
-        explored(Bounds { faults: 5, durable, forgets: &[1], foreign: false }, 20_000);
+        explored(Bounds { faults: 5, durable, forgets: &[1], foreign: false, patient: false }, 20_000);
     }
 }
 
@@ -21,6 +21,7 @@ fn no_small_life_loses_doubles_or_splices_a_log() {
 #[test]
 fn no_small_life_with_foreign_bytes_loses_doubles_or_splices_a_log() {
     for durable in [true, false] {
-        explored(Bounds { faults: 3, durable, forgets: &[1, 2, 3, 4, 5, 6, 9], foreign: true }, 20_000);
+        let forgets = &[1, 2, 3, 4, 5, 6, 9];
+        explored(Bounds { faults: 3, durable, forgets, foreign: true, patient: true }, 20_000);
     }
 }

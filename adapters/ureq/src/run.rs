@@ -84,7 +84,6 @@ impl Bell {
 /// What [`Runner::run_with`] has to tell. It goes on by itself after all of it.
 #[derive(Debug)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is looked at at once")]
 pub enum RunEvent {
     /// What became of a request for a job: a refusal, an outage, a lost answer.
     Poller(PollerEvent),
