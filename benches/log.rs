@@ -11,7 +11,8 @@ use divan::counter::BytesCount;
 use divan::{AllocProfiler, Bencher};
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::log::{LogLimit, LogOptions, Masker, Masks, Timestamps};
-use gitlab_runner_api::{Assignment, Job, RunnerConfig, Secret, Server, Stream, Timestamp};
+use gitlab_runner_api::{Assignment, Job, Machine, Output, Retain, RunnerConfig, Secret, Server, Stream, Timestamp};
+use http::Response;
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
@@ -185,7 +186,8 @@ fn the_worst_texts(bencher: Bencher<'_, '_>, worst: Worst) {
 fn config(timestamps: Timestamps) -> Arc<RunnerConfig> {
     let server = Server::parse("https://gitlab.example.test").expect("a valid address");
     let options = LogOptions::default().with_limit(LogLimit::None).with_timestamps(timestamps);
-    Arc::new(RunnerConfig::new(server, Info::new("bench", "1")).with_log(options))
+    let config = RunnerConfig::new(server, Info::new("bench", "1")).with_log(options);
+    Arc::new(config.with_retain(Retain::Unacknowledged))
 }
 
 fn assignment(count: usize) -> Assignment {
@@ -212,6 +214,80 @@ fn whole_pipeline(bencher: Bencher<'_, '_>, (kind, count): (Kind, usize)) {
 fn whole_pipeline_with_timestamps(bencher: Bencher<'_, '_>, kind: Kind) {
     let (text, config, assignment) = (kind.bytes(), config(Timestamps::On), assignment(20));
     bencher.counter(BytesCount::new(text.len())).bench_local(|| write_all(&config, &assignment, text));
+}
+
+/// The same with a secret count that is usual, on a block that was just written and is still in the processor's cache, without a
+/// match. In the bench above, all of the text comes from memory.
+#[divan::bench(args = [1, 20, 60], sample_count = 20)]
+fn masking_in_the_cache(bencher: Bencher<'_, '_>, count: usize) {
+    let (block, masks) = (block(), Arc::new(masks(count)));
+    let mut masker = Masker::new(masks);
+    bencher.counter(BytesCount::new(block.len())).bench_local(|| {
+        let mut size = 0;
+        masker.push(block.clone(), &mut |bytes| size += black_box(bytes).len());
+        size
+    });
+}
+
+#[divan::bench(sample_count = 20)]
+fn memchr_in_the_cache(bencher: Bencher<'_, '_>) {
+    let block = block();
+    bencher.counter(BytesCount::new(block.len())).bench_local(|| memchr::memchr(b'\0', black_box(&block)));
+}
+
+/// The beginning of the text, before the first secret.
+fn block() -> Bytes {
+    TEXT.slice(..32 << 10)
+}
+
+fn answer(job: &mut Job, status: u16) {
+    loop {
+        match job.poll(NOW) {
+            Output::Send(call) => {
+                let (_, ticket) = call.split();
+                let response = Response::builder().status(status).body(()).expect("a status");
+                return job.handle_response(ticket, response, NOW).expect("its own ticket");
+            }
+            Output::Event(_) => {}
+            Output::Wait(_) | Output::Done => unreachable!("there is something to send"),
+        }
+    }
+}
+
+/// A job of 64 MiB with the usual twenty secrets, written in lines of 128 bytes or in larger pieces, and sent by the mebibyte. The
+/// driver has no network.
+#[divan::bench(args = [128, 4 << 10, 64 << 10], sample_count = 3, sample_size = 1)]
+fn a_job_of_64_mebibytes(bencher: Bencher<'_, '_>, piece: usize) {
+    let (config, assignment) = (config(Timestamps::Off), assignment(20));
+    bencher.counter(BytesCount::new(TEXT.len())).bench_local(|| {
+        let mut job = Job::new(config.clone(), &assignment, NOW);
+        answer(&mut job, 200);
+        let mut unsent = 0;
+        for piece in TEXT.chunks(piece) {
+            job.copy_to(Stream::Stdout, piece);
+            unsent += piece.len();
+            if unsent >= 2 << 20 {
+                answer(&mut job, 202);
+                unsent -= 1 << 20;
+            }
+        }
+        job
+    });
+}
+
+/// The least that a client without masking does with such a log: it copies each byte and counts its checksum.
+#[divan::bench(sample_count = 3, sample_size = 1)]
+fn copy_and_checksum_of_64_mebibytes(bencher: Bencher<'_, '_>) {
+    let mut block = vec![0; PIECE];
+    bencher.counter(BytesCount::new(TEXT.len())).bench_local(|| {
+        let mut hasher = crc32fast::Hasher::new();
+        for piece in TEXT.chunks(PIECE) {
+            let block = &mut block[..piece.len()];
+            block.copy_from_slice(piece);
+            hasher.update(black_box(block));
+        }
+        hasher.finalize()
+    });
 }
 
 /// What masking costs before the first byte.

@@ -167,7 +167,15 @@ fn an_idle_job_keeps_little() {
         println!("{what}: {bytes} of {most} bytes, of which {of_assignment} for the payload of {}", payload.len());
         assert!(bytes <= *most, "{what}: {bytes}");
     }
-    for (what, values) in [("ten secrets of 40 bytes", short_secrets()), ("an RSA key", vec![rsa_key()])] {
+    let shortest = |count: u64| (0..count).map(|number| letters(8, 200 + number)).collect();
+    for (what, values) in [
+        ("ten secrets of 40 bytes", short_secrets()),
+        ("an RSA key", vec![rsa_key()]),
+        ("20 secrets of 8 bytes", shortest(20)),
+        ("64 secrets of 8 bytes", shortest(64)),
+        ("65 secrets of 8 bytes", shortest(65)),
+        ("500 secrets of 8 bytes", shortest(500)),
+    ] {
         let size: usize = values.iter().map(String::len).sum();
         let values: Vec<Secret> = values.into_iter().map(Secret::new).collect();
         let masks = kept(|| Masks::new(&values));
@@ -179,6 +187,7 @@ fn an_idle_job_keeps_little() {
             masker.push(rsa_key().repeat(4).into(), &mut |_| ());
             masker
         });
+        println!("{what}: {used} bytes with a search of large pieces");
         assert!(used <= 6 * size + (4 << 10), "{what}: {used}");
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Automaton {
 impl Automaton {
     pub(super) fn new(texts: Vec<Vec<u8>>) -> Self {
         let texts = Texts::new(texts);
-        Self { trie: Trie::over(&texts), search: Search::over(&texts), texts }
+        Self { trie: Trie::over(&texts), search: Search::over(&texts, usize::MAX), texts }
     }
 
     /// The lengths of the texts, in one number: by it, a stored state is told from one of other texts.

@@ -116,6 +116,12 @@ impl Matcher {
         &self.texts
     }
 
+    /// All together takes no more than six bytes for each byte of the texts, and 4 KiB. This is what the texts leave of it.
+    fn search_budget(&self) -> usize {
+        let list = self.texts.len() * size_of::<[u32; 3]>();
+        (self.texts.total() * 5 + 3700).saturating_sub(list)
+    }
+
     /// What waits.
     pub(super) fn held(&self, place: &Place) -> &[u8] {
         let (text, length) = place.begun();
@@ -127,7 +133,7 @@ impl Matcher {
     pub(super) fn feed(&self, place: &mut Place, chunk: &[u8], found: &mut dyn FnMut(Range<u64>)) {
         let mut search = place.search.take();
         if search.is_none() && chunk.len() >= WORTH_A_SEARCH {
-            search = Some(Box::new(Search::over(&self.texts)));
+            search = Some(Box::new(Search::over(&self.texts, self.search_budget())));
         }
         self.feed_with(search.as_deref().unwrap_or(&self.simple), place, chunk, found);
         place.search = search;
@@ -331,7 +337,7 @@ mod tests {
     /// Searches a stream that is cut at these places, and compares after each piece.
     fn check(texts: &[Vec<u8>], stream: &[u8], cuts: &[usize], credit: i64) {
         let matcher = Matcher::new(texts.to_vec());
-        let search = stream.len().is_multiple_of(2).then(|| Box::new(Search::over(matcher.texts())));
+        let search = stream.len().is_multiple_of(2).then(|| Box::new(Search::over(matcher.texts(), usize::MAX)));
         let mut place = Place { credit, search, ..Place::at(0) };
         let (mut found, mut from) = (Vec::new(), 0);
         for cut in cuts.iter().copied().filter(|cut| *cut <= stream.len()).chain([stream.len()]) {

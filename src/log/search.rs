@@ -18,6 +18,12 @@ const MOST_FINDERS: usize = 3;
 /// More beginnings have no [`packed::Searcher`].
 const MOST_PACKED: usize = 64;
 
+/// About what a [`packed::Searcher`] takes on the heap, as counted: so much,
+const PACKED_SIZE: usize = 3100;
+
+/// and so much for each beginning.
+const PACKED_BEGINNING: usize = 75;
+
 /// The shortest text for which looking at windows pays.
 const SHORTEST_WINDOW: usize = 4;
 
@@ -30,7 +36,7 @@ pub(super) enum Search {
     Nothing,
     /// All texts have one of these few beginnings, of the same length.
     Finders(Vec<Finder<'static>>),
-    /// The same for more of them: a Teddy search, which compares 16 or 32 places at once. Takes 1.5 to 6 KiB.
+    /// The same for more of them: a Teddy search, which compares 16 or 32 places at once.
     Packed {
         /// Takes its place on the heap anyway.
         searcher: Box<packed::Searcher>,
@@ -44,7 +50,8 @@ pub(super) enum Search {
 }
 
 impl Search {
-    pub(super) fn over(texts: &Texts) -> Self {
+    /// The fastest search for these texts that takes no more memory than this, as far as that can be chosen.
+    pub(super) fn over(texts: &Texts, budget: usize) -> Self {
         let shortest = texts.shortest();
         if shortest == 0 {
             return Self::Nothing;
@@ -55,7 +62,7 @@ impl Search {
         if beginnings.len() <= MOST_FINDERS {
             return Self::Finders(beginnings.into_iter().map(|text| Finder::new(text).into_owned()).collect());
         }
-        if beginnings.len() <= MOST_PACKED {
+        if beginnings.len() <= MOST_PACKED && PACKED_SIZE + PACKED_BEGINNING * beginnings.len() <= budget {
             let mut builder = packed::Config::new().match_kind(packed::MatchKind::LeftmostFirst).builder();
             if let Some(searcher) = builder.extend(&beginnings).build() {
                 return Self::Packed { searcher: Box::new(searcher), length };
