@@ -25,7 +25,7 @@ use crate::backoff::{Backoff, Policy};
 use crate::call::{Owner, Wire};
 use crate::config::{Retain, RunnerConfig};
 use crate::error::Misuse;
-use crate::log::Pipeline;
+use crate::log::{LogOptions, Pipeline};
 use crate::reply::Cause;
 use crate::rng::Rng;
 use crate::snapshot::ResumeError;
@@ -332,13 +332,14 @@ impl Job {
         let owner = Owner::job(&config.server, assignment.id(), assignment.spec().token.secret());
         let mut rng = Rng::new(config.jitter_seed, assignment.id());
         rng.mix(config.streams.next());
+        let variables = LogOptions::variables(assignment.spec());
         let mut job = Self {
             wire: Wire::new(owner),
             clock: Steady::starting(now),
             rng,
             phase: Phase::Running,
             trace,
-            pipeline: Pipeline::new(&config.log, assignment),
+            pipeline: Pipeline::new(&config.log, assignment, &variables),
             sections: Vec::new(),
             stamped_at: Timestamp::EPOCH,
             events: VecDeque::new(),
@@ -373,7 +374,7 @@ impl Job {
             config,
         };
         job.deadline = now.saturating_add(job.timeout());
-        job.tell_of_payload();
+        job.tell_of_payload(&variables);
         job.report_short_secrets(0);
         job
     }

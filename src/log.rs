@@ -89,6 +89,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::job_spec::Assignment;
 use crate::secret::Secret;
 use crate::time::Timestamp;
+use crate::variables::Variables;
 use automaton::Automaton;
 use input::Input;
 use limit::{Ending, Limit};
@@ -134,15 +135,15 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(crate) fn new(options: &LogOptions, assignment: &Assignment) -> Self {
+    /// For a job with these variables, those of [`LogOptions::variables`]: to make them costs more than all the rest.
+    pub(crate) fn new(options: &LogOptions, assignment: &Assignment, variables: &Variables) -> Self {
         let spec = assignment.spec();
-        let variables = LogOptions::variables(spec);
         Self {
             raw: options.is_raw(),
-            stamped: options.stamps(&variables),
+            stamped: options.stamps(variables),
             input: None,
-            masks: options.masks(assignment, &variables),
-            prefixes: options.prefixes(spec, &variables),
+            masks: options.masks(assignment, variables),
+            prefixes: options.prefixes(spec, variables),
             chains: BTreeMap::new(),
             limit: Limit::new(options.limit()),
         }

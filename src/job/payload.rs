@@ -3,7 +3,7 @@
 use super::{Job, JobEvent, JobResult};
 use crate::log::ansi;
 use crate::status::FailureReason;
-use crate::variables::{Place, Variables};
+use crate::variables::Variables;
 
 /// A line of the log names so many things, and counts the others.
 const SHOWN: usize = 8;
@@ -17,8 +17,8 @@ impl Job {
     }
 
     /// Queues the events that are about the payload. A job that is taken up again gives them again.
-    pub(super) fn tell_of_payload(&mut self) {
-        let unexpanded = Variables::new(self.spec(), &Place::default()).unexpanded().to_vec();
+    pub(super) fn tell_of_payload(&mut self, variables: &Variables) {
+        let unexpanded = variables.unexpanded().to_vec();
         if self.assignment.is_damaged() {
             self.events.push_back(JobEvent::PayloadDamaged(self.assignment.losses().to_vec()));
         }

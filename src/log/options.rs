@@ -150,7 +150,8 @@ impl LogOptions {
         }
     }
 
-    pub(super) fn variables(spec: &JobSpec) -> Variables {
+    /// The variables of a job by which its log is treated: expanded where a job usually runs.
+    pub(crate) fn variables(spec: &JobSpec) -> Variables {
         Variables::new(spec, &Place::default())
     }
 }
