@@ -169,12 +169,16 @@ impl Pipeline {
         }
     }
 
-    /// The same for a write that is copied.
-    pub(crate) fn push_copy(&mut self, stream: Stream, chunk: &[u8], now: Timestamp, out: &mut dyn FnMut(Bytes)) {
-        if !chunk.is_empty() {
-            let timed = self.is_stamped();
+    /// The same for a write that is copied. It is cut where a block is full, unless it has a time: how a stream is cut makes no difference
+    /// without timestamps.
+    pub(crate) fn push_copy(&mut self, stream: Stream, mut chunk: &[u8], now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        let timed = self.is_stamped();
+        while !chunk.is_empty() {
             let input = self.input.get_or_insert_default();
-            input.append(stream, chunk, now, timed);
+            let length = if timed { chunk.len() } else { chunk.len().min(input.room()) };
+            let (part, rest) = chunk.split_at(length);
+            input.append(stream, part, now, timed);
+            chunk = rest;
             if input.is_full() {
                 self.run(out);
             }

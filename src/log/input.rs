@@ -16,7 +16,7 @@ const BLOCK: usize = 32 << 10;
 /// A block holds no more parts than this. Parts of one byte each would take 24 times their memory.
 const MOST_PARTS: usize = 1024;
 
-/// Room for the write that fills a block, which may be a long line.
+/// Room for the write that fills a block, which is not cut where it has a time.
 const ROOM: usize = BLOCK + (4 << 10);
 
 /// Writes in the order in which they came. What they say is not masked yet, so that `Debug` shows their size alone.
@@ -49,10 +49,16 @@ impl Input {
         self.bytes.len() >= BLOCK || self.parts.len() >= MOST_PARTS
     }
 
+    /// How much fits into the block.
+    pub(super) fn room(&self) -> usize {
+        BLOCK.saturating_sub(self.bytes.len()).max(1)
+    }
+
     /// Copies a write. With `timed`, it stays apart from the one before, so that it keeps its time.
     pub(super) fn append(&mut self, stream: Stream, chunk: &[u8], at: Timestamp, timed: bool) {
         // The block before comes back if nothing of it is kept any more.
-        if self.is_busy && self.bytes.is_empty() && !self.bytes.try_reclaim(ROOM) {
+        let expects_block = self.is_busy || chunk.len() == BLOCK;
+        if expects_block && self.bytes.is_empty() && !self.bytes.try_reclaim(ROOM) {
             self.bytes = BytesMut::with_capacity(ROOM);
         }
         self.bytes.extend_from_slice(chunk);
