@@ -23,7 +23,7 @@ use crate::api::info::Unpromised;
 use crate::api::job_spec::{Assignment, JobSpec, Loss};
 use crate::backoff::{Backoff, Policy};
 use crate::call::{Owner, Wire};
-use crate::config::{Retain, RunnerConfig};
+use crate::config::RunnerConfig;
 use crate::error::Misuse;
 use crate::log::{LogOptions, Pipeline};
 use crate::reply::Cause;
@@ -408,16 +408,9 @@ impl Job {
     }
 
     /// The part of the log that is not kept here although GitLab may need it, if there is one.
-    pub(crate) fn log_elsewhere(&mut self) -> Option<Range<u64>> {
-        if matches!(self.phase, Phase::Closed(_)) {
-            return None;
-        }
-        let needed = match self.config.retain {
-            Retain::All => self.trace.floor(),
-            Retain::Unacknowledged => self.trace.acknowledged(),
-        };
-        let (kept, _) = self.trace.retained();
-        (needed < kept).then_some(needed..kept)
+    pub(crate) fn log_elsewhere(&self) -> Option<Range<u64>> {
+        // An abandoned job goes on elsewhere, from the record that is made of it.
+        if self.is_log_given_up() || matches!(self.phase, Phase::Closed(_)) { None } else { self.trace.elsewhere() }
     }
 
     /// Whether GitLab has confirmed that this runner has the job, and the application was told so with [`JobEvent::Accepted`].
@@ -641,14 +634,16 @@ impl Job {
 
     /// Whether nothing of the log is sent any more, whatever GitLab lacks.
     fn sends_no_more_log(&self) -> bool {
-        let given_up = matches!(&self.phase, Phase::Finishing(finishing) if finishing.log_given_up);
-        self.abandoned || given_up || matches!(self.phase, Phase::Closed(_))
+        self.abandoned || self.is_log_given_up() || matches!(self.phase, Phase::Closed(_))
+    }
+
+    fn is_log_given_up(&self) -> bool {
+        matches!(&self.phase, Phase::Finishing(finishing) if finishing.log_given_up)
     }
 
     /// Whether there is log that GitLab has not acknowledged and is still to get.
     fn owes_log(&self) -> bool {
-        let given_up = matches!(&self.phase, Phase::Finishing(finishing) if finishing.log_given_up);
-        self.trace.unsent() > 0 && !given_up
+        self.trace.unsent() > 0 && !self.is_log_given_up()
     }
 
     /// The revision of the state. It grows whenever [`Job::snapshot`] would return something else than before.

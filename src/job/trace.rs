@@ -115,8 +115,11 @@ pub(super) struct Trace {
     retain: Retain,
     /// What was written and is kept.
     tail: Segments,
-    /// What the application brought back of what was not kept.
-    refill: Segments,
+    /// What the application brought back of what was not kept. Boxed, because it is rare and jobs are many.
+    refill: Option<Box<Segments>>,
+    /// The bytes before this are nowhere, or not needed as far as the one knew who resumed the job. Nobody is asked for them when a
+    /// record is made.
+    gone: u64,
     acknowledged: u64,
     /// Nothing from here on was ever sent.
     sent: u64,
@@ -135,8 +138,8 @@ impl Trace {
     /// A log of which the application holds the bytes, and this machine none.
     pub(super) fn restored(retain: Retain, durable: bool, offsets: Offsets) -> Self {
         let Offsets { acknowledged, sent, written, crc, alignment } = offsets;
-        let (tail, refill) = (Segments::starting(written), Segments::default());
-        Self { retain, tail, refill, acknowledged, sent, saved: written, durable, crc, alignment }
+        let tail = Segments::starting(written);
+        Self { retain, tail, refill: None, gone: 0, acknowledged, sent, saved: written, durable, crc, alignment }
     }
 
     /// Takes the bytes of a restored log from `start` to its end, so that nobody has to bring them back.
@@ -144,9 +147,19 @@ impl Trace {
         let mut tail = Segments::starting(start);
         tail.push(log);
         if self.tail.start == self.tail.end && tail.end == self.tail.end {
-            self.tail = tail;
+            (self.tail, self.gone) = (tail, start);
             self.release();
         }
+    }
+
+    /// The part of the log that is not kept here although GitLab may need it, and that somebody else may have.
+    pub(super) fn elsewhere(&self) -> Option<Range<u64>> {
+        let needed = match self.retain {
+            Retain::All => self.floor(),
+            Retain::Unacknowledged => self.acknowledged,
+        };
+        let missing = needed.max(self.gone)..self.tail.start;
+        (!missing.is_empty()).then_some(missing)
     }
 
     pub(super) fn offsets(&self) -> Offsets {
@@ -215,9 +228,8 @@ impl Trace {
     /// GitLab holds everything before `offset`, and nothing from there on.
     pub(super) fn acknowledge(&mut self, offset: u64) {
         self.acknowledged = offset.min(self.written());
-        if self.acknowledged >= self.refill.end || self.acknowledged < self.refill.start {
-            self.refill = Segments::default();
-        }
+        let acknowledged = self.acknowledged;
+        _ = self.refill.take_if(|refill| !(refill.start..refill.end).contains(&acknowledged));
         self.release();
     }
 
@@ -259,19 +271,19 @@ impl Trace {
     }
 
     fn refilled_to(&self) -> u64 {
-        let within = (self.refill.start..self.refill.end).contains(&self.acknowledged);
-        if within { self.refill.end } else { self.acknowledged }
+        let within = |refill: &&Box<Segments>| (refill.start..refill.end).contains(&self.acknowledged);
+        self.refill.as_ref().filter(within).map_or(self.acknowledged, |refill| refill.end)
     }
 
     /// Takes bytes that follow those known; what exceeds the hole is cut off.
     pub(super) fn refill(&mut self, mut bytes: Bytes) {
         let next = self.refilled_to();
         if next == self.acknowledged {
-            self.refill = Segments::starting(next);
+            self.refill = None;
         }
         let hole = self.tail.start.saturating_sub(next);
         bytes.truncate(usize::try_from(hole).unwrap_or(usize::MAX));
-        self.refill.push(bytes);
+        self.refill.get_or_insert_with(|| Box::new(Segments::starting(next))).push(bytes);
     }
 
     /// The bytes asked for are gone. A mark stands in for all of the hole, and what follows moves up behind it.
@@ -284,9 +296,10 @@ impl Trace {
         let start = hole.end - mark.len() as u64;
         self.alignment.restart(start, server_end);
         self.acknowledge(start);
-        self.sent = start;
-        self.refill = Segments::starting(start);
-        self.refill.push(mark);
+        (self.sent, self.gone) = (start, hole.end);
+        let mut refill = Box::new(Segments::starting(start));
+        refill.push(mark);
+        self.refill = Some(refill);
     }
 
     /// The next bytes to send, up to `limit` and `end`: their range, empty if there are none that may go.
@@ -300,7 +313,10 @@ impl Trace {
     /// The bytes of a range that [`Trace::next`] gave, which are now on their way.
     pub(super) fn send(&mut self, range: Range<u64>) -> Vec<Bytes> {
         self.sent = self.sent.max(range.end);
-        if range.start < self.tail.start { self.refill.slice(range) } else { self.tail.slice(range) }
+        match &mut self.refill {
+            Some(refill) if range.start < self.tail.start => refill.slice(range),
+            _ => self.tail.slice(range),
+        }
     }
 
     /// What is not saved: the offset, and the bytes from there on.

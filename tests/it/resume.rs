@@ -522,6 +522,25 @@ fn a_record_of_a_job_whose_log_is_elsewhere_is_refused_or_given_it() {
     }
 }
 
+/// What is gone is elsewhere for nobody, also after another resume.
+#[test]
+fn a_record_of_a_job_that_gave_bytes_up_needs_them_no_more() {
+    let mut job = Hand::accepted(config());
+    job.machine.write("0123456789".repeat(20));
+    job.sends("patch 0+200");
+    let mut bare = resume(&config(), &assignment(), &job.machine.snapshot().to_json(), START);
+    bare.machine.write("and on");
+    assert_eq!(bare.call().name(), "probe 200");
+    bare.answer(416, &[("range", "0-0")], "");
+    bare.waits();
+    bare.machine.forfeit_trace().unwrap();
+    for _ in 0..2 {
+        let record = JobRecord::from_json(&JobRecord::of(&mut bare.machine).unwrap().to_json()).unwrap();
+        assert_eq!(record.log(), (200, &"and on".into()));
+        bare = Hand::new(record.resume(Arc::new(config()), START).unwrap());
+    }
+}
+
 #[test]
 fn a_record_is_checked_on_every_way_in() {
     let mut job = Hand::accepted(config());
