@@ -8,8 +8,8 @@ use bytes::Bytes;
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::{
     Assignment, CallKind, Failure, FailureReason, Hints, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Machine,
-    Misuse, Output, Poller, PollerEvent, Priority, Retain, RunnerConfig, RunnerToken, Server, Stream, Ticket,
-    Timestamp, Written,
+    Misuse, Output, Poller, PollerEvent, Priority, ResumeError, Retain, RunnerConfig, RunnerToken, Secret, Server,
+    Stream, Ticket, Timestamp, Written,
 };
 use http::{Request, Response};
 
@@ -214,14 +214,36 @@ pub fn job(data: &[u8]) {
                 let held = usize::from(script.byte() & 1);
                 job.scopes().skip(held).for_each(|scope| job.hold_until(scope, until));
             }
-            _ => {
-                if script.byte() == 255 {
-                    job.abandon();
+            _ => match script.byte() {
+                255 => job.abandon(),
+                // No text here has a digit, so that nothing of the log is hidden or held back.
+                254 => _ = job.mask(&Secret::new(format!("0123456{}", script.byte()))),
+                253 if !durable || bench.saved == job.log_size() => {
+                    job = through_a_record(&mut job, &bench);
+                    bench.saved = job.log_size();
+                    bench.ticket = None;
+                    bench.done = false;
                 }
-            }
+                _ => {}
+            },
         }
         bench.drain(&mut job);
     }
+}
+
+/// The process dies, and another one goes on from a record. The application knows the log as far as the job does not hold it.
+fn through_a_record(job: &mut Job, bench: &Bench) -> Job {
+    let record = match JobRecord::of(job) {
+        Err(ResumeError::LogElsewhere { missing, .. }) => {
+            JobRecord::with_log_before(job, &bench.log[..missing.end as usize])
+        }
+        record => record,
+    };
+    let json = record.expect("its log is known").to_json();
+    let record = JobRecord::from_json(&json).expect("what was written can be read");
+    let resumed = record.resume(bench.config.clone(), bench.now).expect("it is this job");
+    assert_eq!((resumed.log_size(), resumed.is_ended()), (job.log_size(), job.is_ended()), "it is as it was");
+    resumed
 }
 
 fn supply(job: &mut Job, bench: &Bench) {
@@ -334,7 +356,16 @@ pub fn resume(data: &[u8]) {
     assert_eq!(JobSnapshot::from_json(&json).as_ref(), Ok(&snapshot), "what was written can be read");
     let spec = format!(r#"{{"id":{},"token":"t"}}"#, snapshot.job_id());
     let assignment = Assignment::from_json(spec).expect("a valid payload");
-    let Ok(job) = Job::resume(config, &assignment, snapshot, NOW) else { panic!("it is this job's snapshot") };
+    let Ok(mut job) = Job::resume(config.clone(), &assignment, snapshot, NOW) else {
+        panic!("it is this job's snapshot")
+    };
+    if script.byte() & 1 == 1 {
+        // It gets its result, and the process dies again before anything is said.
+        job.finish(JobResult::success());
+        let snapshot = JobSnapshot::from_json(&job.snapshot().to_json()).expect("what was written can be read");
+        job = Job::resume(config, &assignment, snapshot, NOW).expect("it is this job's snapshot");
+        assert!(job.is_ended(), "the result is lost");
+    }
     to_rest(job, script, |job, _| _ = job.forfeit_trace());
 }
 
