@@ -142,6 +142,23 @@ pub enum Retain {
 }
 
 /// The configuration that all state machines of a runner share, usually in an [`Arc`](std::sync::Arc). It holds no token.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use gitlab_runner_api::api::info::{Features, Info};
+/// use gitlab_runner_api::{Retain, RunnerConfig, Server};
+///
+/// let info = Info::new("my-runner", "1.0").with_features(Features::default().cancel_gracefully(true));
+/// let config = RunnerConfig::new(Server::parse("https://gitlab.example.com/gitlab")?, info)
+///     .with_keep_alive(Duration::from_secs(60))
+///     // Jobs are saved before they send anything, and hold in memory only what GitLab has not acknowledged.
+///     .with_durable(true)
+///     .with_retain(Retain::Unacknowledged);
+/// let config = Arc::new(config);
+/// # Ok::<(), gitlab_runner_api::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RunnerConfig {
     pub(crate) server: Server,

@@ -25,6 +25,24 @@ const ATTEMPTS: u32 = 5;
 /// It gives one event, the result, and is then [`Output::Done`]. Answers that ask to try again (408, 429, and 5xx but for 501) and
 /// calls that failed in transport are retried, five times in all, with growing pauses or those the server asks for. A call that must
 /// not be repeated ([`Replay::Never`]) is retried only if it certainly never left, or was refused before it was looked at (429, 503).
+///
+/// ```
+/// use gitlab_runner_api::api::{info::Info, verify::Verify};
+/// use gitlab_runner_api::{Exchange, Machine, Output, RunnerConfig, RunnerToken, Server, Timestamp};
+///
+/// let config = RunnerConfig::new(Server::parse("https://gitlab.example.com")?, Info::new("my-runner", "1.0"));
+/// let call = Verify::new(RunnerToken::new("glrt-0123456789")?, config.info());
+/// let now = Timestamp::from_millis(1_750_000_000_000);
+/// let mut exchange = Exchange::new(&config, call, now);
+///
+/// let Output::Send(call) = exchange.poll(now) else { panic!("it has nothing else to do") };
+/// let (_request, ticket) = call.split();
+/// let answer = http::Response::builder().status(200).body(br#"{"id":12}"#.to_vec())?;
+/// exchange.handle_response(ticket, answer, now)?;
+/// let Output::Event(verified) = exchange.poll(now) else { panic!("that was an answer") };
+/// assert_eq!(verified?.id, Some(12));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "an exchange sends nothing unless it is polled"]
 pub struct Exchange<E: Endpoint> {

@@ -160,6 +160,34 @@ pub enum WaitReason {
 ///
 /// Whatever the network does, what GitLab has of the log stays a prefix of the job's log. The result is sent again until
 /// GitLab has it, or refuses it for good.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use gitlab_runner_api::api::info::Info;
+/// use gitlab_runner_api::{Assignment, Job, JobEvent, JobResult, Machine, Output, RunnerConfig, Server, Timestamp};
+///
+/// let config = RunnerConfig::new(Server::parse("https://gitlab.example.com")?, Info::new("my-runner", "1.0"));
+/// // As a `Poller` hands it out.
+/// let assignment = Assignment::from_json(r#"{"id":7,"token":"glcbt-64_0123456789"}"#)?;
+/// let now = Timestamp::from_millis(1_750_000_000_000);
+/// let mut job = Job::new(Arc::new(config), &assignment, now);
+///
+/// // Its first call accepts the job.
+/// let Output::Send(call) = job.poll(now) else { panic!("nothing else can come first") };
+/// let (request, ticket) = call.split();
+/// assert_eq!((request.method().as_str(), request.uri().path()), ("PUT", "/api/v4/jobs/7"));
+/// let answer = http::Response::builder().status(200).body(b"200".to_vec())?;
+/// job.handle_response(ticket, answer, now)?;
+/// assert!(matches!(job.poll(now), Output::Event(JobEvent::Accepted)));
+///
+/// // Now the script runs. What it prints is sent, and its result when GitLab has all of that.
+/// job.write("hello\n");
+/// job.finish(JobResult::success());
+/// let Output::Send(call) = job.poll(now) else { panic!("the log is due") };
+/// assert_eq!(call.split().0.headers()["content-range"], "0-5");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a job sends nothing unless it is polled, and GitLab waits for its result"]
 pub struct Job {

@@ -109,6 +109,28 @@ pub enum Uncertainty {
 ///
 /// A new poller has none: say [`Poller::set_capacity`] once a slot is held for the job that may come. Its events are in
 /// [`PollerEvent`]; it goes on by itself after all of them, until [`Poller::drain`].
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use gitlab_runner_api::api::info::Info;
+/// use gitlab_runner_api::{Machine, Output, Poller, PollerEvent, RunnerConfig, RunnerToken, Server, Timestamp};
+///
+/// let config = RunnerConfig::new(Server::parse("https://gitlab.example.com")?, Info::new("my-runner", "1.0"));
+/// let now = Timestamp::from_millis(1_750_000_000_000);
+/// let mut poller = Poller::new(Arc::new(config), RunnerToken::new("glrt-0123456789")?, now);
+/// assert!(matches!(poller.poll(now), Output::Wait(None)), "no room for a job");
+///
+/// poller.set_capacity(1);
+/// let Output::Send(call) = poller.poll(now) else { panic!("it asks") };
+/// let (request, ticket) = call.split();
+/// assert_eq!(request.uri().path(), "/api/v4/jobs/request");
+/// let answer = http::Response::builder().status(201).body(br#"{"id":7,"token":"glcbt-64_0123456789"}"#.to_vec())?;
+/// poller.handle_response(ticket, answer, now)?;
+/// let Output::Event(PollerEvent::Assigned(assignment)) = poller.poll(now) else { panic!("that was a job") };
+/// assert_eq!((assignment.id(), poller.capacity()), (7, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a poller asks for nothing unless it is polled, and the answer to a request in flight may be a job"]
 pub struct Poller {

@@ -23,6 +23,28 @@ const FORMAT: u32 = 1;
 /// want to save a job as one value and nothing else; [`crate::manual::durability`] has a way that writes less.
 ///
 /// **Secret**: it holds the job's token and its variables. It does not hold the runner's token. `Debug` shows no secret.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use gitlab_runner_api::api::info::Info;
+/// use gitlab_runner_api::{Assignment, Job, JobRecord, RunnerConfig, Server, Timestamp};
+///
+/// let config = RunnerConfig::new(Server::parse("https://gitlab.example.com")?, Info::new("my-runner", "1.0"));
+/// let config = Arc::new(config);
+/// let assignment = Assignment::from_json(r#"{"id":7,"token":"glcbt-64_0123456789"}"#)?;
+/// let now = Timestamp::from_millis(1_750_000_000_000);
+/// let mut job = Job::new(config.clone(), &assignment, now);
+/// job.write("hello\n");
+/// job.abandon();
+/// let text = JobRecord::of(&mut job)?.to_json();
+///
+/// // Later, in another process.
+/// let record = JobRecord::from_json(&text)?;
+/// let job = record.resume(config, now)?;
+/// assert_eq!((job.id(), job.log_size()), (7, 6));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct JobRecord {
     server: Server,

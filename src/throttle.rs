@@ -19,6 +19,31 @@ use crate::time::Timestamp;
 /// GitLab's own limits count per token and kind of call, so a 429 closes just that. A 429 that names its limit
 /// (`RateLimit-Name`), the notice that migrations are running, and a 503 speak for the whole host. No pause is longer
 /// than ten minutes.
+///
+/// ```
+/// use gitlab_runner_api::{Failure, Machine, Output, Throttle, Timestamp, WrongMachine};
+///
+/// /// Polls a state machine, and sends what it wants to send.
+/// fn step<M: Machine>(
+///     machine: &mut M,
+///     throttle: &mut Throttle,
+///     now: Timestamp,
+///     send: impl FnOnce(http::Request<gitlab_runner_api::Body>) -> Result<http::Response<Vec<u8>>, Failure>,
+/// ) -> Result<Option<Output<M::Event>>, WrongMachine> {
+///     throttle.hold(machine);
+///     let call = match machine.poll(now) {
+///         Output::Send(call) => call,
+///         output => return Ok(Some(output)),
+///     };
+///     let (request, ticket) = call.split();
+///     let outcome = send(request);
+///     if let Ok(response) = &outcome {
+///         throttle.observe(ticket.scope(), response.status(), response.headers(), response.body(), now);
+///     }
+///     machine.handle_outcome(ticket, outcome, now)?;
+///     Ok(None)
+/// }
+/// ```
 #[derive(Debug, Default)]
 pub struct Throttle {
     host: Timestamp,

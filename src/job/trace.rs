@@ -271,8 +271,8 @@ impl Trace {
     }
 
     fn refilled_to(&self) -> u64 {
-        let within = |refill: &&Box<Segments>| (refill.start..refill.end).contains(&self.acknowledged);
-        self.refill.as_ref().filter(within).map_or(self.acknowledged, |refill| refill.end)
+        let within = |refill: &&Segments| (refill.start..refill.end).contains(&self.acknowledged);
+        self.refill.as_deref().filter(within).map_or(self.acknowledged, |refill| refill.end)
     }
 
     /// Takes bytes that follow those known; what exceeds the hole is cut off.

@@ -46,6 +46,38 @@
 //! The final state, the reason and the exit code are fixed by [`finish`](crate::Job::finish) and never change. Checksum
 //! and size are fixed when they are first reported, and may be dropped.
 //!
+//! # A patch that does not begin where GitLab's log ends
+//!
+//! GitLab appends a patch only if it begins where its log ends. Otherwise it answers 416 and names the end. This is a job whose patch
+//! of bytes 10 to 20 arrived, while the answer to it was lost:
+//!
+//! ```text
+//!   job                                           GitLab has
+//!    |  PATCH 10-19  ----------------------------->  10 bytes, then 20
+//!    |                  X------------------ 202       the answer is lost
+//!    |  PATCH 10-19  ----------------------------->  20: nothing is appended
+//!    |  <-------- 202, or on older servers 416 with Range: 0-20
+//!    |  PATCH 20-24  ----------------------------->  25
+//! ```
+//!
+//! If the end is one that the job has not sent, somebody else has written to the same log. From there on the offsets of both logs
+//! differ:
+//!
+//! ```text
+//!   offsets of the job      0              10    13
+//!                           |==============|=====|
+//!                           |               \     \
+//!   offsets at GitLab       0              10 15    18
+//!                           |==============|##|=====|         ## somebody else's bytes
+//! ```
+//!
+//! | GitLab's log ends at | The job goes on with its byte | because |
+//! |---|---|---|
+//! | 18 | 13 | all of it is there |
+//! | 16 | 11 | GitLab lost the end |
+//! | 12 | 10, at offset 12 | GitLab lost the end, and a part of the foreign bytes |
+//! | 8 | 8 | GitLab lost the end and all foreign bytes. The offsets are the same again |
+//!
 //! # One thing that fails does not stop the others
 //!
 //! Log, keep-alives and report each have a back-off of their own. A keep-alive is due after
