@@ -162,8 +162,11 @@ impl Window {
         let bits = (texts.total() * 2).max(1).ilog2().clamp(*Self::BITS.start(), *Self::BITS.end());
         // Longer windows jump further, but their many triples fill the table.
         let length = ((1 << bits) / 4 / texts.len()).clamp(8, LONGEST_WINDOW).min(shortest);
-        let mut window =
-            Self { length, shifts: vec![(length - 2) as u8; 1 << bits].into(), beginnings: Box::new([0; _]) };
+        let mut window = Self {
+            length,
+            shifts: vec![(length - 2) as u8; 1 << bits].into(),
+            beginnings: Box::new([0; 1 << (Self::BEGINNINGS - 6)]),
+        };
         for text in texts.iter() {
             if let Some(beginning) = text.first_chunk() {
                 let (word, bit) = Self::beginning(*beginning);
