@@ -116,11 +116,18 @@ impl Content {
     pub(crate) fn from_file(written: SpooledTempFile) -> io::Result<Self> {
         match written.into_inner() {
             SpooledData::InMemory(bytes) => Ok(Self::from(Bytes::from(bytes.into_inner()))),
-            SpooledData::OnDisk(file) => {
-                let len = file.metadata()?.len();
-                Ok(Self(Place::File(Arc::new(StoredFile { file: Mutex::new(file), len }))))
-            }
+            SpooledData::OnDisk(file) => Self::from_stored(file),
         }
+    }
+
+    /// The content of a file that nobody writes to any more.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system does not tell the size of the file.
+    pub(crate) fn from_stored(file: File) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        Ok(Self(Place::File(Arc::new(StoredFile { file: Mutex::new(file), len }))))
     }
 
     /// Returns at most `most` bytes from this offset on: fewer only at the end.

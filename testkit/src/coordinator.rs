@@ -57,6 +57,7 @@ pub use self::status::JobStatus;
 
 #[cfg(test)]
 pub(crate) use self::user_route::operations as user_operations;
+pub(crate) use self::variables::PROJECT_PATH;
 
 pub(crate) use self::body::{Body, Reading};
 
@@ -70,6 +71,7 @@ use self::runners::Runner;
 use self::wire::{Reply, Route};
 use crate::content::Content;
 use crate::form::FilePart;
+use crate::repository::Repository;
 
 /// Names a held request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,6 +130,8 @@ pub struct Coordinator {
     next_record: u64,
     limits: Limits,
     stats: Stats,
+    /// The repository that jobs are about. Without one, they have a commit that does not exist.
+    repository: Option<Repository>,
 }
 
 /// What is needed to finish the answer to a request.
@@ -178,6 +182,7 @@ impl Coordinator {
             next_record: 0,
             limits: Limits::default(),
             stats: Stats::default(),
+            repository: None,
         }
     }
 
@@ -190,6 +195,22 @@ impl Coordinator {
     /// The settings, to be changed while it runs. Requests that are held and timers that are set stay as they are.
     pub fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
+    }
+
+    /// Jobs that are queued from now on are about this repository.
+    pub(crate) fn set_repository(&mut self, repository: Repository) {
+        self.repository = Some(repository);
+    }
+
+    pub(crate) fn repository(&self) -> Option<&Repository> {
+        self.repository.as_ref()
+    }
+
+    /// The job that executes with this token, as long as the token is valid.
+    pub(crate) fn executing_job(&self, now: Timestamp, token: &str) -> Option<&JobRecord> {
+        let executes =
+            |job: &&JobRecord| job.token == token && job.is_executing() && job.is_token_valid(now, &self.settings);
+        self.jobs.values().find(executes)
     }
 
     /// Puts a job into the queue and returns its number. Runners that wait for the queue to change see it change.

@@ -48,6 +48,7 @@ pub mod monitor;
 #[cfg(feature = "checks")]
 mod net;
 mod proxy;
+mod repository;
 mod routes;
 pub mod scenarios;
 mod server;

@@ -4,10 +4,11 @@ mod clock;
 mod connection;
 mod incoming;
 mod outgoing;
+mod root;
 mod shared;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::time_limit::TimeLimit;
 use crate::treatment::Treatment;
 
 pub(crate) use self::clock::Clock;
+pub(crate) use self::connection::outside;
+pub use self::root::{InvalidRoot, Root};
 pub(crate) use self::shared::Passage;
 
 /// A [`Coordinator`] that listens on a port of this machine, in real time, until it is dropped.
@@ -42,7 +45,9 @@ pub(crate) use self::shared::Passage;
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
-    address: SocketAddr,
+    url: String,
+    #[cfg(feature = "tls")]
+    ca: Option<String>,
     thread: Option<JoinHandle<()>>,
     limit: Option<TimeLimit>,
 }
@@ -54,23 +59,19 @@ impl Server {
     ///
     /// If the operating system refuses a port or a thread.
     pub fn start(coordinator: Coordinator) -> io::Result<Self> {
-        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self::start_behind(
-            coordinator,
-            nowhere,
-            Box::new(|_, _, _| Passage::GitLab(Treatment::Deliver)),
-            Clock::start(),
-        )
+        let listen = Listen::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let door = Box::new(|_: &mut _, _, _: &_| Passage::GitLab(Treatment::Deliver));
+        Self::start_behind(coordinator, listen, door, Clock::start())
     }
 
-    /// Starts to serve at this address, with a door before GitLab.
+    /// Starts to serve with a door before GitLab.
     pub(crate) fn start_behind(
         coordinator: Coordinator,
-        at: SocketAddr,
+        listen: Listen,
         door: Box<Door>,
         clock: Clock,
     ) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind(at)?;
+        let listener = std::net::TcpListener::bind(listen.address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -78,12 +79,19 @@ impl Server {
             let _context = runtime.enter();
             TcpListener::from_std(listener)?
         };
-        let shared = Arc::new(Shared::new(coordinator, door, clock));
+        let shared = Arc::new(Shared::new(coordinator, door, &listen, clock));
         let served = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("simulated-gitlab".to_owned())
             .spawn(move || connection::serve(&runtime, listener, &served))?;
-        Ok(Self { shared, address, thread: Some(thread), limit: None })
+        Ok(Self {
+            shared,
+            url: listen.url(address),
+            #[cfg(feature = "tls")]
+            ca: listen.identity.map(|identity| identity.ca_pem),
+            thread: Some(thread),
+            limit: None,
+        })
     }
 
     /// Ends the process with a message if the server is not dropped within so much time from now, as [`TimeLimit`] does. A
@@ -97,7 +105,15 @@ impl Server {
     /// The URL of the instance, without a slash at the end.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
+    }
+
+    /// The certificate of the CA that a client must trust, as PEM text; `None` if the server does not speak TLS. See
+    /// [`sim::Options::with_tls`](crate::sim::Options::with_tls).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn ca(&self) -> Option<&str> {
+        self.ca.as_deref()
     }
 
     /// The time the coordinator sees.
@@ -129,6 +145,48 @@ impl Server {
         };
         self.shared.changed.notify_one();
         result
+    }
+}
+
+/// Where a server listens, and what its URL is.
+#[derive(Debug)]
+pub(crate) struct Listen {
+    pub(crate) address: SocketAddr,
+    pub(crate) root: Root,
+    /// The host in the URL, if the address stands for all addresses of this machine.
+    pub(crate) name: Option<String>,
+    #[cfg(feature = "tls")]
+    pub(crate) identity: Option<crate::tls::Identity>,
+}
+
+impl Listen {
+    /// At the root of this address, without TLS.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            root: Root::default(),
+            name: None,
+            #[cfg(feature = "tls")]
+            identity: None,
+        }
+    }
+
+    /// The URL, without a slash at the end, of a server that got this address.
+    fn url(&self, mut address: SocketAddr) -> String {
+        #[cfg(feature = "tls")]
+        let scheme = if self.identity.is_some() { "https" } else { "http" };
+        #[cfg(not(feature = "tls"))]
+        let scheme = "http";
+        let root = self.root.as_str();
+        if address.ip().is_unspecified() {
+            if let Some(name) = &self.name {
+                return format!("{scheme}://{name}:{}{root}", address.port());
+            }
+            // On some systems, one cannot connect to this address.
+            let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            address.set_ip(loopback[usize::from(address.is_ipv6())]);
+        }
+        format!("{scheme}://{address}{root}")
     }
 }
 

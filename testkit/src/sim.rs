@@ -6,6 +6,9 @@
 //! at its start. The page has buttons after `/?control_token=…` was opened, which gives the browser a cookie. Requests of pages of
 //! other sites are refused, and requests to another host than an address of this machine.
 //!
+//! The server may be below a path, speak TLS, and serve a git repository that jobs are about: see [`Options`]. All addresses in
+//! payloads and answers are then those of this server. The paths below are relative to its URL. Other paths are answered with 404.
+//!
 //! To let it run for long, the program keeps the last 1,000 jobs that have ended, with their logs and files, and the last
 //! 10,000 requests. The settings `kept_jobs` and `kept_requests` change that.
 //!
@@ -30,6 +33,7 @@
 //! | `GET /_sim/requests`, `DELETE /_sim/requests` | the requests to GitLab in their order: `at`, `method`, `path`, `status`, `changes`; forgets them. A request that a fault kept from GitLab is missing |
 //! | `GET /_sim/time`, `POST /_sim/time` | the time of the simulation, `{"now": 1700000040.0}`; lets time pass, `{"advance": 3600}` |
 //! | `GET /_sim/health` | `{"status": "ok"}` once the program serves |
+//! | `GET /acme/widgets.git/…` | with `--repository`: the git repository, for `git clone` with the `repo_url` of a job that runs. The user is `gitlab-ci-token`, the password is the token of the job; else the answer is 401 |
 //! | `GET /_sim/report` | all jobs, runners, requests and answers |
 //! | `GET /_sim/openapi.json` | this table and the API for users as an OpenAPI document, [`OPENAPI`] |
 //!
@@ -48,6 +52,7 @@
 mod control;
 mod describe;
 mod faults;
+mod git;
 mod guard;
 mod openapi;
 mod page;
@@ -64,10 +69,15 @@ use serde_json::{Map, Value};
 pub use faults::{Fault, InvalidFault};
 pub use openapi::OPENAPI;
 
+pub use crate::repository::Repository;
+pub use crate::server::{InvalidRoot, Root};
+
 use crate::content::Content;
 use crate::coordinator::{Coordinator, NewJob, Settings};
 use crate::dice::Dice;
-use crate::server::{Clock, Passage, Server};
+use crate::server::{self, Clock, Listen, Passage, Server};
+#[cfg(feature = "tls")]
+use crate::tls::Identity;
 use crate::treatment::Treatment;
 use faults::Faults;
 use guard::Guard;
@@ -89,6 +99,10 @@ const KEPT_REQUESTS: usize = 10_000;
 #[derive(Debug)]
 pub struct Options {
     address: SocketAddr,
+    root: Root,
+    #[cfg(feature = "tls")]
+    tls: bool,
+    repository: Option<Repository>,
     control_token: String,
     hosts: Vec<String>,
     remote: bool,
@@ -103,6 +117,10 @@ impl Options {
     pub fn new(control_token: impl Into<String>) -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            root: Root::default(),
+            #[cfg(feature = "tls")]
+            tls: false,
+            repository: None,
             control_token: control_token.into(),
             hosts: Vec::new(),
             remote: false,
@@ -119,7 +137,33 @@ impl Options {
         self
     }
 
-    /// Serves requests to this host name. Without, only those to addresses, and to `localhost`.
+    /// Serves below this path only. Without, at the root of the address.
+    #[must_use]
+    pub fn with_root(mut self, root: Root) -> Self {
+        self.root = root;
+        self
+    }
+
+    /// Speaks TLS, with a certificate that is made for this server: for `localhost`, `127.0.0.1`, `::1`, the address, and the
+    /// names of [`with_host`](Self::with_host). Clients must trust [`Server::ca`].
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Serves this repository at the `repo_url` of jobs, to those who have the token of a job that runs. Jobs are about the
+    /// commit that their branch or tag has when they are queued. A job for a branch or a tag that the repository does not have
+    /// is about a commit that does not exist; `POST /_sim/jobs` refuses it.
+    #[must_use]
+    pub fn with_repository(mut self, repository: Repository) -> Self {
+        self.repository = Some(repository);
+        self
+    }
+
+    /// Serves requests to this host name. Without, only those to addresses, and to `localhost`. If the server listens at all
+    /// addresses of the machine, the first name is the one in its URL.
     #[must_use]
     pub fn with_host(mut self, name: impl Into<String>) -> Self {
         self.hosts.push(name.into());
@@ -160,13 +204,25 @@ impl Options {
 /// # Errors
 ///
 /// If other machines can reach the address and [`Options::with_remote`] was not called; if the operating system refuses the port,
-/// or a thread.
-pub fn serve(coordinator: Coordinator, options: Options) -> io::Result<Server> {
-    let Options { address, control_token, hosts, remote, faults, seed, start } = options;
+/// or a thread; if a host name cannot stand in a certificate.
+pub fn serve(mut coordinator: Coordinator, options: Options) -> io::Result<Server> {
+    #[cfg(feature = "tls")]
+    let identity = if options.tls { Some(identity(&options)?) } else { None };
+    let Options { address, root, repository, control_token, hosts, remote, faults, seed, start, .. } = options;
     if !remote && !address.ip().is_loopback() {
         let why = format!("other machines can reach {address}; the option --allow-remote allows that");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
+    if let Some(repository) = repository {
+        coordinator.set_repository(repository);
+    }
+    let listen = Listen {
+        root: root.clone(),
+        name: hosts.first().cloned(),
+        #[cfg(feature = "tls")]
+        identity,
+        ..Listen::at(address)
+    };
     let guard = Guard::new(control_token, hosts, remote);
     let mut faults = Faults::new(faults, Dice::new(seed));
     let door = move |gitlab: &mut Coordinator, now, request: &Request<Bytes>| {
@@ -183,15 +239,19 @@ pub fn serve(coordinator: Coordinator, options: Options) -> io::Result<Server> {
                 (response, Some(time)) => Passage::Advanced(time, response),
             };
         }
-        match page::answer(gitlab, &guard, now, request) {
+        if let Some(file) = git::answer(gitlab, now, request) {
+            return Passage::Answered(file);
+        }
+        match page::answer(gitlab, &guard, &root, now, request) {
             Some(page) => Passage::Answered(page.map(Content::from)),
+            None if has_other_root(request.uri().path()) => Passage::Answered(server::outside(request.uri().path())),
             // Faults are for runners, not for the test that watches them.
             None if Coordinator::is_for_users(request) => Passage::GitLab(Treatment::Deliver),
             None => Passage::GitLab(faults.treat(request)),
         }
     };
     let clock = start.map_or_else(Clock::start, Clock::standing_at);
-    let server = Server::start_behind(coordinator, address, Box::new(door), clock)?;
+    let server = Server::start_behind(coordinator, listen, Box::new(door), clock)?;
     let url = server.url();
     server.with(|gitlab, _| {
         let settings = gitlab.settings_mut();
@@ -201,6 +261,25 @@ pub fn serve(coordinator: Coordinator, options: Options) -> io::Result<Server> {
         settings.kept_requests = settings.kept_requests.min(KEPT_REQUESTS);
     });
     Ok(server)
+}
+
+/// Whether this is a path of the API of a GitLab at another root. [`Coordinator`] takes it for its own.
+fn has_other_root(path: &str) -> bool {
+    let apis = ["/api/v3/", "/api/v4/"];
+    apis.iter().any(|api| path.contains(api)) && !apis.iter().any(|api| path.starts_with(api))
+}
+
+/// A certificate for all names by which clients may call the server.
+#[cfg(feature = "tls")]
+fn identity(options: &Options) -> io::Result<Identity> {
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let address = options.address.ip().to_string();
+    for name in [address].iter().chain(&options.hosts) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    Identity::make(names)
 }
 
 /// A job from the short form, or from a whole payload, as `POST /_sim/jobs` takes them.

@@ -1,19 +1,76 @@
-//! A front that speaks TLS, for servers that do not.
+//! TLS for servers: a front for those that do not speak it, and certificates for the one that does.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 
 use crate::time_limit::TimeLimit;
+
+/// For how long a certificate that is made here is valid. Some clients refuse one that is valid for more than 398 days.
+const VALIDITY: Duration = Duration::from_secs(397 * 24 * 3600);
+/// It is valid from this long ago, for clients with a clock that is behind.
+const BACKDATED: Duration = Duration::from_secs(24 * 3600);
+
+fn server_config(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> io::Result<Arc<ServerConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(io::Error::other)?;
+    Ok(Arc::new(config))
+}
+
+/// A certificate that was made for one server, and the CA that issued it.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) config: Arc<ServerConfig>,
+    /// The certificate of the CA, as PEM text. Its key is gone, so that nobody can issue another certificate.
+    pub(crate) ca_pem: String,
+}
+
+impl Identity {
+    /// Makes a certificate for these host names and addresses.
+    ///
+    /// # Errors
+    ///
+    /// If one of them cannot stand in a certificate, or there are no random numbers.
+    pub(crate) fn make(names: Vec<String>) -> io::Result<Self> {
+        let now = SystemTime::now();
+        let (not_before, not_after) =
+            (now.checked_sub(BACKDATED).unwrap_or(now), now.checked_add(VALIDITY).unwrap_or(now));
+        let mut ca = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        ca.distinguished_name.push(DnType::CommonName, "CA of one simulated GitLab");
+        (ca.not_before, ca.not_after) = (not_before.into(), not_after.into());
+        let ca_key = KeyPair::generate().map_err(io::Error::other)?;
+        let ca_pem = ca.self_signed(&ca_key).map_err(io::Error::other)?.pem();
+
+        let mut leaf = CertificateParams::new(names).map_err(io::Error::other)?;
+        // Strict clients, such as Python 3.13, want all of these.
+        leaf.use_authority_key_identifier_extension = true;
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        leaf.distinguished_name.push(DnType::CommonName, "simulated-gitlab");
+        (leaf.not_before, leaf.not_after) = (not_before.into(), not_after.into());
+        let key = KeyPair::generate().map_err(io::Error::other)?;
+        let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).map_err(io::Error::other)?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        Ok(Self { config: server_config(vec![leaf.der().clone()], key.into())?, ca_pem })
+    }
+}
 
 /// Opens doors that speak TLS, with one certificate, to servers of this machine that do not. They close when it is dropped.
 #[derive(Debug)]
@@ -34,13 +91,9 @@ impl TlsFront {
         let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(io::Error::other)?;
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(io::Error::other)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-            .map_err(io::Error::other)?;
+        let config = server_config(chain, key)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_io().build()?;
-        Ok(Self { runtime: Some(runtime), config: Arc::new(config), limit: None })
+        Ok(Self { runtime: Some(runtime), config, limit: None })
     }
 
     /// Ends the process with a message if the front is not dropped within so much time from now, as [`TimeLimit`] does.

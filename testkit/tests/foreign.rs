@@ -1,81 +1,15 @@
 //! The program `simulated-gitlab`, as runners in any language and the people who test them use it.
 
+mod program;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use gitlab_runner_api_testkit::TimeLimit;
+use program::{Sim, has};
 use serde_json::{Value, json};
-
-/// The program, running.
-struct Sim {
-    child: Child,
-    ready: Value,
-    _limit: TimeLimit,
-}
-
-impl Sim {
-    fn start(words: &[&str]) -> Self {
-        let limit = TimeLimit::start(TimeLimit::TEST);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_simulated-gitlab"));
-        let mut child =
-            command.args(["--listen", "127.0.0.1:0"]).args(words).stdout(Stdio::piped()).spawn().expect("it starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        Self { child, ready: serde_json::from_str(&line).expect("JSON"), _limit: limit }
-    }
-
-    fn told(&self, name: &str) -> &str {
-        self.ready[name].as_str().expect("a text")
-    }
-
-    /// One request on a connection of its own; the status and the body.
-    fn call(&self, method: &str, path: &str, headers: &str, body: &str) -> std::io::Result<(u16, String)> {
-        let address = self.told("url").strip_prefix("http://").expect("plain HTTP");
-        let mut stream = TcpStream::connect(address)?;
-        let length = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
-        );
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body.to_owned()))
-    }
-
-    fn sim(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
-        let token = format!("Control-Token: {}\r\n", self.told("control_token"));
-        let (status, body) = self.call(method, path, &token, body).expect("an answer");
-        (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
-    }
-
-    fn request_job(&self) -> std::io::Result<(u16, String)> {
-        let body = json!({ "token": self.told("runner_token"), "system_id": "s_1" }).to_string();
-        self.call("POST", "/api/v4/jobs/request", "Content-Type: application/json\r\n", &body)
-    }
-
-    /// Asks it to end, as a person or a service manager does.
-    #[cfg(unix)]
-    fn terminate(mut self) -> i32 {
-        let killed = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill");
-        assert!(killed.success());
-        self.child.wait().expect("it ends").code().expect("a code")
-    }
-}
-
-impl Drop for Sim {
-    fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
-}
-
-fn has(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
-}
 
 #[test]
 fn a_runner_of_curl_and_sh_runs_a_job() {
@@ -477,6 +411,8 @@ fn wrong_usage_is_told_in_one_sentence() {
         (&["--seed"], 2, "--seed needs a value"),
         (&["--seed", "x"], 2, "--seed needs a whole number"),
         (&["--listen", "here"], 2, "--listen needs an address"),
+        (&["--root", "gitlab"], 2, "--root needs a path such as /gitlab"),
+        (&["--repository", "/nowhere"], 1, "--repository"),
         (&["--fault", "moon"], 2, "WHAT:WHERE"),
         (&["--start-time", "noon"], 2, "--start-time needs a whole number of seconds"),
         (&["--long-poll", "-1"], 2, "--long-poll needs a number of seconds"),
@@ -526,6 +462,8 @@ fn no_message_shows_a_token() {
         ];
         for option in [
             "listen",
+            "root",
+            "repository",
             "jobs",
             "seed",
             "fault",
@@ -534,6 +472,7 @@ fn no_message_shows_a_token() {
             "two-phase-commit",
             "start-time",
             "allow-host",
+            "allow-remote",
         ] {
             lines.push(vec![format!("--{option}"), token.into()]);
             lines.push(vec![format!("--{option}={token}")]);

@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use gitlab_runner_api::Timestamp;
-use gitlab_runner_api_testkit::{Coordinator, Dice, Settings, sim};
+use gitlab_runner_api_testkit::{Coordinator, Dice, Server, Settings, sim};
 use lexopt::prelude::*;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 const USAGE: &str = "\
 A simulated GitLab, for testing runners in any language.
@@ -18,9 +19,17 @@ A simulated GitLab, for testing runners in any language.
   simulated-gitlab [options]
 
   --listen ADDRESS          where to listen; default 127.0.0.1:8929, and port 0 takes a free one
+  --allow-remote            allows an ADDRESS that other machines can reach
+  --allow-host NAME         serves requests to this host name too; may be given several times
+  --root PATH               serves below this path only, such as /gitlab
+  --tls                     speaks TLS, with a certificate for localhost, 127.0.0.1, ::1, the ADDRESS and each --allow-host; the
+                            file ca_file, which is deleted at the end, has the certificate of the CA
+  --repository FOLDER       serves this git repository at the repo_url of jobs, with the token of a running job as password;
+                            jobs are about the newest commit of their branch. The program git reads it
   --registration-token T    the token that registers runners
   --runner-token T          the token of a runner that is there already
   --access-token T          the personal access token of an administrator
+  --control-token T         the token for changes below URL/_sim/; default a random one
   --jobs FILE_OR_DIR        queues the jobs of this JSON file, or of all *.json files of this folder, by name; a file holds
                             a job or a list of them, each a payload or a short form, as POST /_sim/jobs takes them
   --report FILE             writes a report in JSON here at the end
@@ -37,9 +46,9 @@ A simulated GitLab, for testing runners in any language.
 
   --help, --version         print this text, or the version, on standard output
 
-When it is ready it prints one line of JSON: url, registration_token, runner_token, access_token, control_token, page. SIGTERM
-and SIGINT end it. Jobs are queued and looked at below URL/_sim/; what changes something there needs the header Control-Token.
-PAGE shows them in a browser.
+When it is ready it prints one line of JSON: url, registration_token, runner_token, access_token, control_token, page, and with
+--tls ca_file. SIGTERM and SIGINT end it. Jobs are queued and looked at below URL/_sim/; what changes something there needs the
+header Control-Token. PAGE shows them in a browser.
 
 Exit codes: 0 ended by a signal; 1 something failed; 2 wrong usage.";
 
@@ -62,6 +71,9 @@ fn main() -> ExitCode {
 
 struct Options {
     listen: SocketAddr,
+    root: sim::Root,
+    tls: bool,
+    repository: Option<PathBuf>,
     registration_token: Option<String>,
     runner_token: Option<String>,
     access_token: Option<String>,
@@ -86,9 +98,14 @@ enum Wanted {
     Serve(Box<Options>),
 }
 
+/// All options without a value.
+const FLAGS: [&str; 5] = ["help", "version", "virtual-time", "allow-remote", "tls"];
+
 /// All options that take a value.
-const OPTIONS: [&str; 14] = [
+const OPTIONS: [&str; 16] = [
     "listen",
+    "root",
+    "repository",
     "registration-token",
     "runner-token",
     "access-token",
@@ -107,6 +124,9 @@ const OPTIONS: [&str; 14] = [
 fn options() -> Result<Wanted, Failure> {
     let mut options = Options {
         listen: SocketAddr::from(([127, 0, 0, 1], 8929)),
+        root: sim::Root::default(),
+        tls: false,
+        repository: None,
         registration_token: None,
         runner_token: None,
         access_token: None,
@@ -144,6 +164,14 @@ fn options() -> Result<Wanted, Failure> {
                 options.allow_remote = true;
                 continue;
             }
+            "tls" if cfg!(feature = "tls") => {
+                options.tls = true;
+                continue;
+            }
+            "tls" => {
+                let how = "cargo build -p gitlab-runner-api-testkit --bin simulated-gitlab --features tls";
+                return Err(usage(format!("this program was built without TLS; to have it, build it by {how}")));
+            }
             name if OPTIONS.contains(&name) => {}
             name => return Err(unknown_option(name)),
         }
@@ -152,6 +180,8 @@ fn options() -> Result<Wanted, Failure> {
         let wrong = |needed: &str| usage(format!("--{name} needs {needed}"));
         match name.as_str() {
             "listen" => options.listen = text.parse().map_err(|_| wrong("an address such as 127.0.0.1:8929"))?,
+            "root" => options.root = text.parse().map_err(|_| wrong("a path such as /gitlab"))?,
+            "repository" => options.repository = Some(value.into()),
             "registration-token" => options.registration_token = Some(text),
             "runner-token" => options.runner_token = Some(text),
             "access-token" => options.access_token = Some(text),
@@ -181,10 +211,7 @@ fn options() -> Result<Wanted, Failure> {
 
 /// An option that is misspelt, or a token that was given as one. It is shown only if it is close to an option.
 fn unknown_option(name: &str) -> Failure {
-    let known = OPTIONS
-        .into_iter()
-        .chain(["help", "version", "virtual-time", "allow-remote"])
-        .map(|known| (distance(name, known), known));
+    let known = OPTIONS.into_iter().chain(FLAGS).map(|known| (distance(name, known), known));
     // Two mistakes, but no more than one in three letters.
     match known.filter(|(far, known)| *far <= 2.min(known.len() / 3)).min() {
         Some((_, known)) => usage(format!("there is no option --{name}; did you mean --{known}?")),
@@ -254,7 +281,20 @@ fn run() -> Result<(), Failure> {
     gitlab.add_runner(&runner_token);
     let jobs = options.jobs.iter().map(|path| jobs(path)).collect::<Result<Vec<_>, _>>()?;
 
-    let mut served = sim::Options::new(&control_token).with_address(options.listen).with_seed(options.seed);
+    let mut served = sim::Options::new(&control_token).with_address(options.listen).with_root(options.root);
+    served = served.with_seed(options.seed);
+    if let Some(path) = &options.repository {
+        let failed = |why: &dyn std::fmt::Display| Failure(1, format!("{}: {why}", shown(path, "--repository")));
+        let repository = sim::Repository::open(path).map_err(|error| failed(&error))?;
+        if let Some(missing) = jobs.iter().flatten().find_map(|job| repository.missing_reference(job)) {
+            return Err(failed(&format_args!("a job is for {missing}, which the repository does not have")));
+        }
+        served = served.with_repository(repository);
+    }
+    #[cfg(feature = "tls")]
+    if options.tls {
+        served = served.with_tls();
+    }
     served = options.faults.into_iter().fold(served, sim::Options::with_fault);
     served = options.allowed_hosts.into_iter().fold(served, sim::Options::with_host);
     if options.allow_remote {
@@ -269,9 +309,10 @@ fn run() -> Result<(), Failure> {
     for job in jobs.into_iter().flatten() {
         server.with(|gitlab, now| gitlab.queue(now, job));
     }
+    let ca_file = ca_file(&server)?;
     // Before anybody is told that the program is ready: whoever is told may end it at once.
     let end = end_signal()?;
-    let ready = json!({
+    let mut ready = json!({
         "url": server.url(),
         "registration_token": registration_token,
         "runner_token": runner_token,
@@ -279,6 +320,9 @@ fn run() -> Result<(), Failure> {
         "control_token": control_token,
         "page": format!("{}/?control_token={control_token}", server.url()),
     });
+    if let Some(file) = &ca_file {
+        ready["ca_file"] = json!(file.path().display().to_string());
+    }
     let told = writeln!(std::io::stdout(), "{ready}").and_then(|()| std::io::stdout().flush());
     told.map_err(|error| Failure(1, format!("standard output: {error}")))?;
 
@@ -289,6 +333,22 @@ fn run() -> Result<(), Failure> {
             .map_err(|error| Failure(1, format!("{}: {error}", shown(&path, "--report"))))?;
     }
     Ok(())
+}
+
+/// A file with the certificate of the CA, if there is one. It is deleted when it is dropped.
+#[cfg(feature = "tls")]
+fn ca_file(server: &Server) -> Result<Option<NamedTempFile>, Failure> {
+    let Some(ca) = server.ca() else { return Ok(None) };
+    let write = || {
+        let mut file = tempfile::Builder::new().prefix("simulated-gitlab-ca-").suffix(".pem").tempfile()?;
+        file.write_all(ca.as_bytes()).map(|()| file)
+    };
+    write().map(Some).map_err(|error| Failure(1, format!("the file with the certificate of the CA: {error}")))
+}
+
+#[cfg(not(feature = "tls"))]
+fn ca_file(_: &Server) -> Result<Option<NamedTempFile>, Failure> {
+    Ok(None)
 }
 
 /// A token that nobody can guess. The others depend on the seed, so that a run can be repeated.

@@ -9,7 +9,6 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, StatusCode};
 
 use super::files::{StoredArtifact, check_kind};
-use super::jobs::JobRecord;
 use super::limits::Limited;
 use super::params::Params;
 use super::settings::Maintenance;
@@ -143,9 +142,7 @@ impl Coordinator {
     pub(super) fn download_artifacts(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
         let token = job_token(&inbound.headers, &inbound.params, &["job_token", "token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
-        let settings = &self.settings;
-        let executes = |job: &JobRecord| job.token == token && job.is_executing() && job.is_token_valid(now, settings);
-        if !self.jobs.values().any(executes) {
+        if self.executing_job(now, &token).is_none() {
             return Err(Reply::message(StatusCode::UNAUTHORIZED, "401 Unauthorized"));
         }
         let job = self.jobs.get(&id).ok_or_else(Reply::forbidden)?;
@@ -178,7 +175,8 @@ impl Coordinator {
         let target = self.settings.upload_redirect.as_deref()?;
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
         let host = host.or(parts.uri.authority().map(Authority::as_str)).unwrap_or_default();
-        if target.split_once("://").is_some_and(|(_, authority)| authority == host) {
+        let authority = target.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+        if authority == Some(host) {
             return None;
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);

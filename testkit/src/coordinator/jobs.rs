@@ -188,6 +188,11 @@ impl JobRecord {
         self.exit_code
     }
 
+    /// What the job was made from.
+    pub(crate) fn template(&self) -> &NewJob {
+        &self.template
+    }
+
     /// The stored trace.
     #[must_use]
     pub fn trace(&self) -> &[u8] {

@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::variables::{self, PIPELINE, PROJECT, PROJECT_PATH, REGISTRY, Scene, variable};
+use super::variables::{self, DEFAULT_BRANCH, PIPELINE, PROJECT, PROJECT_PATH, REGISTRY, SHA, Scene, variable};
+use crate::repository::{Commit, Repository};
+
+/// How many commits a runner fetches: GitLab's default for new projects.
+const DEPTH: u32 = 20;
 
 /// The failure reasons a current server lists in the payload, and stores as they are.
 pub(super) const FAILURE_REASONS: &[&str] = &[
@@ -88,7 +92,9 @@ pub struct NewJob {
     tags: BTreeSet<String>,
     stage: String,
     git_ref: GitRef,
-    depth: u32,
+    /// The commit of that branch or tag, once the job is queued and if there is a repository.
+    commit: Option<Commit>,
+    depth: Option<u32>,
     registry: bool,
     trigger: Option<Vec<(String, String)>>,
     dependencies: Vec<Dependency>,
@@ -152,9 +158,14 @@ fn guess_tier(name: &str) -> &'static str {
 /// What a pipeline was made for.
 #[derive(Clone, Debug)]
 enum GitRef {
+    /// The default branch of the project.
+    DefaultBranch,
     Branch(String),
     Tag(String),
-    MergeRequest { iid: u64, branch: String },
+    MergeRequest {
+        iid: u64,
+        branch: String,
+    },
 }
 
 /// A job that another one depends on.
@@ -187,8 +198,9 @@ impl NewJob {
             runner: None,
             tags: BTreeSet::new(),
             stage: "test".to_owned(),
-            git_ref: GitRef::Branch("main".to_owned()),
-            depth: 20,
+            git_ref: GitRef::DefaultBranch,
+            commit: None,
+            depth: None,
             registry: true,
             trigger: None,
             dependencies: Vec::new(),
@@ -288,7 +300,8 @@ impl NewJob {
         self
     }
 
-    /// The branch that the pipeline was made for. The default is `main`.
+    /// The branch that the pipeline was made for. The default is the default branch of the project, which is `main` if no
+    /// repository is served.
     #[must_use]
     pub fn with_branch(mut self, branch: &str) -> Self {
         self.git_ref = GitRef::Branch(branch.to_owned());
@@ -309,10 +322,11 @@ impl NewJob {
         self
     }
 
-    /// How many commits the runner fetches. 0 means all, with all branches and tags. The default is 20.
+    /// How many commits the runner fetches. 0 means all, with all branches and tags. The default is 20. If a repository is
+    /// served, it is 0, because git's plain protocol cannot do with a part of the history.
     #[must_use]
     pub fn with_depth(mut self, depth: u32) -> Self {
-        self.depth = depth;
+        self.depth = Some(depth);
         self
     }
 
@@ -421,6 +435,42 @@ impl NewJob {
         self.registry
     }
 
+    /// Makes the job one for the commit that its branch or tag has now, unless it has a commit already: a job that is retried
+    /// keeps it. Returns whether the repository has the branch or the tag.
+    pub(crate) fn check_out(&mut self, repository: &Repository) -> bool {
+        if self.commit.is_some() || self.verbatim.is_some() {
+            return true;
+        }
+        if matches!(self.git_ref, GitRef::DefaultBranch) {
+            self.git_ref = GitRef::Branch(repository.default_branch().to_owned());
+        }
+        self.commit = repository.commit(&self.source_reference());
+        self.commit.is_some()
+    }
+
+    /// The branch or the tag in the repository, by its full name.
+    pub(crate) fn source_reference(&self) -> String {
+        match &self.git_ref {
+            GitRef::DefaultBranch => format!("refs/heads/{DEFAULT_BRANCH}"),
+            GitRef::Branch(name) | GitRef::MergeRequest { branch: name, .. } => format!("refs/heads/{name}"),
+            GitRef::Tag(name) => format!("refs/tags/{name}"),
+        }
+    }
+
+    /// The commit in the repository.
+    pub(crate) fn commit(&self) -> Option<&Commit> {
+        self.commit.as_ref()
+    }
+
+    /// What GitLab's repository has beside branches and tags: a name for the commit of the pipeline, and one for that of the
+    /// merge request. Runners fetch the former.
+    pub(crate) fn hidden_references(&self) -> Vec<(String, &str)> {
+        let Some(commit) = &self.commit else { return Vec::new() };
+        let merge_request = self.merge_request().map(|(iid, _)| format!("refs/merge-requests/{iid}/head"));
+        let names = merge_request.into_iter().chain([format!("refs/pipelines/{PIPELINE}")]);
+        names.map(|name| (name, commit.sha.as_str())).collect()
+    }
+
     /// Number and source branch of the merge request.
     pub(super) fn merge_request(&self) -> Option<(u64, &str)> {
         match &self.git_ref {
@@ -524,24 +574,28 @@ impl NewJob {
             let both = ["+refs/tags/*:refs/tags/*", "+refs/heads/*:refs/remotes/origin/*"];
             both.map(str::to_owned).to_vec()
         };
+        let branch = |name: &str| (name.to_owned(), "branch", format!("+refs/heads/{name}:refs/remotes/origin/{name}"));
         let (git_ref, ref_type, own) = match &self.git_ref {
-            GitRef::Branch(name) => (name.clone(), "branch", format!("+refs/heads/{name}:refs/remotes/origin/{name}")),
+            GitRef::DefaultBranch => branch(scene.default_branch),
+            GitRef::Branch(name) => branch(name),
             GitRef::Tag(name) => (name.clone(), "tag", format!("+refs/tags/{name}:refs/tags/{name}")),
             GitRef::MergeRequest { iid, .. } => {
                 let name = format!("refs/merge-requests/{iid}/head");
                 (name.clone(), "branch", format!("+{name}:refs/remotes/origin/merge-requests/{iid}/head"))
             }
         };
-        let refspecs = [vec![pipeline], if self.depth > 0 { vec![own] } else { all() }].concat();
+        let depth = self.depth.unwrap_or(if self.commit.is_some() { 0 } else { DEPTH });
+        let refspecs = [vec![pipeline], if depth > 0 { vec![own] } else { all() }].concat();
+        let sha = self.commit.as_ref().map_or(SHA, |commit| commit.sha.as_str());
         json!({
             "repo_url": format!("{scheme}://gitlab-ci-token:{}@{host}/{PROJECT_PATH}.git", scene.token),
             "ref": git_ref,
-            "sha": "1f0e9d8c7b6a59483726150f9e8d7c6b5a493827",
+            "sha": sha,
             "before_sha": "0000000000000000000000000000000000000000",
             "ref_type": ref_type,
             "refspecs": refspecs,
-            "depth": self.depth,
-            "repo_object_format": "sha1",
+            "depth": depth,
+            "repo_object_format": if sha.len() == 64 { "sha256" } else { "sha1" },
             "protected": true,
         })
     }
@@ -619,6 +673,7 @@ mod tests {
             id,
             token,
             url: "https://gitlab.example.test",
+            default_branch: "main",
             created_at: Timestamp::EPOCH,
             now: Timestamp::EPOCH,
             runner: None,

@@ -15,9 +15,10 @@ use super::payload::{Dependency, NewJob};
 use super::runners::Runner;
 use super::stats::Endpoint;
 use super::status::JobStatus;
-use super::variables::{RunnerView, Scene};
+use super::variables::{DEFAULT_BRANCH, RunnerView, Scene};
 use super::wire::{self, Reply};
 use super::{Coordinator, Envelope, HoldId, Inbound, params, runners, tokens};
+use crate::repository::Repository;
 
 /// The front proxy reads no more of a job request.
 const POLL_BODY_LIMIT: usize = 32 << 10;
@@ -78,7 +79,10 @@ impl Coordinator {
         Some(super::in_memory(self.seal(self.clock, hold.envelope, Reply::empty(StatusCode::NO_CONTENT))))
     }
 
-    pub(super) fn enqueue(&mut self, now: Timestamp, template: NewJob, retry_of: Option<u64>) -> u64 {
+    pub(super) fn enqueue(&mut self, now: Timestamp, mut template: NewJob, retry_of: Option<u64>) -> u64 {
+        if let Some(repository) = &self.repository {
+            template.check_out(repository);
+        }
         let id = self.next_job;
         self.next_job = self.next_job.saturating_add(1);
         let only = template.runner();
@@ -208,6 +212,7 @@ impl Coordinator {
             id,
             token,
             url: &self.settings.external_url,
+            default_branch: self.default_branch(),
             created_at,
             now,
             runner,
@@ -217,6 +222,16 @@ impl Coordinator {
             session_url: None,
             retries: 0,
         }
+    }
+
+    /// The default branch of the one project.
+    pub(super) fn default_branch(&self) -> &str {
+        self.repository.as_ref().map_or(DEFAULT_BRANCH, Repository::default_branch)
+    }
+
+    /// The branch or the tag of a job that the repository does not have.
+    pub(crate) fn missing_reference(&self, job: &NewJob) -> Option<String> {
+        self.repository.as_ref()?.missing_reference(job)
     }
 
     /// How many attempts there were before this one.

@@ -8,14 +8,19 @@ use serde_json::{Value, json};
 
 use super::calendar;
 use super::payload::NewJob;
+use crate::repository::Commit;
 
 /// The one pipeline of all jobs.
 pub(super) const PIPELINE: u64 = 7_000_000_001;
 pub(super) const PROJECT: u64 = 4242;
-pub(super) const PROJECT_PATH: &str = "acme/widgets";
+pub(crate) const PROJECT_PATH: &str = "acme/widgets";
 pub(super) const REGISTRY: &str = "registry.gitlab.example.test";
 const VERSION: &str = "19.4.0";
+/// The branch and the commit of jobs for which there is no repository.
+pub(super) const DEFAULT_BRANCH: &str = "main";
+pub(super) const SHA: &str = "1f0e9d8c7b6a59483726150f9e8d7c6b5a493827";
 pub(super) const MESSAGE: &str = "Mend the widgets";
+const AUTHOR: [&str; 2] = ["Ada Example", "ada@example.test"];
 /// GitLab cuts slugs to this length, which is the longest label of a domain name.
 const SLUG: usize = 63;
 
@@ -26,6 +31,7 @@ pub(super) struct Scene<'a> {
     pub(super) token: &'a str,
     /// The URL of the instance, without a slash at the end.
     pub(super) url: &'a str,
+    pub(super) default_branch: &'a str,
     pub(super) created_at: Timestamp,
     pub(super) now: Timestamp,
     /// The runner that gets the job, once there is one.
@@ -148,10 +154,9 @@ fn add_job(list: &mut List, job: &NewJob, payload: &Value, scene: &Scene<'_>) {
 
 fn add_instance(list: &mut List, scene: &Scene<'_>) {
     let uri: Uri = scene.url.parse().unwrap_or_default();
-    let host = uri.host().unwrap_or("gitlab.example.test");
+    let (host, port) = host_and_port(scene);
     let scheme = uri.scheme_str().unwrap_or("https");
-    let port = uri.port_u16().unwrap_or(if scheme == "http" { 80 } else { 443 }).to_string();
-    let fqdn = uri.authority().map_or(host, |authority| authority.as_str());
+    let fqdn = uri.authority().map_or(host.as_str(), |authority| authority.as_str());
     let mut parts = VERSION.split('.');
     let mut part = || parts.next().unwrap_or_default();
     list.add_all([
@@ -159,10 +164,10 @@ fn add_instance(list: &mut List, scene: &Scene<'_>) {
         ("GITLAB_CI", "true"),
         ("CI_SERVER_FQDN", fqdn),
         ("CI_SERVER_URL", scene.url),
-        ("CI_SERVER_HOST", host),
+        ("CI_SERVER_HOST", &host),
         ("CI_SERVER_PORT", &port),
         ("CI_SERVER_PROTOCOL", scheme),
-        ("CI_SERVER_SHELL_SSH_HOST", host),
+        ("CI_SERVER_SHELL_SSH_HOST", &host),
         ("CI_SERVER_SHELL_SSH_PORT", "22"),
         ("CI_SERVER_NAME", "GitLab"),
         ("CI_SERVER_VERSION", VERSION),
@@ -174,9 +179,17 @@ fn add_instance(list: &mut List, scene: &Scene<'_>) {
     ]);
 }
 
+/// Where the instance is, also if its URL names no port.
+fn host_and_port(scene: &Scene<'_>) -> (String, String) {
+    let uri: Uri = scene.url.parse().unwrap_or_default();
+    let usual = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+    (uri.host().unwrap_or("gitlab.example.test").to_owned(), uri.port_u16().unwrap_or(usual).to_string())
+}
+
 fn add_project(list: &mut List, job: &NewJob, scene: &Scene<'_>) {
     let url = format!("{}/{PROJECT_PATH}", scene.url);
-    let proxy = "gitlab.example.test:443";
+    let (host, port) = host_and_port(scene);
+    let proxy = format!("{host}:{port}");
     let images = format!("{proxy}/acme/dependency_proxy/containers");
     list.add_all([
         ("CI_PROJECT_ID", &PROJECT.to_string()),
@@ -194,10 +207,10 @@ fn add_project(list: &mut List, job: &NewJob, scene: &Scene<'_>) {
     ]);
     list.add("CI_PROJECT_CLASSIFICATION_LABEL", Value::Null);
     list.add_all([
-        ("CI_DEFAULT_BRANCH", "main"),
+        ("CI_DEFAULT_BRANCH", scene.default_branch),
         ("CI_CONFIG_PATH", ".gitlab-ci.yml"),
         ("CI_PAGES_DOMAIN", "pages.example.test"),
-        ("CI_DEPENDENCY_PROXY_SERVER", proxy),
+        ("CI_DEPENDENCY_PROXY_SERVER", &proxy),
         ("CI_DEPENDENCY_PROXY_GROUP_IMAGE_PREFIX", &images),
         ("CI_DEPENDENCY_PROXY_DIRECT_GROUP_IMAGE_PREFIX", &images),
     ]);
@@ -235,13 +248,14 @@ fn add_pipeline(list: &mut List, job: &NewJob, payload: &Value, scene: &Scene<'_
         list.add("CI_COMMIT_BRANCH", name);
     }
     let protected = payload["git_info"]["protected"].as_bool() == Some(true);
+    let commit = commit_of(job, git("sha"), &created_at);
     list.add_all([
-        ("CI_COMMIT_MESSAGE", MESSAGE),
-        ("CI_COMMIT_TITLE", MESSAGE),
-        ("CI_COMMIT_DESCRIPTION", ""),
+        ("CI_COMMIT_MESSAGE", &commit.message),
+        ("CI_COMMIT_TITLE", commit.title()),
+        ("CI_COMMIT_DESCRIPTION", commit.description()),
         ("CI_COMMIT_REF_PROTECTED", if protected { "true" } else { "false" }),
-        ("CI_COMMIT_TIMESTAMP", &created_at),
-        ("CI_COMMIT_AUTHOR", "Ada Example <ada@example.test>"),
+        ("CI_COMMIT_TIMESTAMP", &commit.committed_at),
+        ("CI_COMMIT_AUTHOR", &format!("{} <{}>", commit.author_name, commit.author_email)),
     ]);
     if let Some((iid, branch)) = merge_request {
         let url = format!("{}/{PROJECT_PATH}", scene.url);
@@ -252,12 +266,22 @@ fn add_pipeline(list: &mut List, job: &NewJob, payload: &Value, scene: &Scene<'_
             ("CI_MERGE_REQUEST_PROJECT_ID", &PROJECT.to_string()),
             ("CI_MERGE_REQUEST_PROJECT_PATH", PROJECT_PATH),
             ("CI_MERGE_REQUEST_PROJECT_URL", &url),
-            ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "main"),
+            ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", scene.default_branch),
             ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", branch),
-            ("CI_MERGE_REQUEST_TITLE", MESSAGE),
+            ("CI_MERGE_REQUEST_TITLE", commit.title()),
             ("CI_MERGE_REQUEST_EVENT_TYPE", "detached"),
         ]);
     }
+}
+
+/// The commit of a job. If it is not that of a repository, or the payload names another one, it is one that does not exist.
+pub(super) fn commit_of(job: &NewJob, sha: &str, created_at: &str) -> Commit {
+    if let Some(commit) = job.commit().filter(|commit| commit.sha == sha) {
+        return commit.clone();
+    }
+    let [author_name, author_email] = AUTHOR.map(str::to_owned);
+    let (sha, message, committed_at) = (sha.to_owned(), MESSAGE.to_owned(), created_at.to_owned());
+    Commit { sha, message, author_name, author_email, committed_at }
 }
 
 /// Lower case, with hyphens in place of all other characters, so that it may be part of a domain name.

@@ -5,24 +5,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+#[cfg(feature = "tls")]
+use tokio_rustls::TlsAcceptor;
 
 use super::incoming;
 use super::outgoing::Outgoing;
 use super::shared::{Passage, Shared, State};
 use crate::content::Content;
-use crate::coordinator::{Answer, Body, HoldId};
+use crate::coordinator::{Answer, Body, HoldId, Reading};
 use crate::treatment::Treatment;
 
 /// How long to pause when the operating system refuses a connection, for want of file descriptors for instance.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// How long a client may take for the TLS handshake. One that does not speak TLS may never send enough for an error.
+#[cfg(feature = "tls")]
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn serve(runtime: &Runtime, listener: TcpListener, shared: &Arc<Shared>) {
     runtime.spawn(accept(listener, Arc::clone(shared)));
@@ -40,12 +47,27 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         // Without it answers are only slower.
         let _ = stream.set_nodelay(true);
         let shared = Arc::clone(&shared);
-        let service = service_fn(move |request| handle(request, Arc::clone(&shared)));
-        tokio::spawn(async move {
-            // A broken connection is the client's affair.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
+        tokio::spawn(converse(stream, shared));
     }
+}
+
+/// Serves a connection, with TLS if the server has a certificate.
+async fn converse(stream: TcpStream, shared: Arc<Shared>) {
+    #[cfg(feature = "tls")]
+    if let Some(config) = &shared.tls {
+        let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
+        if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_PATIENCE, handshake).await {
+            serve_requests(stream, shared).await;
+        }
+        return;
+    }
+    serve_requests(stream, shared).await;
+}
+
+async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
+    let service = service_fn(move |request| handle(request, Arc::clone(&shared)));
+    // A broken connection is the client's affair.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// Answers held requests when their wait ends.
@@ -70,7 +92,17 @@ async fn answer_held(shared: Arc<Shared>) {
 }
 
 async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<Response<Outgoing>> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    match shared.root.strip(&parts.uri) {
+        Some(uri) => parts.uri = uri,
+        None => {
+            let refusal = incoming::read(&parts.headers, body, Reading::Discard).await.err();
+            return Ok(refusal.map_or_else(
+                || outside(parts.uri.path()).map(Outgoing::new),
+                |broken| broken.map(|why| Outgoing::new(why.into())),
+            ));
+        }
+    }
     let reading = shared.state().coordinator.reading(shared.clock.now(), &parts);
     let body = match incoming::read(&parts.headers, body, reading).await {
         Ok(body) => body,
@@ -113,6 +145,15 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<R
         _ => {}
     }
     Ok(response.map(Outgoing::new))
+}
+
+/// The answer to a request for a path that is not GitLab's, in the words of its front server, Workhorse.
+pub(crate) fn outside(path: &str) -> Response<Content> {
+    let mut response = Response::new(Content::from(Bytes::from(format!("Not found {path:?}\n"))));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// What GitLab answers, when it does.

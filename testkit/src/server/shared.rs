@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use http::{Request, Response};
 use tokio::sync::{Notify, oneshot};
 
 use super::clock::Clock;
+use super::{Listen, Root};
 use crate::content::Content;
 use crate::coordinator::{Coordinator, HoldId};
 use crate::treatment::Treatment;
@@ -22,6 +25,10 @@ pub(super) struct Shared {
     /// The coordinator may have something to do, now or sooner than before.
     pub(super) changed: Notify,
     pub(super) stop: Notify,
+    pub(super) root: Root,
+    /// `None`: connections are not encrypted.
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 pub(super) struct State {
@@ -46,12 +53,15 @@ pub(crate) enum Passage {
 }
 
 impl Shared {
-    pub(super) fn new(coordinator: Coordinator, door: Box<Door>, clock: Clock) -> Self {
+    pub(super) fn new(coordinator: Coordinator, door: Box<Door>, listen: &Listen, clock: Clock) -> Self {
         Self {
             clock,
             state: Mutex::new(State { coordinator, waiting: BTreeMap::new(), door }),
             changed: Notify::new(),
             stop: Notify::new(),
+            root: listen.root.clone(),
+            #[cfg(feature = "tls")]
+            tls: listen.identity.as_ref().map(|identity| Arc::clone(&identity.config)),
         }
     }
 

@@ -20,6 +20,7 @@ use http::{Request, Response, StatusCode};
 use super::control;
 use super::guard::{self, Guard};
 use crate::coordinator::{Coordinator, JobRecord, JobStatus};
+use crate::server::Root;
 
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
@@ -60,6 +61,7 @@ const FILTERS: [JobStatus; 6] = [
 pub(super) fn answer(
     gitlab: &Coordinator,
     guard: &Guard,
+    root: &Root,
     now: Timestamp,
     request: &Request<Bytes>,
 ) -> Option<Response<Bytes>> {
@@ -67,7 +69,9 @@ pub(super) fn answer(
     if uri.path() == "/"
         && let Some(token) = parameter(uri.query(), TOKEN)
     {
-        return Some(admit(guard, &token));
+        // Behind TLS the browser must not show the cookie to a server of the same name that does without.
+        let secure = gitlab.settings().external_url.starts_with("https://");
+        return Some(admit(guard, root, secure, &token));
     }
     let may_change = guard.has_token(request.headers());
     let (status, kind, body) = match uri.path() {
@@ -75,7 +79,7 @@ pub(super) fn answer(
         SCRIPT_PATH => (StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT.to_owned()),
         path => {
             let (status, page) = page(&View { gitlab, now, may_change }, path, uri.query())?;
-            (status, "text/html; charset=utf-8", page)
+            (status, "text/html; charset=utf-8", below(root, page))
         }
     };
     let version = HeaderValue::try_from(format!("\"{:08x}-{}\"", crc32fast::hash(body.as_bytes()), body.len())).ok()?;
@@ -105,13 +109,17 @@ fn parameter(query: Option<&str>, name: &str) -> Option<String> {
 }
 
 /// Gives the browser a cookie with the token, and shows the list.
-fn admit(guard: &Guard, token: &str) -> Response<Bytes> {
+fn admit(guard: &Guard, root: &Root, secure: bool, token: &str) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
-    let cookie = HeaderValue::try_from(format!("{TOKEN}={token}; Path=/; HttpOnly; SameSite=Strict"));
-    match cookie {
-        Ok(cookie) if guard.is_token(token.as_bytes()) => {
+    let home = format!("{}/", root.as_str());
+    // A path with a slash at its end would leave out the root itself.
+    let path = if root.as_str().is_empty() { "/" } else { root.as_str() };
+    let secure = if secure { "; Secure" } else { "" };
+    let cookie = HeaderValue::try_from(format!("{TOKEN}={token}; Path={path}; HttpOnly; SameSite=Strict{secure}"));
+    match (cookie, HeaderValue::try_from(&home)) {
+        (Ok(cookie), Ok(home)) if guard.is_token(token.as_bytes()) => {
             *response.status_mut() = StatusCode::SEE_OTHER;
-            response.headers_mut().insert(LOCATION, HeaderValue::from_static("/"));
+            response.headers_mut().insert(LOCATION, home);
             response.headers_mut().insert(SET_COOKIE, cookie);
         }
         _ => {
@@ -121,6 +129,15 @@ fn admit(guard: &Guard, token: &str) -> Response<Bytes> {
         }
     }
     response
+}
+
+/// A page with all its links below the root. Only the page's own attributes have a quotation mark before the path, because those
+/// in what a job or a runner says are escaped.
+fn below(root: &Root, page: String) -> String {
+    match root.as_str() {
+        "" => page,
+        root => page.replace("=\"/", &format!("=\"{root}/")),
+    }
 }
 
 fn page(view: &View<'_>, path: &str, query: Option<&str>) -> Option<(StatusCode, String)> {
@@ -316,7 +333,7 @@ mod tests {
     }
 
     fn get(gitlab: &Coordinator, path: &str) -> Response<Bytes> {
-        answer(gitlab, &guard(), NOW, &Request::get(path).body(Bytes::new()).unwrap()).unwrap()
+        answer(gitlab, &guard(), &Root::default(), NOW, &Request::get(path).body(Bytes::new()).unwrap()).unwrap()
     }
 
     fn text(response: &Response<Bytes>) -> &str {
@@ -358,7 +375,7 @@ mod tests {
         assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
         let cookie = cookie.split(';').next().unwrap();
         let request = Request::get("/").header("cookie", cookie).body(Bytes::new()).unwrap();
-        let page = answer(&gitlab, &guard(), NOW, &request).unwrap();
+        let page = answer(&gitlab, &guard(), &Root::default(), NOW, &request).unwrap();
         assert_eq!(text(&page).matches("<button").count(), 2);
         assert!(!text(&page).contains("secret"));
     }
@@ -386,7 +403,7 @@ mod tests {
         let version = get(&gitlab, &path).headers()[ETAG].clone();
         let again = |gitlab: &Coordinator| {
             let request = Request::get(&path).header(IF_NONE_MATCH, &version).body(Bytes::new()).unwrap();
-            answer(gitlab, &guard(), NOW, &request).unwrap()
+            answer(gitlab, &guard(), &Root::default(), NOW, &request).unwrap()
         };
         let unchanged = again(&gitlab);
         assert_eq!((unchanged.status(), unchanged.body().len()), (StatusCode::NOT_MODIFIED, 0));
@@ -400,7 +417,7 @@ mod tests {
     fn other_paths_are_gitlab_s_and_an_unknown_job_is_not_found() {
         let gitlab = Coordinator::new(Settings::default());
         let request = Request::get("/api/v4/jobs/request").body(Bytes::new()).unwrap();
-        assert!(answer(&gitlab, &guard(), NOW, &request).is_none());
+        assert!(answer(&gitlab, &guard(), &Root::default(), NOW, &request).is_none());
         for path in ["/jobs/7", "/jobs/x", "/jobs/"] {
             assert_eq!(get(&gitlab, path).status(), StatusCode::NOT_FOUND, "{path}");
         }

@@ -9,8 +9,8 @@ use crate::coordinator::access::{Role, RunnerType, User};
 use crate::coordinator::jobs::JobRecord;
 use crate::coordinator::runners::{Manager, Runner};
 use crate::coordinator::status::JobStatus;
-use crate::coordinator::variables::{MESSAGE, PIPELINE, PROJECT, PROJECT_PATH};
-use crate::coordinator::{Coordinator, calendar};
+use crate::coordinator::variables::{PIPELINE, PROJECT, PROJECT_PATH};
+use crate::coordinator::{Coordinator, calendar, variables};
 
 /// A runner that was heard of within this time is online: `Ci::Runner::ONLINE_CONTACT_TIMEOUT`.
 const ONLINE: Duration = Duration::from_secs(2 * 3600);
@@ -86,14 +86,15 @@ impl Coordinator {
     fn commit_view(&self, job: &JobRecord) -> Value {
         let sha = job.payload["git_info"]["sha"].as_str().unwrap_or_default();
         let created_at = job.history.first().map(|(at, _)| calendar::format(*at));
+        let commit = variables::commit_of(&job.template, sha, created_at.as_deref().unwrap_or_default());
         json!({
             "id": sha,
             "short_id": sha.get(..8).unwrap_or(sha),
-            "title": MESSAGE,
-            "message": MESSAGE,
-            "created_at": created_at,
-            "author_name": "Ada Example",
-            "author_email": "ada@example.test",
+            "title": commit.title(),
+            "message": commit.message,
+            "created_at": commit.committed_at,
+            "author_name": commit.author_name,
+            "author_email": commit.author_email,
             "web_url": format!("{}/{PROJECT_PATH}/-/commit/{sha}", self.settings.external_url),
         })
     }
@@ -139,7 +140,7 @@ impl Coordinator {
             "path": "widgets",
             "path_with_namespace": PROJECT_PATH,
             "created_at": calendar::format(Timestamp::EPOCH),
-            "default_branch": "main",
+            "default_branch": self.default_branch(),
             "visibility": "private",
             "web_url": format!("{}/{PROJECT_PATH}", self.settings.external_url),
         })

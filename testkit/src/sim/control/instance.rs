@@ -11,15 +11,17 @@ use super::jobs;
 use crate::content::Content;
 use crate::coordinator::{Coordinator, Endpoint, Registration, RequestRecord, Role, RunnerType};
 use crate::sim::faults::InvalidFault;
-use crate::sim::openapi::OPENAPI;
+use crate::sim::openapi::{DESCRIBED_URL, OPENAPI};
 use crate::sim::settings;
 
 pub(super) fn health(_: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     ok(&json!({ "status": "ok" }))
 }
 
-pub(super) fn description(_: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
-    Ok(raw("application/json", Bytes::from_static(OPENAPI.as_bytes())))
+pub(super) fn description(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+    // With the address of this server, so that generated clients find it.
+    let url = json!(call.gitlab.settings().external_url).to_string();
+    Ok(raw("application/json", Bytes::from(OPENAPI.replacen(DESCRIBED_URL, &url, 1))))
 }
 
 pub(super) fn show_report(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {

@@ -21,6 +21,9 @@ pub(super) fn queue(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
     if let Some(missing) = call.gitlab.missing_dependency(&job) {
         return Err(bad(format!("there is no job {missing} to depend on")));
     }
+    if let Some(missing) = call.gitlab.missing_reference(&job) {
+        return Err(bad(format!("the repository has no {missing}")));
+    }
     let id = call.gitlab.queue(call.now, job);
     Ok(told(StatusCode::CREATED, &json!({ "id": id })))
 }
