@@ -8,7 +8,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings};
+use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server, Settings, TimeLimit, sim};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 const TOKEN: &str = "glrt-abcdefghijklmnop";
@@ -28,12 +28,16 @@ fn async_executor() -> PathBuf {
 }
 
 fn gitlab() -> Server {
+    Server::start(coordinator()).unwrap()
+}
+
+fn coordinator() -> Coordinator {
     let mut gitlab = Coordinator::new(Settings::default().with(|settings| {
         settings.first_job_id = 1;
         settings.trace_interval = Some(1);
     }));
     gitlab.add_runner(TOKEN);
-    Server::start(gitlab).unwrap()
+    gitlab
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
@@ -77,7 +81,10 @@ struct Serving(Child);
 
 impl Serving {
     fn start(program: &Path, gitlab: &Server, options: &[&str]) -> Self {
-        let mut command = Command::new(program);
+        Self::start_by(Command::new(program), gitlab, options)
+    }
+
+    fn start_by(mut command: Command, gitlab: &Server, options: &[&str]) -> Self {
         command.args(["--url", &gitlab.url(), "--token", TOKEN]).args(options);
         // Not a variable of the job, and therefore not in its environment.
         command.env("OF_THE_RUNNER", "secret");
@@ -230,6 +237,54 @@ fn the_executor_runs_jobs() {
 #[test]
 fn the_async_executor_runs_jobs() {
     runs_jobs(&async_executor(), "async-executor");
+}
+
+/// A GitLab below a path, with a certificate of a CA that nobody else knows, and with a repository that the job clones. On other
+/// systems the list of trusted certificates is not a file.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_gitlab_below_a_path_and_with_a_ca_of_its_own_is_served() {
+    let git = |words: &[&str]| {
+        let mut command = Command::new("git");
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env_remove("GIT_DIR");
+        command.args(["-c", "user.name=Grace", "-c", "user.email=grace@example.test"]).args(words).output()
+    };
+    if git(&["--version"]).is_err() {
+        println!("skipped: there is no git here");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (work, ca) = (folder.path().join("work"), folder.path().join("ca.pem"));
+    let work = work.to_str().unwrap();
+    for words in [
+        &["init", "--quiet", "--initial-branch", "main", work][..],
+        &["-C", work, "commit", "--quiet", "--allow-empty", "--message", "First"],
+    ] {
+        let output = git(words).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    for program in [executor(), async_executor()] {
+        let options = sim::Options::new("a-secret")
+            .with_root("/gitlab".parse().unwrap())
+            .with_repository(sim::Repository::open(work).unwrap())
+            .with_tls();
+        let gitlab = sim::serve(coordinator(), options).unwrap().with_time_limit(TimeLimit::TEST);
+        std::fs::write(&ca, gitlab.ca().unwrap()).unwrap();
+        let job = NewJob::new("clone").with_file_variable("CA", gitlab.ca().unwrap()).with_script([
+            "GIT_SSL_CAINFO=\"$CA\" git clone --quiet \"$CI_REPOSITORY_URL\" clone",
+            "[ \"$(git -C clone rev-parse HEAD)\" = \"$CI_COMMIT_SHA\" ] && echo \"cloned $CI_COMMIT_TITLE\"",
+        ]);
+        let job = gitlab.with(|gitlab, now| gitlab.queue(now, job));
+        let mut command = Command::new(&program);
+        command.env("SSL_CERT_FILE", &ca).env_remove("SSL_CERT_DIR").env("NO_PROXY", "127.0.0.1");
+        let serving = Serving::start_by(command, &gitlab, &[]);
+        wait_until("the job ends", || all_ended(&gitlab));
+        serving.signal(Signal::TERM);
+        let (status, printed) = serving.end();
+        let log = trace(&gitlab, job);
+        assert!(status.success() && held(&gitlab, job).0 == JobStatus::Success, "{status}: {printed}{log}");
+        assert!(log.contains("\ncloned First\n"), "{log}");
+    }
 }
 
 /// What a newcomer sees first.

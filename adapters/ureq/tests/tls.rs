@@ -1,11 +1,12 @@
 //! The adapter contract over TLS with a private CA, and through a proxy; and what `register-runner` says of certificates.
 
 use std::fs;
+use std::io::Write;
 use std::process::Command;
 
 use gitlab_runner_api_testkit::conformance::{self, Report};
-use gitlab_runner_api_testkit::{Coordinator, Proxy, Server, Settings, TimeLimit, TlsFront};
-use gitlab_runner_api_ureq::{Error, HttpOptions, Instance, Proxies, ProxyUrl, Registration, Transport};
+use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Proxy, Server, Settings, TimeLimit, TlsFront, sim};
+use gitlab_runner_api_ureq::{Error, HttpOptions, Instance, Proxies, ProxyUrl, Registration, Runner, Transport};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 /// A CA, and a front with a certificate that it issued.
@@ -99,4 +100,42 @@ fn register_runner_says_how_to_mend_a_certificate() {
     assert!(code == 5 && err.contains("CA certificate cannot be read") && !err.contains("canary"), "{err}");
     assert_eq!(run(&["--ca-file", "none.pem"]).0, 5);
     assert_eq!(run(&["--ca-file", "ca.pem", "--ca-only"]), (0, String::new()));
+}
+
+/// A GitLab below a path, with a certificate of a CA that nobody else knows: a runner needs nothing but that CA.
+#[test]
+fn a_gitlab_below_a_path_is_served_over_tls() {
+    let mut gitlab = Coordinator::new(Settings::default());
+    gitlab.set_registration_token("GR1348941canary");
+    let options = sim::Options::new("a-secret").with_root("/gitlab".parse().unwrap()).with_tls();
+    let server = sim::serve(gitlab, options).unwrap().with_time_limit(TimeLimit::TEST);
+    let (url, ca) = (server.url(), server.ca().unwrap().to_owned());
+    assert!(url.starts_with("https://127.0.0.1:") && url.ends_with("/gitlab"), "{url}");
+
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("ca.pem"), &ca).unwrap();
+    let register = |url: &str, words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_register-runner"));
+        command.args([url, "GR1348941canary", "my.json", "--no-proxy"]).args(words).current_dir(folder.path());
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let trusting = ["--ca-file", "ca.pem", "--ca-only"];
+    assert_eq!(register(&url, &[]).0, 4, "nobody else knows the CA");
+    assert_ne!(register(&url.replace("/gitlab", ""), &trusting).0, 0, "the path is wrong");
+    assert_eq!(register(&url, &trusting), (0, String::new()));
+
+    let transport = Transport::with_options(&HttpOptions::new().with_only_ca(ca)).unwrap();
+    let mut runner = Runner::load(folder.path().join("my.json")).unwrap().with_transport(transport);
+    let id = server.with(|gitlab, now| gitlab.queue(now, NewJob::new("hello")));
+    let mut job = runner.request_job().unwrap().expect("the job");
+    assert_eq!(job.id(), id);
+    assert_eq!(job.variable("CI_SERVER_URL"), Some(url.as_str()));
+    job.log().write_all(b"over TLS\n").unwrap();
+    job.success().unwrap();
+    server.with(|gitlab, _| {
+        let job = gitlab.job(id).unwrap();
+        assert_eq!(job.status(), JobStatus::Success);
+        assert!(job.trace().ends_with(b"\nover TLS\n"), "{}", String::from_utf8_lossy(job.trace()));
+    });
 }
