@@ -80,8 +80,8 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// If the program `git` cannot be started, if there is no repository in the folder or it has no branch, or if the repository
-    /// borrows its objects from another one.
+    /// If the program `git` cannot be started, if there is no repository in the folder or it has no branch, or if objects are missing
+    /// in it: because it borrows them from another repository, or because it is a shallow or a partial clone.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let (path, within) = (path.as_ref(), path.as_ref().join(".git"));
         let git_dir = fs::canonicalize(if within.exists() { &within } else { path })?;
@@ -89,14 +89,29 @@ impl Repository {
         // A linked worktree has the objects elsewhere. The answer may be relative to the worktree, which is not asked for.
         let common = repository.git(["rev-parse", "--path-format=absolute", "--git-common-dir"])?;
         repository.folder = fs::canonicalize(common.trim_end_matches('\n'))?;
-        let borrowed = fs::read(repository.folder.join("objects/info/alternates")).unwrap_or_default();
-        if !borrowed.trim_ascii().is_empty() {
-            let why = "the repository borrows objects from another one, which git's plain protocol cannot serve";
+        if let Some(why) = repository.why_incomplete() {
+            let why = format!("the repository {why}, so that it cannot be cloned by git's plain protocol");
             return Err(io::Error::new(io::ErrorKind::Unsupported, why));
         }
         let nothing = || io::Error::new(io::ErrorKind::InvalidData, "the repository has no branch with a commit");
         repository.default_branch = repository.find_default_branch()?.ok_or_else(nothing)?;
         Ok(repository)
+    }
+
+    /// Why objects are missing that branches need. A client that asks for them would fail in the middle of a clone.
+    fn why_incomplete(&self) -> Option<&'static str> {
+        let has_content = |name| fs::read(self.folder.join(name)).is_ok_and(|text| !text.trim_ascii().is_empty());
+        let packs = fs::read_dir(self.folder.join("objects/pack")).into_iter().flatten().flatten();
+        let is_promised = |path: PathBuf| path.extension() == Some(OsStr::new("promisor"));
+        if has_content("objects/info/alternates") {
+            Some("borrows objects from another one")
+        } else if has_content("shallow") {
+            Some("has only a part of the history")
+        } else if packs.map(|entry| entry.path()).any(is_promised) {
+            Some("is a partial clone")
+        } else {
+            None
+        }
     }
 
     /// Returns the branch or the tag that a job is for, such as `refs/heads/topic`, if the repository does not have it.

@@ -26,7 +26,7 @@ fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     found.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
 }
 
-/// The path of a request for the root of the address, from that for the root of the program.
+/// The status and all of the answer to a request for a path that counts from the root of the address.
 fn status_at(sim: &Sim, method: &str, path: &str) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(sim.address()).unwrap();
@@ -141,6 +141,17 @@ fn all_that_a_payload_names_leads_to_itself() {
     assert_eq!(sim.sim("GET", "/_sim/openapi.json", "").1["servers"], json!([{ "url": url }]));
 }
 
+/// An address that stands for all addresses of the machine is not one to which all clients can connect.
+#[test]
+fn a_server_at_all_addresses_names_one_of_them() {
+    let everywhere = ["--listen", "0.0.0.0:0", "--allow-remote"];
+    let sim = Sim::start(&everywhere);
+    assert!(sim.told("url").starts_with("http://127.0.0.1:"), "{}", sim.told("url"));
+    assert_eq!(sim.call("GET", "/_sim/health", "", "").unwrap().0, 200);
+    let sim = Sim::start(&[&everywhere[..], &["--allow-host", "gitlab.test", "--root", "/gitlab"]].concat());
+    assert!(sim.told("url").starts_with("http://gitlab.test:") && sim.root() == "/gitlab", "{}", sim.told("url"));
+}
+
 #[test]
 fn the_page_and_its_cookie_are_below_the_root() {
     let sim = Sim::start(&["--root", "/gitlab"]);
@@ -172,6 +183,7 @@ mod tls {
     use std::fs;
     use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::os::unix::fs::PermissionsExt;
     use std::process::{Command, Output};
 
     use super::program::{Sim, has};
@@ -196,6 +208,8 @@ mod tls {
         }
         let sim = Sim::start(&["--tls", "--root", "/gitlab", "--registration-token", "GR1348941secret"]);
         let (url, ca_file) = (sim.told("url"), sim.told("ca_file").to_owned());
+        let mode = fs::metadata(&ca_file).expect("the file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o644, "other users may read it: {mode:o}");
         assert!(url.starts_with("https://127.0.0.1:") && url.ends_with("/gitlab"), "{url}");
         let control = format!("Control-Token: {}", sim.told("control_token"));
         let queued =

@@ -5,7 +5,7 @@
 mod program;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use base64::Engine as _;
@@ -246,10 +246,17 @@ fn bare_repositories_and_linked_worktrees_are_served() {
         assert_eq!(desk.git(&clone, &["rev-parse", "--abbrev-ref", "HEAD"]), branch);
     }
     desk.git(".", &["clone", "--quiet", "--shared", "work", "borrowing"]);
+    desk.commit("two", "Second");
+    let local = format!("file://{}", desk.path("work").display());
+    desk.git(".", &["clone", "--quiet", "--depth", "1", &local, "shallow"]);
+    desk.git("work", &["config", "uploadpack.allowFilter", "true"]);
+    desk.git(".", &["clone", "--quiet", "--filter", "blob:none", &local, "partial"]);
     desk.git(".", &["init", "--quiet", "empty"]);
     fs::create_dir(desk.path("nothing")).unwrap();
     for (name, why) in [
         ("borrowing", "borrows objects"),
+        ("shallow", "only a part of the history"),
+        ("partial", "partial clone"),
         ("empty", "no branch with a commit"),
         ("nothing", "not a git repository"),
         ("moon", "--repository"),
@@ -395,5 +402,5 @@ fn a_job_is_cloned_over_tls_with_the_printed_ca_file() {
     assert!(cloned.status.success(), "{}", String::from_utf8_lossy(&cloned.stderr));
     assert_eq!(desk.git("clone", &["rev-parse", "HEAD"]), sha);
     let untrusted = clone("refused", &[]);
-    assert!(!untrusted.status.success() && !Path::new(&desk.path("refused")).exists());
+    assert!(!untrusted.status.success() && !desk.path("refused").exists());
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
+#[cfg(all(feature = "tls", unix))]
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -341,6 +343,9 @@ fn ca_file(server: &Server) -> Result<Option<NamedTempFile>, Failure> {
     let Some(ca) = server.ca() else { return Ok(None) };
     let write = || {
         let mut file = tempfile::Builder::new().prefix("simulated-gitlab-ca-").suffix(".pem").tempfile()?;
+        // The certificate is no secret, and the runner may be another user.
+        #[cfg(unix)]
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
         file.write_all(ca.as_bytes()).map(|()| file)
     };
     write().map(Some).map_err(|error| Failure(1, format!("the file with the certificate of the CA: {error}")))

@@ -229,11 +229,6 @@ impl Coordinator {
         self.repository.as_ref().map_or(DEFAULT_BRANCH, Repository::default_branch)
     }
 
-    /// The branch or the tag of a job that the repository does not have.
-    pub(crate) fn missing_reference(&self, job: &NewJob) -> Option<String> {
-        self.repository.as_ref()?.missing_reference(job)
-    }
-
     /// How many attempts there were before this one.
     fn retries_of(&self, job: &JobRecord) -> usize {
         let earlier = |job: &&JobRecord| job.retry_of.and_then(|id| self.jobs.get(&id));

@@ -1,5 +1,7 @@
 //! Starts the program `simulated-gitlab` and talks to it, for all tests of the program.
 
+#![allow(dead_code, reason = "each of these tests uses a part")]
+
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -81,7 +83,6 @@ impl Sim {
 
     /// Asks it to end, as a person or a service manager does.
     #[cfg(unix)]
-    #[allow(dead_code, reason = "some tests let it be killed")]
     pub(crate) fn terminate(mut self) -> i32 {
         let killed = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill");
         assert!(killed.success());

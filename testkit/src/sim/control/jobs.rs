@@ -17,12 +17,14 @@ pub(super) fn list(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
 }
 
 pub(super) fn queue(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
-    let job = describe::job(call.json()?).map_err(bad)?;
+    let mut job = describe::job(call.json()?).map_err(bad)?;
     if let Some(missing) = call.gitlab.missing_dependency(&job) {
         return Err(bad(format!("there is no job {missing} to depend on")));
     }
-    if let Some(missing) = call.gitlab.missing_reference(&job) {
-        return Err(bad(format!("the repository has no {missing}")));
+    if let Some(repository) = call.gitlab.repository()
+        && !job.check_out(repository)
+    {
+        return Err(bad(format!("the repository has no {}", job.source_reference())));
     }
     let id = call.gitlab.queue(call.now, job);
     Ok(told(StatusCode::CREATED, &json!({ "id": id })))
