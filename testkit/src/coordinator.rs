@@ -11,12 +11,15 @@ mod access;
 mod artifacts;
 mod body;
 mod calendar;
+mod dependencies;
 mod files;
+mod holds;
 mod jobs;
 mod limits;
 mod ownership;
 mod params;
 mod payload;
+mod pending;
 mod queue;
 mod record;
 mod registration;
@@ -39,7 +42,7 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
@@ -62,11 +65,12 @@ pub(crate) use self::variables::PROJECT_PATH;
 pub(crate) use self::body::{Body, Reading};
 
 use self::access::User;
+use self::holds::Holds;
 use self::jobs::Expiry;
 use self::limits::{HostHeaders, Limits};
 use self::params::Params;
-use self::queue::Hold;
-use self::record::Snapshot;
+use self::pending::Pending;
+use self::record::Journal;
 use self::runners::Runner;
 use self::wire::{Reply, Route};
 use crate::content::Content;
@@ -113,21 +117,30 @@ pub struct Coordinator {
     registrations: BTreeMap<String, Registration>,
     users: BTreeMap<String, User>,
     runners: BTreeMap<u64, Runner>,
+    /// The runners by their tokens.
+    runner_tokens: HashMap<String, u64>,
     next_runner: u64,
     next_manager: u64,
     jobs: BTreeMap<u64, JobRecord>,
     next_job: u64,
     /// The jobs that have ended and are kept, in the order in which they ended.
     ended: VecDeque<u64>,
-    pending: BTreeSet<u64>,
+    /// How many were to be kept when old jobs were last dropped. `None`: a job has ended since.
+    swept: Option<usize>,
+    /// How many jobs are running.
+    running: usize,
+    pending: Pending,
     /// The pending jobs that depend on others.
     dependent: BTreeSet<u64>,
+    /// Every job that another one depends on, with the other one.
+    needed_by: BTreeSet<(u64, u64)>,
     timers: BTreeSet<(Timestamp, u64)>,
-    holds: BTreeMap<HoldId, Hold>,
-    next_hold: u64,
+    holds: Holds,
     next_request: u64,
     records: BTreeMap<u64, RequestRecord>,
     next_record: u64,
+    /// What the request that is being answered has changed, if it is recorded.
+    journal: Option<Journal>,
     limits: Limits,
     stats: Stats,
     /// The repository that jobs are about. Without one, they have a commit that does not exist.
@@ -168,18 +181,22 @@ impl Coordinator {
             registrations: BTreeMap::new(),
             users: BTreeMap::new(),
             runners: BTreeMap::new(),
+            runner_tokens: HashMap::new(),
             next_runner: 1,
             next_manager: 1,
             jobs: BTreeMap::new(),
             ended: VecDeque::new(),
-            pending: BTreeSet::new(),
+            swept: None,
+            running: 0,
+            pending: Pending::default(),
             dependent: BTreeSet::new(),
+            needed_by: BTreeSet::new(),
             timers: BTreeSet::new(),
-            holds: BTreeMap::new(),
-            next_hold: 0,
+            holds: Holds::default(),
             next_request: 0,
             records: BTreeMap::new(),
             next_record: 0,
+            journal: None,
             limits: Limits::default(),
             stats: Stats::default(),
             repository: None,
@@ -213,7 +230,8 @@ impl Coordinator {
         self.jobs.values().find(executes)
     }
 
-    /// Puts a job into the queue and returns its number. Runners that wait for the queue to change see it change.
+    /// Puts a job into the queue and returns its number. Runners that wait for the queue to change and that may have the job see
+    /// it change.
     pub fn queue(&mut self, now: Timestamp, job: NewJob) -> u64 {
         let now = self.advance(now);
         self.enqueue(now, job, None)
@@ -324,8 +342,7 @@ impl Coordinator {
             self.next_request.into()
         });
         let polling = endpoint == Endpoint::RequestJob && self.settings.long_poll.is_some();
-        let before = self.begin_record(now, &parts, route.subject());
-        let record = before.as_ref().map(Snapshot::record);
+        let record = self.begin_record(now, &parts);
         let envelope = Envelope { endpoint, request_id, polling, record };
 
         if let Some(reply) = self.maintenance() {
@@ -344,6 +361,7 @@ impl Coordinator {
             }
             _ => (HostHeaders::default(), Ok(())),
         };
+        let before = record.map(|record| self.begin_changes(record, route.subject()));
         let reply = admitted.and_then(|()| self.dispatch(now, route, parts, body)).unwrap_or_else(|refusal| refusal);
         if let Some(before) = before {
             self.record_changes(before);
@@ -369,22 +387,20 @@ impl Coordinator {
     /// A held request whose wait has ended by `now`, oldest first, with its answer. To be called until it returns `None`.
     pub fn poll(&mut self, now: Timestamp) -> Option<(HoldId, Response<Bytes>)> {
         let now = self.advance(now);
-        let due = |hold: &Hold| hold.until <= now || self.has_queue_changed(hold);
-        let id = self.holds.iter().find(|(_, hold)| due(hold)).map(|(id, _)| *id)?;
+        let id = self.holds.first_ended(now)?;
         Some((id, self.release(id)?))
     }
 
     /// When [`poll`](Self::poll) should be called next: a held request will be answered or a job will change by itself.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        let end = |hold: &Hold| if self.has_queue_changed(hold) { self.clock } else { hold.until };
         let timer = self.timers.first().map(|(at, _)| *at);
-        self.holds.values().map(end).chain(timer).min()
+        self.holds.next_end(self.clock).into_iter().chain(timer).min()
     }
 
     /// The client of a held request went away.
     pub fn abandon(&mut self, hold: HoldId) {
-        if self.holds.remove(&hold).is_some() {
+        if self.holds.remove(hold).is_some() {
             self.stats.count_abandoned();
         }
     }
@@ -489,15 +505,17 @@ impl Coordinator {
             self.timers.pop_first();
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             job.armed = None;
-            let due = job.expiry(&self.settings).filter(|(due, _)| *due <= at);
-            if let Some((_, expiry)) = due {
-                job.expire(at, expiry);
-                if expiry == Expiry::Unaccepted {
-                    let template = job.template.clone();
-                    self.enqueue(at, template, Some(id));
-                }
+            let due = job.expiry(&self.settings).filter(|(due, _)| *due <= at).map(|(_, expiry)| expiry);
+            if due == Some(Expiry::Unaccepted) {
+                // Before the job fails, so that those which depend on it wait for the retry and are not skipped.
+                let template = job.template.clone();
+                self.enqueue(at, template, Some(id));
             }
-            self.change(id, |_| {});
+            self.change(id, |job| {
+                if let Some(expiry) = due {
+                    job.expire(at, expiry);
+                }
+            });
         }
         self.clock
     }
@@ -506,16 +524,24 @@ impl Coordinator {
         self.change_with(id, |job, _| alter(job))
     }
 
-    /// Alters a job and sets its timer anew. `None`: there is no such job.
+    /// Alters a job and sets its timer anew. If the job has ended by that, those that depend on it are released. `None`: there
+    /// is no such job.
     fn change_with<R>(&mut self, id: u64, alter: impl FnOnce(&mut JobRecord, &mut Settings) -> R) -> Option<R> {
+        let (result, has_ended) = self.settle(id, alter)?;
+        if has_ended {
+            self.release_dependents(id);
+        }
+        Some(result)
+    }
+
+    /// Alters a job and sets its timer anew. Also returns whether the job has ended by that.
+    fn settle<R>(&mut self, id: u64, alter: impl FnOnce(&mut JobRecord, &mut Settings) -> R) -> Option<(R, bool)> {
         let job = self.jobs.get_mut(&id)?;
         let before = job.status;
         let result = alter(job, &mut self.settings);
         let has_ended = job.status.is_final() && !before.is_final();
-        if job.status != JobStatus::Pending {
-            self.pending.remove(&id);
-            self.dependent.remove(&id);
-        }
+        self.running -= usize::from(before == JobStatus::Running);
+        self.running += usize::from(job.status == JobStatus::Running);
         let due = job.expiry(&self.settings).map(|(at, _)| at);
         if let Some(at) = job.armed.take() {
             self.timers.remove(&(at, id));
@@ -524,11 +550,15 @@ impl Coordinator {
             job.armed = Some(at);
             self.timers.insert((at, id));
         }
+        if job.status != JobStatus::Pending {
+            self.dependent.remove(&id);
+            self.remove_pending(id);
+        }
         if has_ended {
             self.ended.push_back(id);
-            self.release_dependents(id);
+            self.swept = None;
         }
-        Some(result)
+        Some((result, has_ended))
     }
 }
 

@@ -86,6 +86,8 @@ pub struct JobRecord {
     pub(super) final_updates: Vec<FinalUpdate>,
     pub(super) requests: BTreeMap<Endpoint, u64>,
     pub(super) retry_of: Option<u64>,
+    /// Another job is in the place of this one.
+    pub(super) is_retried: bool,
     /// The jobs that must succeed before this one is handed out.
     pub(super) dependencies: Vec<u64>,
     pub(super) armed: Option<Timestamp>,
@@ -128,6 +130,7 @@ impl JobRecord {
             final_updates: Vec::new(),
             requests: BTreeMap::new(),
             retry_of: None,
+            is_retried: false,
             dependencies: Vec::new(),
             armed: None,
         }

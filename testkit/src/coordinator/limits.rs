@@ -23,7 +23,7 @@ pub(super) enum Limited {
     Job,
 }
 
-/// A counter that starts anew with every fixed window.
+/// A counter that starts anew with every fixed window of time.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
     number: u64,
@@ -42,7 +42,10 @@ impl Window {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Limits {
-    tokens: BTreeMap<(Limited, String), Window>,
+    /// The minute that is counted, and the calls in it. All windows begin with a minute, so that none of them is needed in the
+    /// next one.
+    minute: u64,
+    tokens: BTreeMap<(Limited, String), u32>,
     host: Window,
 }
 
@@ -52,8 +55,14 @@ impl Limits {
         if limit == 0 {
             return Ok(());
         }
-        let window = self.tokens.entry((what, token.to_owned())).or_default();
-        if window.hit(now.as_millis() / MINUTE) <= limit {
+        let minute = now.as_millis() / MINUTE;
+        if self.minute != minute {
+            self.minute = minute;
+            self.tokens.clear();
+        }
+        let count = self.tokens.entry((what, token.to_owned())).or_default();
+        *count = count.saturating_add(1);
+        if *count <= limit {
             return Ok(());
         }
         let error = "This endpoint has been requested too many times. Try again later.";
@@ -120,6 +129,9 @@ mod tests {
         assert!(!hit(59, Limited::Job, "a"));
         assert!(hit(59, Limited::Job, "b") && hit(59, Limited::Trace, "a"));
         assert!(hit(60, Limited::Job, "a"));
+        assert_eq!(limits.tokens.len(), 1, "those of the last minute are forgotten");
+        let mut hit = |second, what, token| limits.check(at(second), what, token, 2).is_ok();
+        assert!(hit(60, Limited::Job, "a") && !hit(60, Limited::Job, "a"));
         assert!((0..5).all(|_| limits.check(at(0), Limited::Job, "c", 0).is_ok()));
     }
 

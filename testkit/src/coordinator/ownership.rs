@@ -95,8 +95,10 @@ impl Coordinator {
         runner.updated_at = now;
         runner.token_expires_at = None;
         let fresh = tokens::created_token(id, runner.resets);
-        runner.token = if runner.token.starts_with("glrt-") { format!("glrt-{fresh}") } else { fresh };
-        let token = runner.token.clone();
+        let token = if runner.token.starts_with("glrt-") { format!("glrt-{fresh}") } else { fresh };
+        let old = std::mem::replace(&mut runner.token, token.clone());
+        self.runner_tokens.remove(&old);
+        self.runner_tokens.insert(token.clone(), id);
         let told = json!({ "token": token, "token_expires_at": self.token_expiry(id) });
         Ok(Reply::json(StatusCode::CREATED, &told))
     }

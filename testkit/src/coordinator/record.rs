@@ -1,6 +1,6 @@
 //! An ordered record of requests, for tests that assert on what a runner did.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use gitlab_runner_api::Timestamp;
 use http::StatusCode;
@@ -25,12 +25,19 @@ pub struct RequestRecord {
     pub changes: Vec<String>,
 }
 
-/// What a request may change.
+/// What a request has changed so far: whether each job that it touched was pending before, and whether each runner was there.
+///
+/// Only what is touched is noted. A copy of all jobs and runners for each request would take longer than to answer it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Journal {
+    pending: BTreeMap<u64, bool>,
+    runners: BTreeMap<u64, bool>,
+}
+
+/// The state before a request.
 #[derive(Debug)]
-pub(super) struct Snapshot {
+pub(super) struct Before {
     record: u64,
-    pending: BTreeSet<u64>,
-    runners: BTreeSet<u64>,
     job: Option<(u64, JobState)>,
 }
 
@@ -49,8 +56,8 @@ impl Coordinator {
         self.records.clear();
     }
 
-    /// Records a request, if requests are recorded. `job` is the job that its path names.
-    pub(super) fn begin_record(&mut self, now: Timestamp, parts: &Parts, job: Option<u64>) -> Option<Snapshot> {
+    /// Records a request, if requests are recorded. Returns the number of the record.
+    pub(super) fn begin_record(&mut self, now: Timestamp, parts: &Parts) -> Option<u64> {
         if !self.settings.record_requests {
             return None;
         }
@@ -65,25 +72,44 @@ impl Coordinator {
             changes: Vec::new(),
         };
         self.records.insert(number, record);
-        Some(Snapshot {
-            record: number,
-            pending: self.pending.clone(),
-            runners: self.runners.keys().copied().collect(),
-            job: job.and_then(|id| Some((id, self.state_of(id)?))),
-        })
+        Some(number)
     }
 
-    /// Records what a request changed since the snapshot.
-    pub(super) fn record_changes(&mut self, before: Snapshot) {
+    /// Begins to note what a request changes, until [`record_changes`](Self::record_changes). `job` is the job that its path
+    /// names.
+    pub(super) fn begin_changes(&mut self, record: u64, job: Option<u64>) -> Before {
+        self.journal = Some(Journal::default());
+        Before { record, job: job.and_then(|id| Some((id, self.state_of(id)?))) }
+    }
+
+    /// Notes whether a job was pending before it is altered.
+    pub(super) fn note_pending(&mut self, id: u64, was_pending: bool) {
+        if let Some(journal) = &mut self.journal {
+            journal.pending.entry(id).or_insert(was_pending);
+        }
+    }
+
+    /// Notes whether there was a runner before it is added or removed.
+    pub(super) fn note_runner(&mut self, id: u64, was_there: bool) {
+        if let Some(journal) = &mut self.journal {
+            journal.runners.entry(id).or_insert(was_there);
+        }
+    }
+
+    /// Records what a request changed.
+    pub(super) fn record_changes(&mut self, before: Before) {
+        let Some(journal) = self.journal.take() else { return };
         let mut changes = Vec::new();
-        for id in before.pending.difference(&self.pending) {
+        for (id, _) in journal.pending.iter().filter(|(id, was_pending)| **was_pending && !self.pending.contains(**id))
+        {
             let status = self.jobs.get(id).map_or("gone", |job| job.status.as_str());
             changes.push(format!("job {id} {status}"));
         }
         if let Some((id, (status, log, artifacts))) = before.job
             && let Some((new_status, new_log, new_artifacts)) = self.state_of(id)
         {
-            if new_status != status && !before.pending.contains(&id) {
+            let was_pending = journal.pending.get(&id).copied().unwrap_or_else(|| self.pending.contains(id));
+            if new_status != status && !was_pending {
                 changes.push(format!("job {id} {}", new_status.as_str()));
             }
             if new_log != log {
@@ -93,9 +119,10 @@ impl Coordinator {
                 changes.push(format!("artifacts of job {id} {new_artifacts}"));
             }
         }
-        let runners: BTreeSet<u64> = self.runners.keys().copied().collect();
-        changes.extend(runners.difference(&before.runners).map(|id| format!("runner {id} added")));
-        changes.extend(before.runners.difference(&runners).map(|id| format!("runner {id} removed")));
+        let runners = journal.runners.iter().map(|(id, was_there)| (id, *was_there, self.runners.contains_key(id)));
+        let (added, removed): (Vec<_>, Vec<_>) = runners.filter(|(_, was, is)| was != is).partition(|(_, was, _)| !was);
+        changes.extend(added.iter().map(|(id, ..)| format!("runner {id} added")));
+        changes.extend(removed.iter().map(|(id, ..)| format!("runner {id} removed")));
         if let Some(record) = self.records.get_mut(&before.record) {
             record.changes = changes;
         }
@@ -110,13 +137,6 @@ impl Coordinator {
 
     fn state_of(&self, id: u64) -> Option<JobState> {
         self.jobs.get(&id).map(|job| (job.status, job.trace.len(), job.artifacts.len()))
-    }
-}
-
-impl Snapshot {
-    /// The record that it belongs to.
-    pub(super) fn record(&self) -> u64 {
-        self.record
     }
 }
 

@@ -14,16 +14,20 @@ impl Coordinator {
     ///
     /// A job that others depend on stays as long as one of them has not ended. Nobody may hold the ID of a job meanwhile.
     pub(super) fn drop_old_jobs(&mut self) {
-        let surplus = self.ended.len().saturating_sub(self.settings.kept_jobs);
+        let kept = self.settings.kept_jobs;
+        if self.swept.replace(kept) == Some(kept) {
+            return;
+        }
+        let surplus = self.ended.len().saturating_sub(kept);
         for _ in 0..surplus {
             let Some(oldest) = self.ended.pop_front() else { return };
-            let needs = |id: &u64| self.jobs.get(id).is_some_and(|job| job.dependencies.contains(&oldest));
-            let is_needed = self.dependent.iter().any(needs)
-                || self.jobs.values().any(|job| !job.status.is_final() && job.dependencies.contains(&oldest));
-            if is_needed {
+            if self.is_needed(oldest) {
                 self.ended.push_back(oldest);
-            } else if let Some(at) = self.jobs.remove(&oldest).and_then(|job| job.armed) {
-                self.timers.remove(&(at, oldest));
+            } else if let Some(job) = self.jobs.remove(&oldest) {
+                for needed in &job.dependencies {
+                    self.needed_by.remove(&(*needed, oldest));
+                }
+                job.armed.map(|at| self.timers.remove(&(at, oldest)));
             }
         }
     }

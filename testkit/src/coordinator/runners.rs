@@ -14,6 +14,10 @@ use super::settings::minutes;
 use super::wire::Reply;
 use super::{Coordinator, Inbound, calendar, tokens};
 
+/// A manager that was not heard of for so long is removed, as by GitLab's `Ci::Runners::StaleManagersCleanupService`.
+const STALE_AFTER: Duration = minutes(7 * 24 * 60);
+/// How often stale managers are looked for.
+const STALE_CHECK: Duration = minutes(60);
 /// A manager that does not name its system ID is filed under this one.
 const LEGACY_SYSTEM_ID: &str = "<legacy>";
 
@@ -36,14 +40,10 @@ pub(super) struct Runner {
     /// Its group or its project was deleted.
     orphaned: bool,
     generation: u64,
-    queue: Option<QueueValue>,
-}
-
-/// The value that stands for the state of a runner's queue.
-#[derive(Clone, Debug)]
-struct QueueValue {
-    value: String,
-    expires: Timestamp,
+    /// When stale managers were last looked for.
+    checked_at: Timestamp,
+    /// Until when the queue value of this generation is stored.
+    queue_expires: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,9 +77,12 @@ impl Coordinator {
             registered_with: None,
             orphaned: false,
             generation: 0,
-            queue: None,
+            checked_at: Timestamp::EPOCH,
+            queue_expires: None,
         };
         self.runners.insert(id, runner);
+        self.runner_tokens.insert(token.to_owned(), id);
+        self.note_runner(id, false);
         id
     }
 
@@ -101,7 +104,10 @@ impl Coordinator {
 
     /// Deletes a runner with its managers. Its token becomes unknown; its jobs go on.
     pub fn remove_runner(&mut self, runner: u64) {
-        self.runners.remove(&runner);
+        if let Some(known) = self.runners.remove(&runner) {
+            self.runner_tokens.remove(&known.token);
+            self.note_runner(runner, true);
+        }
     }
 
     /// The token of a runner stops working at this time, whatever [`Settings::token_expires_at`] says. A reset makes a token
@@ -139,7 +145,8 @@ impl Coordinator {
         known.attributes.retain(|_, value| !value.is_null());
         known.paused = known.attributes.get("paused") == Some(&Value::Bool(true));
         known.updated_at = now;
-        known.tick(runner, now);
+        known.tick(now);
+        self.holds.queue_changed(runner);
     }
 
     /// The numbers of all runners.
@@ -200,7 +207,7 @@ impl Coordinator {
     }
 
     pub(super) fn runner_with(&self, token: &str) -> Option<u64> {
-        self.runners.iter().find(|(_, runner)| runner.token == token).map(|(id, _)| *id)
+        self.runner_tokens.get(token).copied()
     }
 
     /// Returns the runner with this token, unless the token has expired.
@@ -233,6 +240,10 @@ impl Coordinator {
             None => {
                 let id = self.next_manager;
                 self.next_manager += 1;
+                if now.saturating_since(runner.checked_at) >= STALE_CHECK {
+                    runner.checked_at = now;
+                    runner.managers.retain(|_, known| now.saturating_since(known.contacted_at) < STALE_AFTER);
+                }
                 let manager = Manager { id, features, info, made_at: now, stored_at: now, contacted_at: now };
                 runner.managers.insert(system_id.to_owned(), manager);
             }
@@ -274,31 +285,18 @@ impl Coordinator {
     /// The queue value of a runner, made anew if there is none or if it is an hour old.
     pub(super) fn ensure_queue_value(&mut self, now: Timestamp, id: u64) -> String {
         let Some(runner) = self.runners.get_mut(&id) else { return String::new() };
-        match &runner.queue {
-            Some(queue) if now < queue.expires => queue.value.clone(),
-            _ => runner.tick(id, now),
+        if runner.queue_expires.is_none_or(|expires| expires <= now) {
+            runner.tick(now);
+            self.holds.queue_changed(id);
         }
+        tokens::queue_value(id, runner.generation)
     }
 
     /// What the front proxy sees: the stored value, if any.
-    pub(super) fn stored_queue_value(&self, now: Timestamp, runner: u64) -> Option<&str> {
-        let queue = self.runners.get(&runner)?.queue.as_ref()?;
-        (now < queue.expires).then_some(queue.value.as_str())
-    }
-
-    /// Whether the queue value differs from what it was. That it expired is not announced.
-    pub(super) fn queue_value_moved(&self, runner: u64, since: &str) -> bool {
-        let queue = self.runners.get(&runner).and_then(|runner| runner.queue.as_ref());
-        queue.is_some_and(|queue| queue.value != since)
-    }
-
-    /// The queue changed for one runner, or for all.
-    pub(super) fn tick_queues(&mut self, now: Timestamp, only: Option<u64>) {
-        for (&id, runner) in &mut self.runners {
-            if only.is_none_or(|only| only == id) {
-                runner.tick(id, now);
-            }
-        }
+    pub(super) fn stored_queue_value(&self, now: Timestamp, id: u64) -> Option<String> {
+        let runner = self.runners.get(&id)?;
+        // That the value expired is not announced.
+        runner.queue_expires.filter(|expires| now < *expires).map(|_| tokens::queue_value(id, runner.generation))
     }
 }
 
@@ -337,11 +335,10 @@ impl Runner {
         self.attributes.get("maximum_timeout").and_then(Value::as_u64).map(Duration::from_secs)
     }
 
-    fn tick(&mut self, id: u64, now: Timestamp) -> String {
+    /// The queue changed: its value is another one from now on.
+    pub(super) fn tick(&mut self, now: Timestamp) {
         self.generation += 1;
-        let value = tokens::queue_value(id, self.generation);
-        self.queue = Some(QueueValue { value: value.clone(), expires: now.saturating_add(minutes(60)) });
-        value
+        self.queue_expires = Some(now.saturating_add(minutes(60)));
     }
 }
 
