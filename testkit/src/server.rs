@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use gitlab_runner_api::Timestamp;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use self::shared::{Door, Shared};
 use crate::coordinator::Coordinator;
@@ -24,7 +24,11 @@ use crate::treatment::Treatment;
 pub(crate) use self::clock::Clock;
 pub(crate) use self::connection::outside;
 pub use self::root::{InvalidRoot, Root};
-pub(crate) use self::shared::Passage;
+pub(crate) use self::shared::{Later, Passage};
+
+/// How many connections wait to be accepted. A client that finds no room tries again only after a second, and the 128 of the
+/// standard library are few if thousands of runners come back at once. Linux allows for 4,096 unless it is told otherwise.
+const BACKLOG: u32 = 4096;
 
 /// A [`Coordinator`] that listens on a port of this machine, in real time, until it is dropped.
 ///
@@ -71,14 +75,12 @@ impl Server {
         door: Box<Door>,
         clock: Clock,
     ) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind(listen.address)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let listener = {
             let _context = runtime.enter();
-            TcpListener::from_std(listener)?
+            bind(listen.address)?
         };
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared::new(coordinator, door, &listen, clock));
         let served = Arc::clone(&shared);
         let thread = thread::Builder::new()
@@ -188,6 +190,16 @@ impl Listen {
         }
         format!("{scheme}://{address}{root}")
     }
+}
+
+/// Listens as the standard library does, but with room for many connections at once.
+fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // On Windows this would let another program take the port.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(at)?;
+    socket.listen(BACKLOG)
 }
 
 impl Drop for Server {

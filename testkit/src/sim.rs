@@ -75,7 +75,7 @@ pub use crate::server::{InvalidRoot, Root};
 use crate::content::Content;
 use crate::coordinator::{Coordinator, NewJob, Settings};
 use crate::dice::Dice;
-use crate::server::{self, Clock, Listen, Passage, Server};
+use crate::server::{self, Clock, Later, Listen, Passage, Server};
 #[cfg(feature = "tls")]
 use crate::tls::Identity;
 use crate::treatment::Treatment;
@@ -243,7 +243,7 @@ pub fn serve(mut coordinator: Coordinator, options: Options) -> io::Result<Serve
             return Passage::Answered(file);
         }
         match page::answer(gitlab, &guard, &root, now, request) {
-            Some(page) => Passage::Answered(page.map(Content::from)),
+            Some(page) => Passage::Later(Later::new(move || page.response().map(Content::from))),
             None if has_other_root(request.uri().path()) => Passage::Answered(server::outside(request.uri().path())),
             // Faults are for runners, not for the test that watches them.
             None if Coordinator::is_for_users(request) => Passage::GitLab(Treatment::Deliver),

@@ -31,6 +31,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 #[cfg(feature = "tls")]
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many held requests are answered before others are served. Thousands may be due at the same time, and the runner that is
+/// answered first asks for the job at once.
+const ANSWERED_AT_ONCE: usize = 64;
+
 pub(super) fn serve(runtime: &Runtime, listener: TcpListener, shared: &Arc<Shared>) {
     runtime.spawn(accept(listener, Arc::clone(shared)));
     runtime.spawn(answer_held(Arc::clone(shared)));
@@ -76,7 +80,8 @@ async fn answer_held(shared: Arc<Shared>) {
         let pause = {
             let mut state = shared.state();
             let now = shared.clock.now();
-            while let Some((hold, response)) = state.coordinator.poll(now) {
+            for _ in 0..ANSWERED_AT_ONCE {
+                let Some((hold, response)) = state.coordinator.poll(now) else { break };
                 if let Some(waiter) = state.waiting.remove(&hold) {
                     // The connection may be gone by now.
                     let _ = waiter.send(response);
@@ -85,6 +90,8 @@ async fn answer_held(shared: Arc<Shared>) {
             state.coordinator.deadline().map(|deadline| deadline.saturating_since(now))
         };
         match pause {
+            // More are due, or a job is. Requests that have come meanwhile are served first.
+            Some(Duration::ZERO) => tokio::task::yield_now().await,
             Some(pause) => drop(tokio::time::timeout(pause, shared.changed.notified()).await),
             None => shared.changed.notified().await,
         }
@@ -130,6 +137,11 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<R
             }
             shared.changed.notify_one();
             return Ok(response.map(Outgoing::new));
+        }
+        Passage::Later(later) => {
+            // On another thread: this one serves everybody else.
+            let made = tokio::task::spawn_blocking(|| later.make()).await;
+            return made.map(|response| response.map(Outgoing::new)).map_err(io::Error::other);
         }
         Passage::GitLab(treatment) => treatment,
     };

@@ -50,6 +50,27 @@ pub(crate) enum Passage {
     Answered(Response<Content>),
     /// It is not GitLab's affair, and lets this much time pass.
     Advanced(Duration, Response<Content>),
+    /// It is not GitLab's affair, and to make the answer takes long.
+    Later(Later),
+}
+
+/// Makes an answer from a copy of what it needs, so that no other request waits for it.
+pub(crate) struct Later(Box<dyn FnOnce() -> Response<Content> + Send>);
+
+impl Later {
+    pub(crate) fn new(make: impl FnOnce() -> Response<Content> + Send + 'static) -> Self {
+        Self(Box::new(make))
+    }
+
+    pub(crate) fn make(self) -> Response<Content> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Later").finish_non_exhaustive()
+    }
 }
 
 impl Shared {

@@ -1,7 +1,7 @@
 //! The pages for a person who watches: the jobs, and one job with its log.
 //!
 //! The server renders all of it. A small script asks for the page again and replaces its main part, so that a log grows while
-//! one looks at it. What is shown comes from runners and jobs, so every text is escaped, and the browser is told to run no
+//! one looks at it. While nobody else is served, only what the page shows is copied; it is rendered on another thread. What is shown comes from runners and jobs, so every text is escaped, and the browser is told to run no
 //! script but that one.
 
 mod log;
@@ -44,7 +44,7 @@ const READ_ONLY: &str =
 /// How many jobs the list shows.
 const LISTED: usize = 200;
 
-/// How many bytes at the end of a log are shown, about as in GitLab. To render more would delay the runners.
+/// How many bytes at the end of a log are shown, about as in GitLab. To copy more would delay the runners.
 const LOG_SHOWN: usize = 500 << 10;
 
 /// The states by which the list can be filtered.
@@ -57,6 +57,46 @@ const FILTERS: [JobStatus; 6] = [
     JobStatus::Canceled,
 ];
 
+/// An answer that is still to be made.
+pub(super) enum Page {
+    Made(Response<Bytes>),
+    Rendered {
+        status: StatusCode,
+        kind: &'static str,
+        /// What stands before the log and after it.
+        frame: (String, &'static str),
+        log: Option<Vec<u8>>,
+        /// The version that the browser has.
+        known: Option<HeaderValue>,
+    },
+}
+
+impl Page {
+    /// Makes the answer, which may take some time.
+    pub(super) fn response(self) -> Response<Bytes> {
+        let (status, kind, frame, log, known) = match self {
+            Self::Made(response) => return response,
+            Self::Rendered { status, kind, frame, log, known } => (status, kind, frame, log, known),
+        };
+        let (mut body, end) = frame;
+        if let Some(log) = log {
+            _ = write!(body, "<pre>{}</pre>", log::render(&String::from_utf8_lossy(&log)));
+        }
+        body.push_str(end);
+        let version = format!("\"{:08x}-{}\"", crc32fast::hash(body.as_bytes()), body.len());
+        let is_known = known.is_some_and(|known| known == version);
+        let mut response = Response::new(if is_known { Bytes::new() } else { Bytes::from(body) });
+        *response.status_mut() = if is_known { StatusCode::NOT_MODIFIED } else { status };
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // It has nothing but digits and quotation marks.
+        headers.extend(HeaderValue::try_from(version).ok().map(|version| (ETAG, version)));
+        response
+    }
+}
+
 /// The page at the path of this request; none if the path is GitLab's.
 pub(super) fn answer(
     gitlab: &Coordinator,
@@ -64,34 +104,33 @@ pub(super) fn answer(
     root: &Root,
     now: Timestamp,
     request: &Request<Bytes>,
-) -> Option<Response<Bytes>> {
+) -> Option<Page> {
     let uri = request.uri();
     if uri.path() == "/"
         && let Some(token) = parameter(uri.query(), TOKEN)
     {
         // Behind TLS the browser must not show the cookie to a server of the same name that does without.
         let secure = gitlab.settings().external_url.starts_with("https://");
-        return Some(admit(guard, root, secure, &token));
+        return Some(Page::Made(admit(guard, root, secure, &token)));
     }
     let may_change = guard.has_token(request.headers());
-    let (status, kind, body) = match uri.path() {
-        STYLE_PATH => (StatusCode::OK, "text/css; charset=utf-8", STYLE.to_owned()),
-        SCRIPT_PATH => (StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT.to_owned()),
-        path => {
-            let (status, page) = page(&View { gitlab, now, may_change }, path, uri.query())?;
-            (status, "text/html; charset=utf-8", below(root, page))
-        }
+    let known = request.headers().get(IF_NONE_MATCH).cloned();
+    let file = |kind, text: &str| Page::Rendered {
+        status: StatusCode::OK,
+        kind,
+        frame: (text.to_owned(), ""),
+        log: None,
+        known: known.clone(),
     };
-    let version = HeaderValue::try_from(format!("\"{:08x}-{}\"", crc32fast::hash(body.as_bytes()), body.len())).ok()?;
-    let unchanged = request.headers().get(IF_NONE_MATCH) == Some(&version);
-    let mut response = Response::new(if unchanged { Bytes::new() } else { Bytes::from(body) });
-    *response.status_mut() = if unchanged { StatusCode::NOT_MODIFIED } else { status };
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(ETAG, version);
-    Some(response)
+    Some(match uri.path() {
+        STYLE_PATH => file("text/css; charset=utf-8", STYLE),
+        SCRIPT_PATH => file("text/javascript; charset=utf-8", SCRIPT),
+        path => {
+            let (status, title, main, log) = page(&View { gitlab, now, may_change }, path, uri.query())?;
+            let frame = (below(root, format!("{}{main}", head(&title))), END);
+            Page::Rendered { status, kind: "text/html; charset=utf-8", frame, log, known }
+        }
+    })
 }
 
 /// What a page is made from.
@@ -140,31 +179,40 @@ fn below(root: &Root, page: String) -> String {
     }
 }
 
-fn page(view: &View<'_>, path: &str, query: Option<&str>) -> Option<(StatusCode, String)> {
+/// The status, the title, the main part of the page, and the log after it.
+type Parts = (StatusCode, String, String, Option<Vec<u8>>);
+
+fn page(view: &View<'_>, path: &str, query: Option<&str>) -> Option<Parts> {
     if path == "/" {
-        return Some((StatusCode::OK, framed("Simulated GitLab", &list(view, query))));
+        return Some((StatusCode::OK, "Simulated GitLab".to_owned(), list(view, query), None));
     }
     let id = path.strip_prefix("/jobs/")?;
     let gitlab = view.gitlab;
     Some(match id.parse().ok().and_then(|id| gitlab.job(id)) {
-        Some(job) => (StatusCode::OK, framed(job.name(), &one(view, job))),
+        Some(job) => {
+            let shown = last_lines(job.trace());
+            (StatusCode::OK, job.name().to_owned(), one(view, job, shown.len()), Some(shown.to_vec()))
+        }
         None => {
             let why = id.parse().map_or_else(|_| "there is no such job".to_owned(), |id| control::no_job(gitlab, id));
             let main = format!("<p>404: {}. <a href=\"/\">All jobs</a></p>", escape(&why));
-            (StatusCode::NOT_FOUND, framed("No such job", &main))
+            (StatusCode::NOT_FOUND, "No such job".to_owned(), main, None)
         }
     })
 }
 
-fn framed(title: &str, main: &str) -> String {
+fn head(title: &str) -> String {
     let title = escape(title);
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
          <link rel=\"stylesheet\" href=\"{STYLE_PATH}\"><script src=\"{SCRIPT_PATH}\" defer></script></head>\
-         <body><main>{main}</main></body></html>"
+         <body><main>"
     )
 }
+
+/// What ends every page.
+const END: &str = "</main></body></html>";
 
 fn list(view: &View<'_>, query: Option<&str>) -> String {
     let View { gitlab, now, .. } = *view;
@@ -208,7 +256,8 @@ fn list(view: &View<'_>, query: Option<&str>) -> String {
     page
 }
 
-fn one(view: &View<'_>, job: &JobRecord) -> String {
+/// What stands before the log of a job, of which the last `shown` bytes are shown.
+fn one(view: &View<'_>, job: &JobRecord, shown: usize) -> String {
     let View { gitlab, now, .. } = *view;
     let (started, took) = times(job, now);
     let mut page = format!(
@@ -239,13 +288,10 @@ fn one(view: &View<'_>, job: &JobRecord) -> String {
         );
     }
     page.push_str("</div>");
-    let trace = job.trace();
-    let shown = last_lines(trace);
-    if shown.len() < trace.len() {
-        let (id, part) = (job.id(), size(shown.len() as u64));
+    if shown < job.trace().len() {
+        let (id, part) = (job.id(), size(shown as u64));
         _ = write!(page, "<p>These are the last {part}. <a href=\"/_sim/jobs/{id}/trace\">The whole log</a></p>");
     }
-    _ = write!(page, "<pre>{}</pre>", log::render(&String::from_utf8_lossy(shown)));
     page
 }
 
@@ -333,7 +379,9 @@ mod tests {
     }
 
     fn get(gitlab: &Coordinator, path: &str) -> Response<Bytes> {
-        answer(gitlab, &guard(), &Root::default(), NOW, &Request::get(path).body(Bytes::new()).unwrap()).unwrap()
+        answer(gitlab, &guard(), &Root::default(), NOW, &Request::get(path).body(Bytes::new()).unwrap())
+            .unwrap()
+            .response()
     }
 
     fn text(response: &Response<Bytes>) -> &str {
@@ -375,7 +423,7 @@ mod tests {
         assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
         let cookie = cookie.split(';').next().unwrap();
         let request = Request::get("/").header("cookie", cookie).body(Bytes::new()).unwrap();
-        let page = answer(&gitlab, &guard(), &Root::default(), NOW, &request).unwrap();
+        let page = answer(&gitlab, &guard(), &Root::default(), NOW, &request).unwrap().response();
         assert_eq!(text(&page).matches("<button").count(), 2);
         assert!(!text(&page).contains("secret"));
     }
@@ -403,7 +451,7 @@ mod tests {
         let version = get(&gitlab, &path).headers()[ETAG].clone();
         let again = |gitlab: &Coordinator| {
             let request = Request::get(&path).header(IF_NONE_MATCH, &version).body(Bytes::new()).unwrap();
-            answer(gitlab, &guard(), &Root::default(), NOW, &request).unwrap()
+            answer(gitlab, &guard(), &Root::default(), NOW, &request).unwrap().response()
         };
         let unchanged = again(&gitlab);
         assert_eq!((unchanged.status(), unchanged.body().len()), (StatusCode::NOT_MODIFIED, 0));
