@@ -485,39 +485,3 @@ fn no_message_shows_a_token() {
         }
     }
 }
-
-#[test]
-fn a_browser_shows_jobs_and_logs() {
-    let sim = Sim::start(&[]);
-    sim.sim("POST", "/_sim/jobs", r#"{"name":"<b>watched"}"#);
-    let payload: Value = serde_json::from_str(&sim.request_job().unwrap().1).unwrap();
-    let (id, token) = (payload["id"].as_u64().unwrap(), payload["token"].as_str().unwrap());
-    let log = "section_start:1:s\r\x1b[0KTitle\n\x1b[32mgreen\x1b[0m\nsection_end:2:s\r\x1b[0K<script>";
-    let headers = format!("JOB-TOKEN: {token}\r\nContent-Type: text/plain\r\nContent-Range: 0-{}\r\n", log.len() - 1);
-    assert_eq!(sim.call("PATCH", &format!("/api/v4/jobs/{id}/trace"), &headers, log).unwrap().0, 202);
-    let page = sim.call("GET", "/", "", "").unwrap().1;
-    assert!(page.contains("&lt;b&gt;watched") && page.contains("running") && !page.contains("<b>watched"));
-    let page = sim.call("GET", &format!("/jobs/{id}"), "", "").unwrap().1;
-    assert!(
-        page.contains("<span class=\"duration\">00:01</span>Title</summary>") && page.contains("&lt;script&gt;"),
-        "{page}"
-    );
-    assert_eq!(sim.call("GET", "/jobs/7", "", "").unwrap().0, 404);
-
-    let browser = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| has(name));
-    let Some(browser) = browser else {
-        println!("skipped: there is no browser here to show the page in");
-        return;
-    };
-    let profile = std::env::temp_dir().join(format!("simulated-gitlab-browser-{}", std::process::id()));
-    let output = Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"])
-        .args(["--disable-component-update", "--disable-sync", "--timeout=5000", "--dump-dom"])
-        .arg(format!("--user-data-dir={}", profile.display()))
-        .arg(format!("{}/jobs/{id}", sim.told("url")))
-        .output()
-        .expect("the browser runs");
-    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    _ = fs::remove_dir_all(profile);
-    assert!(shown.contains("<span class=\"f2\">green</span>") && shown.contains("<details open=\"\""), "{shown}");
-}

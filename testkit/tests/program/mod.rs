@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use gitlab_runner_api_testkit::TimeLimit;
 use serde_json::{Value, json};
@@ -12,13 +13,18 @@ use serde_json::{Value, json};
 /// The program, running.
 pub(crate) struct Sim {
     child: Child,
-    ready: Value,
+    pub(crate) ready: Value,
     _limit: TimeLimit,
 }
 
 impl Sim {
     pub(crate) fn start(words: &[&str]) -> Self {
-        let limit = TimeLimit::start(TimeLimit::TEST);
+        Self::start_for(TimeLimit::TEST, words)
+    }
+
+    /// Starts it for a test that may take so long.
+    pub(crate) fn start_for(span: Duration, words: &[&str]) -> Self {
+        let limit = TimeLimit::start(span);
         let mut command = Command::new(env!("CARGO_BIN_EXE_simulated-gitlab"));
         let mut child =
             command.args(["--listen", "127.0.0.1:0"]).args(words).stdout(Stdio::piped()).spawn().expect("it starts");
@@ -34,6 +40,10 @@ impl Sim {
     /// The address in its URL, without scheme and path.
     pub(crate) fn address(&self) -> &str {
         self.told("url").split('/').nth(2).expect("an address")
+    }
+
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
     }
 
     /// The path in its URL.
