@@ -119,6 +119,14 @@ fn the_page_shows_jobs_and_follows_a_log() {
     browser.wait_for("document.querySelectorAll('tbody tr').length === 6");
     assert_eq!(browser.evaluate("window.isTheSamePage"), true);
 
+    // What a person types stays, and so does what is marked, while the list changes.
+    browser.click("footer summary");
+    browser.click("textarea");
+    browser.type_text("echo one\necho two");
+    sim.sim("POST", "/_sim/jobs", r#"{"name":"still one more"}"#);
+    browser.wait_for("document.querySelectorAll('tbody tr').length === 7");
+    assert_eq!(browser.evaluate("document.activeElement.value"), "echo one\necho two");
+
     // A log with colours and a progress bar, whose lines overwrite themselves.
     browser.prefer("light");
     browser.click(&format!("a[href='/jobs/{}']", job.id));
@@ -188,16 +196,33 @@ fn the_page_shows_jobs_and_follows_a_log() {
         assert_eq!(width, json!([390, 390]), "{path}");
         keep_picture(&mut browser, picture);
     }
+    // The table stays where the reader has scrolled it.
+    browser.evaluate("document.querySelector('.wide').scrollLeft = 120");
+    browser.evaluate("window.shown = document.querySelector('main')");
+    sim.sim("POST", "/_sim/jobs", r#"{"name":"another"}"#);
+    browser.wait_for("document.querySelector('main') !== window.shown");
+    assert_eq!(browser.evaluate("document.querySelector('.wide').scrollLeft"), 120);
 
     // A job that is queued by the form.
     browser.resize(960, 560, false);
-    browser.click("main > details > summary");
-    browser.evaluate("document.querySelector('textarea').value = 'echo one\\necho two'");
+    browser.click("footer summary");
+    browser.click("textarea");
+    browser.type_text("echo one\necho two");
+    keep_picture(&mut browser, "form.png");
     browser.click("form button");
-    browser.wait_for("document.querySelectorAll('tbody tr').length === 7");
+    browser.wait_for("document.querySelectorAll('tbody tr').length === 9");
     let (_, jobs) = sim.sim("GET", "/_sim/jobs", "");
     assert_eq!(jobs.as_array().unwrap().last().unwrap()["name"], "test");
-    keep_picture(&mut browser, "queued.png");
+
+    // A refusal is told, and does not vanish with the next look at the server.
+    sim.sim("POST", &format!("/_sim/jobs/{}/retry", job.id), "");
+    browser.wait_for("document.querySelectorAll('tbody tr').length === 10");
+    browser.click(&format!("button[data-post='/_sim/jobs/{}/retry']", job.id));
+    browser.wait_for("document.querySelector('#problem').textContent.includes('was retried already')");
+    sim.sim("POST", "/_sim/jobs", "{}");
+    browser.wait_for("document.querySelectorAll('tbody tr').length === 11");
+    let told = browser.evaluate("document.querySelector('#problem').textContent");
+    assert!(told.as_str().unwrap().contains("was retried already"), "{told}");
 }
 
 /// What the server sends is a page also for those who have no script.

@@ -64,7 +64,7 @@ pub(super) enum Page {
         status: StatusCode,
         kind: &'static str,
         /// What stands before the log and after it.
-        frame: (String, &'static str),
+        frame: (String, String),
         log: Option<Vec<u8>>,
         /// The version that the browser has.
         known: Option<HeaderValue>,
@@ -82,7 +82,7 @@ impl Page {
         if let Some(log) = log {
             _ = write!(body, "<pre>{}</pre>", log::render(&String::from_utf8_lossy(&log)));
         }
-        body.push_str(end);
+        body.push_str(&end);
         let version = format!("\"{:08x}-{}\"", crc32fast::hash(body.as_bytes()), body.len());
         let is_known = known.is_some_and(|known| known == version);
         let mut response = Response::new(if is_known { Bytes::new() } else { Bytes::from(body) });
@@ -118,7 +118,7 @@ pub(super) fn answer(
     let file = |kind, text: &str| Page::Rendered {
         status: StatusCode::OK,
         kind,
-        frame: (text.to_owned(), ""),
+        frame: (text.to_owned(), String::new()),
         log: None,
         known: known.clone(),
     };
@@ -126,8 +126,8 @@ pub(super) fn answer(
         STYLE_PATH => file("text/css; charset=utf-8", STYLE),
         SCRIPT_PATH => file("text/javascript; charset=utf-8", SCRIPT),
         path => {
-            let (status, title, main, log) = page(&View { gitlab, now, may_change }, path, uri.query())?;
-            let frame = (below(root, format!("{}{main}", head(&title))), END);
+            let (status, title, main, log, end) = page(&View { gitlab, now, may_change }, path, uri.query())?;
+            let frame = (below(root, format!("{}{main}", head(&title))), below(root, end.to_owned()));
             Page::Rendered { status, kind: "text/html; charset=utf-8", frame, log, known }
         }
     })
@@ -179,24 +179,24 @@ fn below(root: &Root, page: String) -> String {
     }
 }
 
-/// The status, the title, the main part of the page, and the log after it.
-type Parts = (StatusCode, String, String, Option<Vec<u8>>);
+/// The status, the title, the main part of the page, the log in it, and the end.
+type Parts = (StatusCode, String, String, Option<Vec<u8>>, &'static str);
 
 fn page(view: &View<'_>, path: &str, query: Option<&str>) -> Option<Parts> {
     if path == "/" {
-        return Some((StatusCode::OK, "Simulated GitLab".to_owned(), list(view, query), None));
+        return Some((StatusCode::OK, "Simulated GitLab".to_owned(), list(view, query), None, END_OF_FOOTER));
     }
     let id = path.strip_prefix("/jobs/")?;
     let gitlab = view.gitlab;
     Some(match id.parse().ok().and_then(|id| gitlab.job(id)) {
         Some(job) => {
             let shown = last_lines(job.trace());
-            (StatusCode::OK, job.name().to_owned(), one(view, job, shown.len()), Some(shown.to_vec()))
+            (StatusCode::OK, job.name().to_owned(), one(view, job, shown.len()), Some(shown.to_vec()), END)
         }
         None => {
             let why = id.parse().map_or_else(|_| "there is no such job".to_owned(), |id| control::no_job(gitlab, id));
             let main = format!("<p>404: {}. <a href=\"/\">All jobs</a></p>", escape(&why));
-            (StatusCode::NOT_FOUND, "No such job".to_owned(), main, None)
+            (StatusCode::NOT_FOUND, "No such job".to_owned(), main, None, END)
         }
     })
 }
@@ -207,12 +207,14 @@ fn head(title: &str) -> String {
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
          <link rel=\"stylesheet\" href=\"{STYLE_PATH}\"><script src=\"{SCRIPT_PATH}\" defer></script></head>\
-         <body><main>"
+         <body><p id=\"problem\" role=\"alert\"></p><main>"
     )
 }
 
-/// What ends every page.
+/// What ends a page.
 const END: &str = "</main></body></html>";
+/// What ends a page with something after its main part, which stays when the script replaces that.
+const END_OF_FOOTER: &str = "</footer></body></html>";
 
 fn list(view: &View<'_>, query: Option<&str>) -> String {
     let View { gitlab, now, .. } = *view;
@@ -230,7 +232,7 @@ fn list(view: &View<'_>, query: Option<&str>) -> String {
     let (runners, requests) = (gitlab.runners().count() as u64, gitlab.stats().total());
     _ = write!(page, "<span>{}, {}</span></nav>", count(runners, "runner"), count(requests, "request"));
     page.push_str(
-        "<p id=\"problem\" role=\"alert\"></p><div class=\"wide\"><table><thead><tr><th>Job</th><th>Name</th><th>Status</th>\
+        "<div class=\"wide\"><table><thead><tr><th>Job</th><th>Name</th><th>Status</th>\
          <th>Reason</th><th>Runner</th><th>Started</th><th>Took</th><th>Log</th><th></th></tr></thead><tbody>",
     );
     for job in newest.iter().take(LISTED) {
@@ -252,6 +254,7 @@ fn list(view: &View<'_>, query: Option<&str>) -> String {
     if newest.len() > LISTED {
         _ = write!(page, "<p>These are the newest {LISTED} of {} jobs.</p>", newest.len());
     }
+    page.push_str("</main><footer>");
     page.push_str(if view.may_change { NEW_JOB } else { READ_ONLY });
     page
 }
@@ -261,7 +264,7 @@ fn one(view: &View<'_>, job: &JobRecord, shown: usize) -> String {
     let View { gitlab, now, .. } = *view;
     let (started, took) = times(job, now);
     let mut page = format!(
-        "<p><a href=\"/\">All jobs</a></p><h1>{} {}</h1><p id=\"problem\" role=\"alert\"></p><div class=\"facts\">\
+        "<p><a href=\"/\">All jobs</a></p><h1>{} {}</h1><div class=\"facts\">\
          <span>Job {}</span>{}",
         escape(job.name()),
         badge(job),

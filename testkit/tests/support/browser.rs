@@ -99,6 +99,11 @@ impl Browser {
         }
     }
 
+    /// Types into the element that has the focus.
+    pub(crate) fn type_text(&mut self, text: &str) {
+        self.call("Input.insertText", json!({ "text": text }));
+    }
+
     /// Shows the page in so many pixels.
     pub(crate) fn resize(&mut self, width: u32, height: u32, is_phone: bool) {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone });

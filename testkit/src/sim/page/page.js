@@ -1,10 +1,16 @@
-// Keeps the page up to date without loading it anew, and sends what the buttons ask for.
+// Keeps the page up to date without loading it anew, and sends what the buttons ask for. Only the element <main> is replaced:
+// the form and the message about a problem stay.
 "use strict";
 
 const PAUSE = 1000; // milliseconds between two looks at the server
 let version = null;
 
+// What identifies a link or a button after <main> was replaced.
+const target = element => element?.dataset?.post ?? element?.getAttribute?.("href");
+
 async function refresh() {
+  // The reader is about to copy something.
+  if (!getSelection().isCollapsed) return;
   const headers = version ? { "If-None-Match": version } : {};
   const answer = await fetch(location.href, { headers, cache: "no-store" });
   if (answer.status === 304) return;
@@ -13,10 +19,20 @@ async function refresh() {
   if (!main) return;
   const old = document.querySelector("main");
   // Sections stay as the reader left them.
-  const folded = Array.from(old.querySelectorAll("details"), section => section.open);
-  main.querySelectorAll("details").forEach((section, at) => { if (at < folded.length) section.open = folded[at]; });
+  const folded = new Map(Array.from(old.querySelectorAll("details"), section => [section.dataset.section, section.open]));
+  for (const section of main.querySelectorAll("details")) {
+    section.open = folded.get(section.dataset.section) ?? section.open;
+  }
+  const active = old.contains(document.activeElement) ? document.activeElement : null;
+  const focused = target(active) ?? active?.parentElement.dataset.section;
+  const scrolled = old.querySelector(".wide")?.scrollLeft;
   const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 40;
   old.replaceWith(main);
+  if (scrolled) main.querySelector(".wide").scrollLeft = scrolled;
+  if (focused) {
+    const same = element => (target(element) ?? element.parentElement.dataset.section) === focused;
+    Array.from(main.querySelectorAll("a, button, summary")).find(same)?.focus({ preventScroll: true });
+  }
   if (atEnd && main.querySelector("pre")) scrollTo(0, document.documentElement.scrollHeight);
 }
 
