@@ -343,6 +343,11 @@ fn nothing_but_objects_is_served_and_only_to_jobs() {
             assert_eq!(status, 403, "{method} {path}");
         }
     }
+    // A job that no runner has got yet cannot clone.
+    let (_, pending) = sim.sim("POST", "/_sim/jobs", "{}");
+    let told = sim.sim("GET", &format!("/_sim/jobs/{}/token", pending["id"]), "").1;
+    let early = basic("gitlab-ci-token", told["token"].as_str().unwrap());
+    assert_eq!(sim.call("GET", "/acme/widgets.git/HEAD", &early, "").unwrap().0, 401);
     assert_eq!(sim.sim("POST", &format!("/_sim/jobs/{}/revoke_token", payload["id"]), "").0, 200);
     assert_eq!(sim.call("GET", "/acme/widgets.git/HEAD", &credentials, "").unwrap().0, 401);
     // Without a repository, there is nothing to ask a password for.

@@ -24,8 +24,8 @@ A simulated GitLab, for testing runners in any language.
   --allow-remote            allows an ADDRESS that other machines can reach
   --allow-host NAME         serves requests to this host name too; may be given several times
   --root PATH               serves below this path only, such as /gitlab
-  --tls                     speaks TLS, with a certificate for localhost, 127.0.0.1, ::1, the ADDRESS and each --allow-host; the
-                            file ca_file, which is deleted at the end, has the certificate of the CA
+  --tls                     speaks TLS, with a certificate for localhost, 127.0.0.1, ::1, the ADDRESS and each --allow-host;
+                            the file ca_file, which is deleted at the end, has the certificate of the CA
   --repository FOLDER       serves this git repository at the repo_url of jobs, with the token of a running job as password;
                             jobs are about the newest commit of their branch. The program git reads it
   --registration-token T    the token that registers runners

@@ -104,6 +104,10 @@ impl Drop for Sim {
     fn drop(&mut self) {
         _ = self.child.kill();
         _ = self.child.wait();
+        // A program that is killed leaves it behind.
+        if let Some(file) = self.ready["ca_file"].as_str() {
+            _ = std::fs::remove_file(file);
+        }
     }
 }
 
