@@ -118,14 +118,17 @@ fn requests_on_64_connections(bencher: Bencher<'_, '_>, polls: usize) {
 #[divan::bench(args = [1, 5000], sample_count = 20, sample_size = 1)]
 fn job_to_a_held_request(bencher: Bencher<'_, '_>, polls: usize) {
     let server = server(polls);
-    let mut clients = waiting(&server, polls);
-    let client = clients.last_mut().expect("a client");
-    bencher.bench_local(|| {
-        server.with(|gitlab, now| gitlab.queue(now, NewJob::new("bench").with_runner(polls as u64)));
-        assert!(client.hear().starts_with("HTTP/1.1 204 "));
-        client.ask("");
-        assert!(client.hear().starts_with("HTTP/1.1 201 "));
-        client.hold();
+    let clients = RefCell::new(waiting(&server, polls));
+    let mut is_first = true;
+    let hold_again = || {
+        if !std::mem::take(&mut is_first) {
+            clients.borrow_mut()[0].hold();
+        }
+        wait_until_held(&server, polls);
+    };
+    bencher.with_inputs(hold_again).bench_local_values(|()| {
+        server.with(|gitlab, now| gitlab.queue(now, NewJob::new("bench").with_runner(1)));
+        get_job(&mut clients.borrow_mut()[0]);
     });
 }
 
@@ -136,21 +139,25 @@ fn job_to_any_held_request(bencher: Bencher<'_, '_>, polls: usize) {
     let clients = RefCell::new(waiting(&server, polls));
     let mut is_first = true;
     let hold_again = || {
-        for client in clients.borrow_mut().iter_mut().skip(1).filter(|_| !is_first) {
-            assert!(client.hear().starts_with("HTTP/1.1 204 "));
-            client.hold();
+        if !std::mem::take(&mut is_first) {
+            let mut clients = clients.borrow_mut();
+            clients[0].hold();
+            for client in &mut clients[1..] {
+                assert!(client.hear().starts_with("HTTP/1.1 204 "));
+                client.hold();
+            }
         }
-        if !is_first {
-            clients.borrow_mut()[0].hold();
-        }
-        is_first = false;
         wait_until_held(&server, polls);
     };
     bencher.with_inputs(hold_again).bench_local_values(|()| {
         server.with(|gitlab, now| gitlab.queue(now, NewJob::new("bench")));
-        let client = &mut clients.borrow_mut()[0];
-        assert!(client.hear().starts_with("HTTP/1.1 204 "));
-        client.ask("");
-        assert!(client.hear().starts_with("HTTP/1.1 201 "));
+        get_job(&mut clients.borrow_mut()[0]);
     });
+}
+
+/// The wait ends, and the runner asks again and gets the job.
+fn get_job(client: &mut Client) {
+    assert!(client.hear().starts_with("HTTP/1.1 204 "));
+    client.ask("");
+    assert!(client.hear().starts_with("HTTP/1.1 201 "));
 }

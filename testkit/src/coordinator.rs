@@ -42,7 +42,7 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
@@ -118,7 +118,7 @@ pub struct Coordinator {
     users: BTreeMap<String, User>,
     runners: BTreeMap<u64, Runner>,
     /// The runners by their tokens.
-    runner_tokens: HashMap<String, u64>,
+    runner_tokens: BTreeMap<String, u64>,
     next_runner: u64,
     next_manager: u64,
     jobs: BTreeMap<u64, JobRecord>,
@@ -181,7 +181,7 @@ impl Coordinator {
             registrations: BTreeMap::new(),
             users: BTreeMap::new(),
             runners: BTreeMap::new(),
-            runner_tokens: HashMap::new(),
+            runner_tokens: BTreeMap::new(),
             next_runner: 1,
             next_manager: 1,
             jobs: BTreeMap::new(),

@@ -2,6 +2,8 @@
 //!
 //! Beside the API of GitLab there is one to steer it, below `/_sim/`, and a page at `/` for people who watch.
 //!
+#![doc = include_str!("sim/page/picture.md")]
+//!
 //! Requests that change something below `/_sim/` need the header `Control-Token`, with the `control_token` that the program prints
 //! at its start. The page has buttons after `/?control_token=…` was opened, which gives the browser a cookie. Requests of pages of
 //! other sites are refused, and requests to another host than an address of this machine.
@@ -10,7 +12,8 @@
 //! payloads and answers are then those of this server. The paths below are relative to its URL. Other paths are answered with 404.
 //!
 //! To let it run for long, the program keeps the last 1,000 jobs that have ended, with their logs and files, and the last
-//! 10,000 requests. The settings `kept_jobs` and `kept_requests` change that.
+//! 10,000 requests. The settings `kept_jobs` and `kept_requests` change that. A runner manager that was not heard of for a week is
+//! removed, as in GitLab. Jobs that have not ended, runners, users and registration tokens stay until somebody ends or removes them.
 //!
 //! | Request | Answer |
 //! |---|---|

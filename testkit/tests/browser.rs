@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use base64::Engine;
 use serde_json::{Value, json};
 
 #[path = "support/browser.rs"]
@@ -154,6 +155,10 @@ fn the_page_shows_jobs_and_follows_a_log() {
     browser.click("details[data-section=get_sources] > summary");
     browser.wait_for("!document.querySelector('details[data-section=get_sources]').open");
     keep_picture(&mut browser, "log.png");
+    // The one in the documentation.
+    browser.resize(720, 350, false);
+    keep_picture(&mut browser, "page.png");
+    browser.resize(960, 560, false);
     job.log(&sim, "\r[=========================] 100 %\n\x1b[32m✓\x1b[0m 214 passed\n");
     browser.wait_for("document.querySelector('pre').textContent.includes('214 passed')");
     let shown = browser.evaluate("document.querySelector('pre').textContent");
@@ -223,6 +228,14 @@ fn the_page_shows_jobs_and_follows_a_log() {
     browser.wait_for("document.querySelectorAll('tbody tr').length === 11");
     let told = browser.evaluate("document.querySelector('#problem').textContent");
     assert!(told.as_str().unwrap().contains("was retried already"), "{told}");
+}
+
+/// The documentation has the picture `page.png` in itself, because docs.rs serves no pictures of a package.
+#[test]
+fn the_documentation_shows_the_picture() {
+    let picture = base64::engine::general_purpose::STANDARD.encode(include_bytes!("../page.png"));
+    let shown = include_str!("../src/sim/page/picture.md");
+    assert!(shown.trim_end().ends_with(&format!("(data:image/png;base64,{picture})")), "page.png is another one");
 }
 
 /// What the server sends is a page also for those who have no script.

@@ -29,6 +29,11 @@ pub(super) struct Holds {
 }
 
 impl Holds {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.held.len() + self.ends.len() + self.by_runner.len() + self.ended.len()
+    }
+
     pub(super) fn insert(&mut self, hold: Hold) -> HoldId {
         let id = HoldId(self.next);
         self.next += 1;

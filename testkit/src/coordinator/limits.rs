@@ -50,6 +50,11 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
     /// Counts a call; refused if it is one too many in this minute.
     pub(super) fn check(&mut self, now: Timestamp, what: Limited, token: &str, limit: u32) -> Result<(), Reply> {
         if limit == 0 {

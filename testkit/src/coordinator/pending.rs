@@ -41,6 +41,11 @@ fn is_protected(job: &JobRecord) -> bool {
 }
 
 impl Pending {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len() + self.ready.values().flatten().map(|(_, jobs)| jobs.len()).sum::<usize>()
+    }
+
     pub(super) fn contains(&self, id: u64) -> bool {
         self.all.contains(&id)
     }

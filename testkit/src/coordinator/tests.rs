@@ -1,3 +1,4 @@
+mod growth;
 mod storm;
 
 use http::Method;
