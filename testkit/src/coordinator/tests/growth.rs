@@ -38,6 +38,7 @@ fn sizes(gitlab: &Coordinator) -> Vec<(&'static str, usize)> {
         limits,
         // A counter for each endpoint and status.
         stats: _,
+        repository: _,
     } = gitlab;
     vec![
         ("runners", runners.len()),
