@@ -8,6 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 #[path = "support/browser.rs"]
@@ -60,10 +61,16 @@ impl Job {
     }
 }
 
+/// The folder for pictures, if pictures are asked for.
+fn pictures() -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("SIMULATED_GITLAB_PICTURES")?);
+    fs::create_dir_all(&folder).expect("a folder");
+    Some(folder)
+}
+
 /// Writes a picture, if pictures are asked for.
 fn keep_picture(browser: &mut Browser, name: &str) {
-    let Some(folder) = std::env::var_os("SIMULATED_GITLAB_PICTURES").map(PathBuf::from) else { return };
-    fs::create_dir_all(&folder).expect("a folder");
+    let Some(folder) = pictures() else { return };
     fs::write(folder.join(name), browser.picture()).expect("a file");
 }
 
@@ -158,6 +165,10 @@ fn the_page_shows_jobs_and_follows_a_log() {
     // The one in the documentation.
     browser.resize(720, 350, false);
     keep_picture(&mut browser, "page.png");
+    if let Some(folder) = pictures() {
+        let text = format!("{}{}{}", PICTURE.0, STANDARD.encode(browser.picture()), PICTURE.1);
+        fs::write(folder.join("picture.md"), text).expect("a file");
+    }
     browser.resize(960, 560, false);
     job.log(&sim, "\r[=========================] 100 %\n\x1b[32m✓\x1b[0m 214 passed\n");
     browser.wait_for("document.querySelector('pre').textContent.includes('214 passed')");
@@ -230,12 +241,20 @@ fn the_page_shows_jobs_and_follows_a_log() {
     assert!(told.as_str().unwrap().contains("was retried already"), "{told}");
 }
 
-/// The documentation has the picture `page.png` in itself, because docs.rs serves no pictures of a package.
+/// What stands before the picture in the documentation, and after it. The picture is in the text because docs.rs serves no files
+/// of a package.
+const PICTURE: (&str, &str) = (
+    "![The page of a job that runs: its status, a button to cancel it, and its log with colours, a folded section and a progress \
+     bar](data:image/png;base64,",
+    ")\n",
+);
+
 #[test]
-fn the_documentation_shows_the_picture() {
-    let picture = base64::engine::general_purpose::STANDARD.encode(include_bytes!("../page.png"));
+fn the_documentation_shows_a_picture() {
     let shown = include_str!("../src/sim/page/picture.md");
-    assert!(shown.trim_end().ends_with(&format!("(data:image/png;base64,{picture})")), "page.png is another one");
+    let data = shown.strip_prefix(PICTURE.0).and_then(|rest| rest.strip_suffix(PICTURE.1)).expect("a picture");
+    let picture = STANDARD.decode(data).expect("base64");
+    assert!(picture.starts_with(b"\x89PNG\r\n\x1a\n") && picture.len() < 60_000, "{} bytes", picture.len());
 }
 
 /// What the server sends is a page also for those who have no script.

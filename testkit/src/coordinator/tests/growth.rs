@@ -1,12 +1,11 @@
-//! Nothing is kept for ever, and no request takes longer because there are many jobs, runners or held requests.
-
-use std::time::{Duration, Instant};
+//! Nothing is kept for ever. That no request takes longer because there are many jobs, runners or held requests, the bench
+//! `server` shows.
 
 use http::Method;
 use serde_json::json;
 
-use crate::coordinator::fixture::{Lab, TOKEN, body, seconds, work};
-use crate::coordinator::{Answer, Coordinator, NewJob};
+use crate::coordinator::fixture::{Lab, TOKEN, body, seconds};
+use crate::coordinator::{Coordinator, NewJob};
 
 /// How many things each collection has. A new field of [`Coordinator`] must be named here: either it is one of these, or it does
 /// not grow.
@@ -146,86 +145,4 @@ fn a_long_chain_of_jobs_is_skipped_without_a_call_for_each() {
         (0..20_000).fold(first, |before, _| lab.gitlab.queue(lab.now, NewJob::new("next").with_dependency(before)));
     lab.gitlab.force_cancel(lab.now, first);
     assert_eq!(lab.status(last), "skipped");
-}
-
-/// The shortest time of several rounds of an act. The others were disturbed by something else on the machine.
-fn shortest(mut act: impl FnMut()) -> Duration {
-    let time = || {
-        let start = Instant::now();
-        for _ in 0..10 {
-            act();
-        }
-        start.elapsed()
-    };
-    std::iter::repeat_with(time).take(12).min().expect("some rounds")
-}
-
-/// How long a job takes, from the queue to its end, and a job request for which there is no job.
-fn time_of_a_job(lab: &mut Lab) -> Duration {
-    shortest(|| {
-        let id = lab.gitlab.queue(lab.now, NewJob::new("measured").with_runner(lab.runner));
-        assert_eq!(body(&lab.request_job(&work(&[])))["id"], id);
-        lab.patch(id, 0, "log");
-        lab.put(id, json!({ "state": "success" }));
-        assert_eq!(lab.request_job(&work(&[])).status(), 204);
-        assert!(lab.gitlab.deadline().is_none_or(|at| at > lab.now) && lab.gitlab.poll(lab.now).is_none());
-    })
-}
-
-/// Puts so many of something there that has nothing to do with the job whose time is taken.
-type Fill = fn(&mut Lab, usize);
-
-#[test]
-fn no_request_takes_longer_because_there_are_many_of_something() {
-    let fills: [(&str, usize, Fill); 5] = [
-        ("runners", 10_000, |lab, many| {
-            for number in 0..many {
-                lab.gitlab.add_runner(&format!("glrt-{number}"));
-            }
-        }),
-        ("jobs for others", 3000, |lab, many| {
-            for _ in 0..many {
-                lab.gitlab.queue(lab.now, NewJob::new("other").with_tag("rare"));
-            }
-        }),
-        ("jobs that wait for one", 3000, |lab, many| {
-            let first = lab.gitlab.queue(lab.now, NewJob::new("first").with_tag("rare"));
-            for _ in 0..many {
-                lab.gitlab.queue(lab.now, NewJob::new("next").with_dependency(first));
-            }
-        }),
-        ("jobs that are needed and have ended", 1500, |lab, many| {
-            for _ in 0..many {
-                let needed = lab.running_job(&[]);
-                lab.put(needed, json!({ "state": "success" }));
-                lab.gitlab.queue(lab.now, NewJob::new("next").with_dependency(needed).with_tag("rare"));
-            }
-        }),
-        ("held requests", 10_000, |lab, many| {
-            let other = lab.gitlab.make_runner();
-            let token = lab.gitlab.runner_token(other).expect("a runner").to_owned();
-            lab.request_job(&json!({ "token": token }));
-            let value = lab.gitlab.stored_queue_value(lab.now, other);
-            let request = json!({ "token": token, "last_update": value }).to_string();
-            let json = [("content-type", "application/json")];
-            for _ in 0..many {
-                let answer = lab.submit(Method::POST, "/jobs/request", &json, request.as_bytes());
-                assert!(matches!(answer, Answer::Held(_)));
-            }
-        }),
-    ];
-    for (what, many, fill) in fills {
-        let [with_few, with_many] = [10, many].map(|count| {
-            let mut lab = Lab::new(|settings| {
-                settings.job_request_limit = 0;
-                settings.record_requests = true;
-                settings.kept_requests = 100;
-                settings.kept_jobs = 100;
-                settings.long_poll = Some(seconds(50));
-            });
-            fill(&mut lab, count);
-            time_of_a_job(&mut lab)
-        });
-        assert!(with_many < with_few * 4, "{with_few:?} with 10 {what}, {with_many:?} with {many}");
-    }
 }
