@@ -263,10 +263,16 @@ fn the_page_is_whole_without_a_script() {
     let sim = Sim::start(&[]);
     let mut job = Job::start(&sim, &json!({ "name": "<b>watched" }));
     job.log(&sim, "section_start:1:s\r\x1b[0KTitle\n\x1b[32mgreen\x1b[0m\nsection_end:2:s\r\x1b[0K<script>");
+    let form = "--xx\r\nContent-Disposition: form-data; name=\"file\"; filename=\"<img src=x onerror=alert(1)>.zip\"\r\n\r\n\
+                PK\r\n--xx--\r\n";
+    let headers = format!("JOB-TOKEN: {}\r\nContent-Type: multipart/form-data; boundary=xx\r\n", job.token);
+    let path = format!("/api/v4/jobs/{}/artifacts", job.id);
+    assert_eq!(sim.call("POST", &path, &headers, form).unwrap().0, 201);
     let page = sim.call("GET", "/", "", "").unwrap().1;
     assert!(page.contains("&lt;b&gt;watched") && page.contains("running") && !page.contains("<b>watched"));
     let page = sim.call("GET", &format!("/jobs/{}", job.id), "", "").unwrap().1;
     assert!(page.contains("<span class=\"f2\">green</span>") && page.contains("&lt;script&gt;"), "{page}");
     assert!(page.contains("<span class=\"duration\">00:01</span>Title</summary>"), "{page}");
+    assert!(page.contains("&lt;img src=x onerror=alert(1)&gt;.zip") && !page.contains("<img"), "{page}");
     assert_eq!(sim.call("GET", "/jobs/7", "", "").unwrap().0, 404);
 }
