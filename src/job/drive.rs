@@ -319,7 +319,12 @@ impl Job {
             }
             JobEvent::TraceNeeded(_) => self.trace_request.ask_again(ASK_FOR_TRACE, now, &mut self.rng),
             JobEvent::Save => self.save_request.ask_again(ASK_TO_SAVE, now, &mut self.rng),
-            JobEvent::Unreachable { .. } | JobEvent::Recovered => self.reach.told(now),
+            JobEvent::Unreachable { .. } | JobEvent::Recovered => {
+                self.reach.told(now);
+                // Where GitLab keeps losing the log, each call comes with a `TraceNeeded`. These events are counted with the
+                // calls, so that the events of a minute are no more than its calls may be.
+                self.pacing.budget.spend(now);
+            }
             JobEvent::TraceRefused { .. } => self.give_log_up(),
             _ => {}
         }
