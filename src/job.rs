@@ -48,7 +48,8 @@ pub enum JobEvent {
     /// two-phase commit may still give the job to another runner.
     ///
     /// A [durable](RunnerConfig::with_durable) job asks to be saved first, so that this event comes at most once even if the process
-    /// dies: after a resume, [`Job::is_accepted`] tells whether it came. A job that already has its result does not tell it.
+    /// dies. If it dies between the two, the event does not come: after a resume, [`Job::is_accepted`] tells that the job is accepted.
+    /// A job that already has its result does not tell it.
     Accepted,
     /// A user cancelled the job. Stop the script, run `after_script`, then call [`Job::finish`].
     ///
@@ -441,10 +442,10 @@ impl Job {
         if self.is_log_given_up() || matches!(self.phase, Phase::Closed(_)) { None } else { self.trace.elsewhere() }
     }
 
-    /// Whether GitLab has confirmed that this runner has the job, and the application was told so with [`JobEvent::Accepted`].
+    /// Whether GitLab has confirmed that this runner has the job, and [`JobEvent::Accepted`] does not come any more.
     ///
-    /// A resumed job that was accepted before tells it with this method only. Whether its script was started is known to those who
-    /// start scripts.
+    /// Usually it came. A durable job whose process died between saving and that event is accepted as well, and its script was not
+    /// started: whoever starts scripts knows which of the two it is.
     #[must_use]
     pub fn is_accepted(&self) -> bool {
         self.acceptance == Acceptance::Told
