@@ -4,7 +4,7 @@ mod program;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
 
 use gitlab_runner_api_testkit::TimeLimit;
@@ -445,6 +445,9 @@ fn wrong_usage_is_told_in_one_sentence() {
 #[test]
 fn no_message_shows_a_token() {
     let _limit = TimeLimit::start(TimeLimit::TEST);
+    // A token may be the name of a host as well. The program would serve then, so its address is taken.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("an address");
+    let taken = taken.local_addr().expect("the address").to_string();
     for token in
         ["glrt-canary0123456789", "GR1348941canary", "glpat-canary.01.x", "canary0123456789abcdef", "canary/+x=="]
     {
@@ -471,12 +474,13 @@ fn no_message_shows_a_token() {
             "long-poll",
             "two-phase-commit",
             "start-time",
-            "allow-host",
             "allow-remote",
         ] {
             lines.push(vec![format!("--{option}"), token.into()]);
             lines.push(vec![format!("--{option}={token}")]);
         }
+        lines.push(vec!["--listen".into(), taken.clone(), "--allow-host".into(), token.into()]);
+        lines.push(vec!["--listen".into(), taken.clone(), format!("--allow-host={token}")]);
         for line in lines {
             let output = Command::new(env!("CARGO_BIN_EXE_simulated-gitlab")).args(&line).output().expect("it runs");
             let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use gitlab_runner_api::Timestamp;
 use gitlab_runner_api_testkit::{Coordinator, Dice, Server, Settings, sim};
+use http::uri::Authority;
 use lexopt::prelude::*;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -188,7 +189,11 @@ fn options() -> Result<Wanted, Failure> {
             "runner-token" => options.runner_token = Some(text),
             "access-token" => options.access_token = Some(text),
             "control-token" => options.control_token = Some(text),
-            "allow-host" => options.allowed_hosts.push(text),
+            "allow-host" => {
+                let host = text.parse().ok().filter(|host: &Authority| host.host() == text);
+                host.ok_or_else(|| wrong("the name of a host, such as gitlab.test"))?;
+                options.allowed_hosts.push(text);
+            }
             "jobs" => options.jobs.push(value.into()),
             "report" => options.report = Some(value.into()),
             "seed" => options.seed = text.parse().map_err(|_| wrong("a whole number"))?,
