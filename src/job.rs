@@ -2,13 +2,19 @@
 
 mod alignment;
 mod answers;
+mod contact;
+mod deadlines;
+mod delivery;
 mod drive;
+mod finishing;
 mod log;
 mod pacing;
 mod payload;
 mod phase;
+mod reminder;
 mod requests;
 mod rules;
+mod saving;
 mod snapshot;
 mod trace;
 
@@ -19,9 +25,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::contact::Contact;
+use self::deadlines::Step;
+use self::delivery::Delivery;
+use self::finishing::Finishing;
+use self::log::JobLog;
+use self::pacing::Pacing;
+use self::phase::{Acceptance, Driving, Phase, Timeout};
+use self::requests::Sent;
+use self::saving::Saving;
 use crate::api::info::Unpromised;
 use crate::api::job_spec::{Assignment, JobSpec, Loss};
-use crate::backoff::{Backoff, Policy};
 use crate::call::{Owner, Wire};
 use crate::config::RunnerConfig;
 use crate::error::Misuse;
@@ -30,15 +44,11 @@ use crate::reply::Cause;
 use crate::rng::Rng;
 use crate::snapshot::ResumeError;
 use crate::time::{Steady, Timestamp};
-use drive::Step;
-use pacing::{Detours, Pacing, PatchSize, Progress, Reachability};
-use phase::{Acceptance, Finishing, Phase};
-use rules::Intent;
-use trace::Trace;
 
-pub use log::Masked;
-pub use phase::{AbortReason, Cancellation, JobResult, Outcome};
-pub use snapshot::JobSnapshot;
+pub use self::deadlines::WaitReason;
+pub use self::log::Masked;
+pub use self::phase::{AbortReason, Cancellation, JobResult, Outcome};
+pub use self::snapshot::JobSnapshot;
 
 /// What a [`Job`] tells the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,30 +140,6 @@ pub enum Written {
     Ended,
 }
 
-/// What a [`Job`] waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WaitReason {
-    /// Log, result, or nothing at all: the application.
-    Application,
-    /// The answer to a call.
-    Answer,
-    /// The pause after a failed call, or one that GitLab asked for.
-    Backoff,
-    /// The next piece of log is not due.
-    Interval,
-    /// The next keep-alive is not due.
-    KeepAlive,
-    /// The report is to be repeated, but not yet.
-    Archive,
-    /// The application is to save the job.
-    Save,
-    /// The application is to bring back a part of the log.
-    Trace,
-    /// The job's timeout.
-    Timeout,
-}
-
 /// One job, from its acceptance to its end.
 ///
 /// Write its log with [`Job::write`], report its result with [`Job::finish`], and handle its events. A driver connects it with
@@ -194,149 +180,27 @@ pub enum WaitReason {
 pub struct Job {
     config: Arc<RunnerConfig>,
     assignment: Assignment,
+    /// The call in flight.
     wire: Wire<Sent>,
     clock: Steady,
     rng: Rng,
-    phase: Phase,
-    trace: Trace,
-    pipeline: Pipeline,
-    /// The names of the sections that are open, the innermost last.
-    sections: Vec<String>,
-    /// The latest time that a line was written at. The lines that close the log are not earlier.
-    stamped_at: Timestamp,
-    events: VecDeque<JobEvent>,
-    cancellation: Cancellation,
+    /// What the application writes, until it is a part of the log that is delivered.
+    log: JobLog,
+    /// The log on its way to GitLab.
+    delivery: Delivery,
+    /// What is saved, and what must be.
+    saving: Saving,
     /// When calls may be sent.
     pacing: Pacing,
-    reach: Reachability,
-    detours: Detours,
-    progress: Progress,
-    patch_size: PatchSize,
-    /// The number of the state, and that of the last change which must be saved before anything else is sent.
-    revision: u64,
-    critical: u64,
-    saved: u64,
-    saved_at: Timestamp,
-    save_request: Request,
-    trace_request: Request,
-    interval: Duration,
-    deadline: Timestamp,
-    /// When an answer of GitLab last came.
-    last_contact: Timestamp,
-    flush_at: Timestamp,
-    /// What alone was answered since when, if that may mean the end of the job.
-    nothing_but: Option<(NothingBut, Timestamp)>,
-    /// Boxed, because it is rare and jobs are many.
-    log_refused: Option<Box<LogRefused>>,
-    /// The end of a piece that may have arrived. It is repeated as it was, so that the repetition is harmless.
-    frozen: Option<u64>,
-    /// A piece may have arrived although its answer did not.
-    fate_unknown: bool,
-    probe: Option<Probe>,
-    /// The last piece or probe was answered with a 416 that named the very offset at which it began.
-    stalled: bool,
+    /// What was learnt of GitLab.
+    contact: Contact,
+    timeout: Timeout,
+    phase: Phase,
     acceptance: Acceptance,
-    check: Option<Check>,
-    timed_out: bool,
-    abandoned: bool,
-    /// `Done` was returned, and nothing else ever is from then on.
-    done: bool,
-}
-
-/// The log is refused.
-#[derive(Clone, Copy, Debug)]
-struct LogRefused {
-    since: Timestamp,
-    /// How it was refused first.
-    cause: Cause,
-    /// GitLab has answered a call of another kind since.
-    others_work: bool,
-}
-
-/// Answers that end a job when nothing else comes back for very long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum NothingBut {
-    NotFound,
-    ForeignForbidden,
-}
-
-/// A call in flight.
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    intent: Intent,
-    /// It was paid for from the budget of calls that achieve nothing, and the price is given back if it achieves something.
-    paid: bool,
-    /// It was sent before the application asked whether the job is still ours, so that its answer does not answer that.
-    predates_check: bool,
-}
-
-/// An empty patch that finds out where GitLab's log ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Probe {
-    /// How many answers told nothing.
-    useless: u8,
-    purpose: Purpose,
-}
-
-/// What a [`Probe`] is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    /// To go on at the end of what we sent.
-    GoOn,
-    /// To send everything again, after GitLab said that checksum or size do not match (412).
-    Rewind,
-    /// To see whether GitLab's log ends at this offset of ours, one byte after where its last two answers said.
-    NextByte(u64),
-}
-
-impl Probe {
-    const fn new(purpose: Purpose) -> Self {
-        Self { useless: 0, purpose }
-    }
-}
-
-/// The question of the application whether the job is still ours, see [`Job::check_in`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Check {
-    /// A call is to be sent for it.
-    Due,
-    /// A call was sent for it.
-    Sent,
-}
-
-/// Something that only the application can do, and is asked for. It is asked again, with growing pauses, until it is done.
-#[derive(Clone, Copy, Debug, Default)]
-struct Request {
-    /// In the past if it was not asked for.
-    again_at: Timestamp,
-    backoff: Backoff,
-}
-
-/// When a job that was not saved asks for it again. The first pause is about the interval of the log.
-const ASK_TO_SAVE: Policy = Policy { base: Duration::from_secs(6), cap: Duration::from_secs(60) };
-
-/// When a part of the log that was not brought is asked for again. Reading it from where it is kept may take a while, and two
-/// answers to one question would confuse the application.
-const ASK_FOR_TRACE: Policy = Policy { base: Duration::from_secs(120), cap: Duration::from_secs(600) };
-
-/// The same after an answer without any bytes.
-const ASK_AFTER_NOTHING: Policy = Policy { base: Duration::from_secs(6), cap: Duration::from_secs(60) };
-
-impl Request {
-    /// When to ask, if that is not now.
-    fn not_before(&self, now: Timestamp) -> Option<Timestamp> {
-        (now < self.again_at).then_some(self.again_at)
-    }
-
-    /// It was asked for, or not done: it is asked for again after a pause.
-    fn ask_again(&mut self, policy: Policy, now: Timestamp, rng: &mut Rng) {
-        self.again_at = now.saturating_add(self.backoff.failed(policy, None, rng));
-    }
-
-    fn done(&mut self) {
-        *self = Self::default();
-    }
+    cancellation: Cancellation,
+    driving: Driving,
+    /// What is to be told.
+    events: VecDeque<JobEvent>,
 }
 
 impl Job {
@@ -357,7 +221,6 @@ impl Job {
 
     /// A new job with an empty log.
     fn unstarted(config: Arc<RunnerConfig>, assignment: &Assignment, now: Timestamp) -> Self {
-        let trace = Trace::new(config.retain, config.durable);
         let owner = Owner::job(&config.server, assignment.id(), assignment.spec().token.secret());
         let mut rng = Rng::new(config.jitter_seed, assignment.id());
         rng.mix(config.streams.next());
@@ -366,43 +229,21 @@ impl Job {
             wire: Wire::new(owner),
             clock: Steady::starting(now),
             rng,
-            phase: Phase::Running,
-            trace,
-            pipeline: Pipeline::new(&config.log, assignment, &variables),
-            sections: Vec::new(),
-            stamped_at: Timestamp::EPOCH,
-            events: VecDeque::new(),
-            cancellation: Cancellation::None,
+            log: JobLog::new(Pipeline::new(&config.log, assignment, &variables)),
+            delivery: Delivery::new(&config),
+            saving: Saving::starting(config.durable, 0, now),
             pacing: Pacing::default(),
-            reach: Reachability::default(),
-            detours: Detours::default(),
-            progress: Progress::default(),
-            patch_size: PatchSize::new(config.patch_limit),
-            revision: 0,
-            critical: 0,
-            saved: 0,
-            saved_at: now,
-            save_request: Request::default(),
-            trace_request: Request::default(),
-            interval: config.update_interval,
-            deadline: now,
-            last_contact: now,
-            flush_at: Timestamp::EPOCH,
-            nothing_but: None,
-            log_refused: None,
-            frozen: None,
-            fate_unknown: false,
-            probe: None,
-            stalled: false,
+            contact: Contact::starting(now),
+            timeout: Timeout::at(now),
+            phase: Phase::Running,
             acceptance: Acceptance::Pending,
-            check: None,
-            timed_out: false,
-            abandoned: false,
-            done: false,
+            cancellation: Cancellation::None,
+            driving: Driving::Open,
+            events: VecDeque::new(),
             assignment: assignment.clone(),
             config,
         };
-        job.deadline = now.saturating_add(job.timeout());
+        job.timeout.at = now.saturating_add(job.run_time());
         job.tell_of_payload(&variables);
         job.report_short_secrets(0);
         job
@@ -433,13 +274,14 @@ impl Job {
 
     /// Takes the log of a resumed job from this offset to its end, so that nobody has to bring it back.
     pub(crate) fn hold_log(&mut self, start: u64, log: Bytes) {
-        self.trace.hold(start, log);
+        self.delivery.trace.hold(start, log);
     }
 
     /// The part of the log that is not kept here although GitLab may need it, if there is one.
     pub(crate) fn log_elsewhere(&self) -> Option<Range<u64>> {
         // An abandoned job goes on elsewhere, from the record that is made of it.
-        if self.is_log_given_up() || matches!(self.phase, Phase::Closed(_)) { None } else { self.trace.elsewhere() }
+        let sends_no_more = self.delivery.is_given_up() || matches!(self.phase, Phase::Closed(_));
+        if sends_no_more { None } else { self.delivery.trace.elsewhere() }
     }
 
     /// Whether GitLab has confirmed that this runner has the job, and [`JobEvent::Accepted`] does not come any more.
@@ -478,18 +320,14 @@ impl Job {
     /// Ends the job with this result. Nothing more can be written, and the log is delivered before the result. Later calls have
     /// no effect.
     pub fn finish(&mut self, result: JobResult) {
-        if self.abandoned || self.phase != Phase::Running {
+        if self.driving != Driving::Open || self.phase != Phase::Running {
             return;
         }
         self.complete_log();
         let reason = result.reason.map(|reason| reason.supported_by(&self.spec().features.failure_reasons));
         self.phase = Phase::Finishing(Finishing::new(JobResult { reason, ..result }));
-        // GitLab may have lost the end of the log since it was acknowledged. If there is more to send, the answer to that tells;
-        // if there is not, nobody else would ask.
-        if self.trace.unsent() == 0 && self.trace.written() > 0 && self.probe.is_none() {
-            self.probe = Some(Probe::new(Purpose::GoOn));
-        }
-        self.change_critically();
+        self.delivery.finish();
+        self.saving.change_critically();
     }
 
     /// Asks GitLab as soon as no other call is in flight whether the job is still ours, without waiting for the next keep-alive.
@@ -497,8 +335,8 @@ impl Job {
     /// The answer comes as events, as always. An answer to a call that was sent before the question does not count. This has no
     /// effect once the job has a result or is over.
     pub fn check_in(&mut self) {
-        if !self.abandoned && self.phase == Phase::Running {
-            self.check = Some(Check::Due);
+        if self.driving == Driving::Open && self.phase == Phase::Running {
+            self.contact.check();
             if let Some(sent) = self.wire.intent_mut() {
                 sent.predates_check = true;
             }
@@ -509,7 +347,7 @@ impl Job {
     /// the job has ended.
     #[must_use]
     pub fn is_checking_in(&self) -> bool {
-        self.check.is_some() && !self.abandoned && self.phase == Phase::Running
+        self.contact.is_checking() && self.driving == Driving::Open && self.phase == Phase::Running
     }
 
     /// Starts the job's own timeout again, from `now` on. For executors whose jobs wait in a queue of their own before they run.
@@ -520,21 +358,22 @@ impl Job {
     pub fn restart_timeout(&mut self, now: Timestamp) {
         let now = self.clock.advance(now);
         if self.phase == Phase::Running {
-            self.deadline = now.saturating_add(self.timeout());
-            self.timed_out = false;
-            self.change_critically();
+            self.timeout = Timeout::at(now.saturating_add(self.run_time()));
+            self.saving.change_critically();
         }
     }
 
     /// How long the job may run.
-    fn timeout(&self) -> Duration {
+    fn run_time(&self) -> Duration {
         self.spec().timeout().unwrap_or(self.config.default_timeout)
     }
 
     /// Stops all calls about this job without reporting a result, because another process resumes it from a snapshot.
     pub fn abandon(&mut self) {
         self.run_log();
-        self.abandoned = true;
+        if self.driving == Driving::Open {
+            self.driving = Driving::Abandoned;
+        }
         self.events.clear();
     }
 
@@ -547,7 +386,7 @@ impl Job {
     /// When the timeout of the job passes.
     #[must_use]
     pub fn deadline(&self) -> Timestamp {
-        self.deadline
+        self.timeout.at
     }
 
     /// Whether the job has a result or is over.
@@ -560,27 +399,28 @@ impl Job {
     /// of [`crate::log`] to be counted. [`Job::backlog`] says about as much and costs nothing.
     #[must_use]
     pub fn log_size(&self) -> u64 {
-        let written = self.trace.written();
-        written.saturating_add(self.pipeline.coming(written, &self.config.log))
+        let written = self.delivery.trace.written();
+        written.saturating_add(self.log.pipeline.coming(written, &self.config.log))
     }
 
     /// How many bytes of log GitLab has not acknowledged, as exactly as [`Job::log_size`].
     #[must_use]
     pub fn unsent(&self) -> u64 {
-        self.log_size().saturating_sub(self.trace.acknowledged())
+        self.log_size().saturating_sub(self.delivery.trace.acknowledged())
     }
 
     /// About how many bytes of log GitLab has not acknowledged. What has not gone through the stages of [`crate::log`] counts as it was
     /// written. For drivers, which ask at each write whether there is something to send, or too much.
     #[must_use]
     pub fn backlog(&self) -> u64 {
-        self.trace.unsent().saturating_add(self.pipeline.waiting())
+        self.delivery.trace.unsent().saturating_add(self.log.pipeline.waiting())
     }
 
     /// About how many bytes of log are not saved, as [`Job::backlog`]. For drivers that save more often where much is written.
     #[must_use]
     pub fn unsaved_backlog(&self) -> u64 {
-        self.trace.written().saturating_sub(self.trace.saved()).saturating_add(self.pipeline.waiting())
+        let Self { delivery: Delivery { trace, .. }, log, .. } = self;
+        trace.written().saturating_sub(trace.saved()).saturating_add(log.pipeline.waiting())
     }
 
     /// Returns the offset of the first byte of the log that is kept, and the bytes from there on. With [`crate::Retain::All`] that is
@@ -588,33 +428,27 @@ impl Job {
     #[must_use]
     pub fn retained(&mut self) -> (u64, Vec<Bytes>) {
         self.run_log();
-        self.trace.retained()
+        self.delivery.trace.retained()
     }
 
     /// Returns the offset of the first byte of the log that is not saved, and the bytes from there on.
     #[must_use]
     pub fn unsaved(&mut self) -> (u64, Vec<Bytes>) {
         self.run_log();
-        self.trace.unsaved()
+        self.delivery.trace.unsaved()
     }
 
     /// Tells the job that the snapshot of this revision and the log up to this offset are stored durably.
     pub fn saved(&mut self, revision: u64, up_to: u64) {
-        let before = (self.saved, self.trace.saved());
-        self.saved = self.saved.max(revision.min(self.revision));
-        self.trace.mark_saved(up_to);
-        // Saving the same state again is not what was asked for.
-        if (self.saved, self.trace.saved()) > before {
-            self.save_request.done();
-            self.saved_at = self.clock.now();
-        }
+        let before = self.delivery.trace.saved();
+        self.delivery.trace.mark_saved(up_to);
+        self.saving.saved(revision, self.delivery.trace.saved() > before, self.clock.now());
     }
 
     /// The part of the log that the application must bring back, see [`JobEvent::TraceNeeded`].
     #[must_use]
     pub fn trace_needed(&self) -> Option<Range<u64>> {
-        let wanted = self.probe.is_none() && self.owes_log() && !matches!(self.phase, Phase::Closed(_));
-        wanted.then(|| self.trace.missing(self.patch_size.limit())).flatten()
+        if matches!(self.phase, Phase::Closed(_)) { None } else { self.delivery.needed() }
     }
 
     /// Brings back bytes of the log, from the start of [`Job::trace_needed`] on. They may be fewer than were asked for; bytes
@@ -629,17 +463,7 @@ impl Job {
         if self.sends_no_more_log() {
             return Ok(());
         }
-        let wanted = self.trace_needed().ok_or(Misuse::TraceNotNeeded)?;
-        if offset != wanted.start {
-            return Err(Misuse::TraceMismatch { offered: offset, wanted: wanted.start });
-        }
-        if bytes.is_empty() {
-            self.trace_request.ask_again(ASK_AFTER_NOTHING, self.clock.now(), &mut self.rng);
-        } else {
-            self.trace.refill(bytes);
-            self.trace_request.done();
-        }
-        Ok(())
+        self.delivery.supply(offset, bytes, self.clock.now(), &mut self.rng)
     }
 
     /// Tells the job that the bytes it asked for are gone. A line in the log marks the gap, and the result is reported without a
@@ -652,33 +476,21 @@ impl Job {
         if self.sends_no_more_log() {
             return Ok(());
         }
-        self.trace_needed().ok_or(Misuse::TraceNotNeeded)?;
-        self.trace.forfeit();
-        self.trace_request.done();
-        self.frozen = None;
+        self.delivery.forfeit()?;
         self.drop_digest();
-        self.change_critically();
+        self.saving.change_critically();
         Ok(())
     }
 
     /// Whether nothing of the log is sent any more, whatever GitLab lacks.
     fn sends_no_more_log(&self) -> bool {
-        self.abandoned || self.is_log_given_up() || matches!(self.phase, Phase::Closed(_))
-    }
-
-    fn is_log_given_up(&self) -> bool {
-        matches!(&self.phase, Phase::Finishing(finishing) if finishing.log_given_up)
-    }
-
-    /// Whether there is log that GitLab has not acknowledged and is still to get.
-    fn owes_log(&self) -> bool {
-        self.trace.unsent() > 0 && !self.is_log_given_up()
+        self.driving != Driving::Open || self.delivery.is_given_up() || matches!(self.phase, Phase::Closed(_))
     }
 
     /// The revision of the state. It grows whenever [`Job::snapshot`] would return something else than before.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.revision
+        self.saving.revision()
     }
 
     /// What [`Machine::poll`](crate::Machine::poll) would wait for now.
@@ -686,7 +498,7 @@ impl Job {
     pub fn wait_reason(&mut self) -> WaitReason {
         self.run_log();
         match self.step(self.clock.now()) {
-            Step::Wait(_, reason) => reason,
+            Step::Wait(soonest) => soonest.reason(),
             Step::Send(_) | Step::Tell(_) => WaitReason::Application,
         }
     }

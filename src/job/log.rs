@@ -1,10 +1,11 @@
 //! What goes into a job's log.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use super::phase::Phase;
+use super::phase::{Driving, Phase};
 use super::{Job, JobEvent, Written};
-use crate::log::{Section, Stream, section};
+use crate::log::{LogOptions, Pipeline, PipelineSnapshot, Section, Stream, section};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -21,6 +22,72 @@ pub enum Masked {
     Raw,
 }
 
+/// What the application writes, on its way through the stages of [`crate::log`].
+#[derive(Debug)]
+pub(super) struct JobLog {
+    pub(super) pipeline: Pipeline,
+    /// The names of the sections that are open, the innermost last.
+    sections: Vec<String>,
+    /// The latest time that a line was written at. The lines that close the log are not earlier.
+    stamped_at: Timestamp,
+}
+
+/// What a snapshot holds of a [`JobLog`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredLog {
+    #[serde(default, skip_serializing_if = "PipelineSnapshot::is_idle")]
+    pipeline: PipelineSnapshot,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sections: Vec<String>,
+}
+
+impl StoredLog {
+    pub(super) fn is_idle(&self) -> bool {
+        self.pipeline.is_idle() && self.sections.is_empty()
+    }
+}
+
+impl JobLog {
+    pub(super) fn new(pipeline: Pipeline) -> Self {
+        Self { pipeline, sections: Vec::new(), stamped_at: Timestamp::EPOCH }
+    }
+
+    pub(super) fn stored(&self) -> StoredLog {
+        StoredLog { pipeline: self.pipeline.snapshot(), sections: self.sections.clone() }
+    }
+
+    /// Takes an earlier life up, of which this much was written.
+    pub(super) fn restore(&mut self, stored: StoredLog, written: u64, options: &LogOptions) {
+        self.pipeline.restore(stored.pipeline, written, options);
+        self.sections = stored.sections;
+    }
+
+    /// Opens a section. Returns what begins it: a marker, if the server understands sections, and its title.
+    fn open(&mut self, section: &Section, with_marker: bool, now: Timestamp) -> String {
+        let mut text = String::new();
+        if with_marker {
+            let name = self.pipeline.section_name(section.wanted_name());
+            text = section.start(&name, now);
+            self.sections.push(name);
+        }
+        if let Some(title) = section.title() {
+            let title = if self.pipeline.is_raw() { title.to_owned() } else { self.pipeline.hidden(title) };
+            text += &section::title_line(&title);
+        }
+        text
+    }
+
+    /// Nothing more is written: all streams end, then the sections that are open, then the log.
+    fn complete(&mut self, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        let now = now.max(self.stamped_at);
+        self.pipeline.close(|_| true, now, out);
+        while let Some(name) = self.sections.pop() {
+            self.pipeline.insert(section::end(&name, now).into(), now, out);
+        }
+        self.pipeline.end(out);
+    }
+}
+
 impl Job {
     /// Appends to the log, as the runner itself.
     pub fn write(&mut self, chunk: impl Into<Bytes>) -> Written {
@@ -33,17 +100,10 @@ impl Job {
     }
 
     /// Appends to the log. The write is copied unless it is large, and goes through the stages of [`crate::log`] together with others:
-    /// when there is enough for a block, or when what comes out is wanted. The time is that of [timestamps](crate::log::Timestamps), where lines have any; the job's own clock, which
-    /// its timeout goes by, is not moved by it.
+    /// when there is enough for a block, or when what comes out is wanted. The time is that of [timestamps](crate::log::Timestamps),
+    /// where lines have any. It does not move the job's own clock, which the job's timeout goes by.
     pub fn write_at(&mut self, stream: Stream, chunk: impl Into<Bytes>, now: Timestamp) -> Written {
-        if self.takes_no_log() {
-            return Written::Ended;
-        }
-        self.stamped_at = self.stamped_at.max(now);
-        let trace = &mut self.trace;
-        self.pipeline.push(stream, chunk.into(), now, &mut |bytes| trace.write(bytes));
-        self.revision += 1;
-        Written::Queued
+        self.put(now, |log, out| log.pipeline.push(stream, chunk.into(), now, out))
     }
 
     /// The same as [`Job::write_to`] for bytes that are borrowed: they are copied behind what was written before, without an
@@ -54,27 +114,20 @@ impl Job {
 
     /// The same as [`Job::write_at`] for bytes that are borrowed.
     pub fn copy_at(&mut self, stream: Stream, chunk: &[u8], now: Timestamp) -> Written {
-        if self.takes_no_log() {
-            return Written::Ended;
-        }
-        self.stamped_at = self.stamped_at.max(now);
-        let trace = &mut self.trace;
-        self.pipeline.push_copy(stream, chunk, now, &mut |bytes| trace.write(bytes));
-        self.revision += 1;
-        Written::Queued
+        self.put(now, |log, out| log.pipeline.push_copy(stream, chunk, now, out))
     }
 
     /// Whether lines begin with the time they were written at, see [`Timestamps`](crate::log::Timestamps). If not, a writer that
     /// calls [`Job::copy_to`] or [`Job::write_to`] need not read the clock for each write.
     #[must_use]
     pub fn has_timestamps(&self) -> bool {
-        self.pipeline.is_stamped()
+        self.log.pipeline.is_stamped()
     }
 
     /// Lets all that was written through the stages of the log.
     pub(super) fn run_log(&mut self) {
-        let trace = &mut self.trace;
-        self.pipeline.run(&mut |bytes| trace.write(bytes));
+        let trace = &mut self.delivery.trace;
+        self.log.pipeline.run(&mut |bytes| trace.write(bytes));
     }
 
     /// How many bytes of a stream were written, before anything was done with them. [`Job::log_size`] counts those that came
@@ -82,7 +135,7 @@ impl Job {
     /// the snapshot.
     #[must_use]
     pub fn taken(&self, stream: Stream) -> u64 {
-        self.pipeline.taken(stream)
+        self.log.pipeline.taken(stream)
     }
 
     /// Hides this value too, wherever it is written from now on: a secret the runner fetched, or one it made.
@@ -103,19 +156,21 @@ impl Job {
         if !known {
             self.assignment = self.assignment.masking(secret.clone());
         }
-        let before = self.pipeline.short_secrets();
-        let trace = &mut self.trace;
-        self.pipeline.mask_more(&self.config.log, &self.assignment, secret, &mut |bytes| trace.write(bytes));
-        for name in &mut self.sections {
-            self.pipeline.hide_in_section_name(name);
+        let before = self.log.pipeline.short_secrets();
+        let JobLog { pipeline, sections, .. } = &mut self.log;
+        let trace = &mut self.delivery.trace;
+        pipeline.mask_more(&self.config.log, &self.assignment, secret, &mut |bytes| trace.write(bytes));
+        for name in sections {
+            pipeline.hide_in_section_name(name);
         }
+        let shows = pipeline.is_raw();
         self.report_short_secrets(before);
-        self.revision += 1;
-        if self.pipeline.is_raw() { Masked::Raw } else { Masked::Hidden }
+        self.saving.change();
+        if shows { Masked::Raw } else { Masked::Hidden }
     }
 
     pub(super) fn report_short_secrets(&mut self, before: usize) {
-        let short = self.pipeline.short_secrets();
+        let short = self.log.pipeline.short_secrets();
         if short > before {
             self.events.push_back(JobEvent::ShortSecrets(short));
         }
@@ -126,21 +181,11 @@ impl Job {
     ///
     /// Marker and title go into the log at once, also where text is held back that was written before.
     pub fn open_section(&mut self, section: &Section, now: Timestamp) -> Written {
-        if self.takes_no_log() {
-            return Written::Ended;
-        }
-        let mut text = String::new();
-        if self.spec().features.trace_sections {
-            let name = self.pipeline.section_name(section.wanted_name());
-            text = section.start(&name, now);
-            self.sections.push(name);
-        }
-        if let Some(title) = section.title() {
-            let title = if self.pipeline.is_raw() { title.to_owned() } else { self.pipeline.hidden(title) };
-            text += &section::title_line(&title);
-        }
-        self.insert(text, now);
-        Written::Queued
+        let with_marker = self.spec().features.trace_sections;
+        self.put(now, |log, out| {
+            let text = log.open(section, with_marker, now);
+            log.pipeline.insert(text.into(), now, out);
+        })
     }
 
     /// Closes the section that was opened last. Those that are open when the job finishes are closed then.
@@ -148,13 +193,11 @@ impl Job {
     /// The marker goes into the log at once. What is held back of the script's text stays so, since the script may go on
     /// writing: call [`Job::end_step`] or [`Job::close_stream`] first where it has ended.
     pub fn close_section(&mut self, now: Timestamp) -> Written {
-        if self.takes_no_log() {
-            return Written::Ended;
-        }
-        if let Some(name) = self.sections.pop() {
-            self.insert(section::end(&name, now), now);
-        }
-        Written::Queued
+        self.put(now, |log, out| {
+            if let Some(name) = log.sections.pop() {
+                log.pipeline.insert(section::end(&name, now).into(), now, out);
+            }
+        })
     }
 
     /// A step of the job has ended, and with it what it wrote: gives out what is held back of the runner's messages, standard
@@ -174,37 +217,24 @@ impl Job {
     }
 
     fn close_streams(&mut self, of: impl Fn(Stream) -> bool, now: Timestamp) -> Written {
-        if self.takes_no_log() {
+        self.put(now, |log, out| log.pipeline.close(of, now, out))
+    }
+
+    /// Lets `put` write into the log at this time, if the log still takes anything.
+    fn put(&mut self, now: Timestamp, put: impl FnOnce(&mut JobLog, &mut dyn FnMut(Bytes))) -> Written {
+        if self.driving != Driving::Open || self.phase != Phase::Running {
             return Written::Ended;
         }
-        self.stamped_at = self.stamped_at.max(now);
-        let trace = &mut self.trace;
-        self.pipeline.close(of, now, &mut |bytes| trace.write(bytes));
-        self.revision += 1;
+        self.log.stamped_at = self.log.stamped_at.max(now);
+        let trace = &mut self.delivery.trace;
+        put(&mut self.log, &mut |bytes| trace.write(bytes));
+        self.saving.change();
         Written::Queued
     }
 
-    /// Puts a marker of the runner into the log.
-    fn insert(&mut self, marker: String, now: Timestamp) {
-        self.stamped_at = self.stamped_at.max(now);
-        let trace = &mut self.trace;
-        self.pipeline.insert(marker.into(), now, &mut |bytes| trace.write(bytes));
-        self.revision += 1;
-    }
-
-    fn takes_no_log(&self) -> bool {
-        self.abandoned || self.phase != Phase::Running
-    }
-
-    /// Nothing more is written: all streams end, then the sections that are open, then the log.
+    /// Nothing more is written.
     pub(super) fn complete_log(&mut self) {
-        let now = self.clock.now().max(self.stamped_at);
-        let Self { pipeline, trace, sections, .. } = self;
-        let mut out = |bytes| trace.write(bytes);
-        pipeline.close(|_| true, now, &mut out);
-        while let Some(name) = sections.pop() {
-            pipeline.insert(section::end(&name, now).into(), now, &mut out);
-        }
-        pipeline.end(&mut out);
+        let trace = &mut self.delivery.trace;
+        self.log.complete(self.clock.now(), &mut |bytes| trace.write(bytes));
     }
 }

@@ -5,7 +5,9 @@ use std::fmt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::api::update_job::{LogDigest, is_environment_key};
+use super::JobEvent;
+use super::finishing::Finishing;
+use crate::api::update_job::is_environment_key;
 use crate::error::Rejection;
 use crate::status::{FailureReason, JobState, JobStatus};
 use crate::time::Timestamp;
@@ -180,62 +182,44 @@ pub(super) enum Phase {
     Closed(Closed),
 }
 
-/// What is known of a report on its way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Finishing {
-    pub(super) result: JobResult,
-    /// When the job was first polled with its result.
-    pub(super) since: Option<Timestamp>,
-    /// The report was in flight at least once.
-    pub(super) sent: bool,
-    /// A report may have arrived at GitLab although no answer said so.
-    pub(super) may_have_arrived: bool,
-    /// The last answer was 202, so that the next report is one that GitLab asked for.
-    pub(super) asked_again: bool,
-    /// The log was refused for too long, and what is missing of it is not sent any more.
-    pub(super) log_given_up: bool,
-    /// The checksum and size first reported. They never change.
-    #[serde(skip)]
-    pub(super) digest: Option<LogDigest>,
-    /// Checksum and size are no longer reported.
-    pub(super) without_digest: bool,
-    /// How often GitLab said 412.
-    pub(super) mismatches: u8,
-    /// How often GitLab said 202.
-    pub(super) accepted: u8,
-    /// When GitLab first said 202.
-    pub(super) accepted_since: Option<Timestamp>,
-    /// When GitLab began to say nothing but 400.
-    pub(super) refused_since: Option<Timestamp>,
-    /// Not to be repeated before.
-    pub(super) not_before: Timestamp,
-}
-
-impl Finishing {
-    pub(super) fn new(result: JobResult) -> Box<Self> {
-        Box::new(Self {
-            result,
-            since: None,
-            sent: false,
-            may_have_arrived: false,
-            asked_again: false,
-            log_given_up: false,
-            digest: None,
-            without_digest: false,
-            mismatches: 0,
-            accepted: 0,
-            accepted_since: None,
-            refused_since: None,
-            not_before: Timestamp::EPOCH,
-        })
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Closed {
     Finished(Outcome),
     Aborted(AbortReason),
+}
+
+impl Closed {
+    pub(super) fn event(&self) -> JobEvent {
+        match self {
+            Self::Finished(outcome) => JobEvent::Finished(outcome.clone()),
+            Self::Aborted(reason) => JobEvent::Aborted(*reason),
+        }
+    }
+}
+
+/// When the job has run for too long, and whether the application was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Timeout {
+    pub(super) at: Timestamp,
+    pub(super) told: bool,
+}
+
+impl Timeout {
+    pub(super) fn at(at: Timestamp) -> Self {
+        Self { at, told: false }
+    }
+}
+
+/// Whether the job is still driven here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Driving {
+    /// It is.
+    Open,
+    /// Another process goes on with it.
+    Abandoned,
+    /// `Done` was returned, and nothing else ever is from then on.
+    Done,
 }
 
 /// The three members of a [`Rejection`] in their stored form.

@@ -24,6 +24,17 @@ pub(super) enum Intent {
     Final,
 }
 
+impl Intent {
+    /// The part of our log that a patch or a probe carries: start and end, which are the same for a probe.
+    pub(super) fn piece(self) -> Option<(u64, u64)> {
+        match self {
+            Self::Patch { start, end } => Some((start, end)),
+            Self::Probe { base } => Some((base, base)),
+            Self::Accept | Self::Heartbeat | Self::Final => None,
+        }
+    }
+}
+
 /// As much of the job's state as decides what an answer means.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Context {

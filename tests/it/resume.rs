@@ -384,13 +384,13 @@ fn what_cannot_be_taken_up_is_refused_with_a_reason() {
     for length in 0..good.len() {
         assert!(matches!(JobSnapshot::from_json(&good[..length]), Err(ResumeError::Corrupt(_))), "{length}");
     }
-    let newer = good.replace("\"format\":1", "\"format\":2").replace("log_written", "log_size");
+    let newer = good.replace("\"format\":1", "\"format\":2").replace("\"written\"", "\"size\"");
     assert!(matches!(JobSnapshot::from_json(&newer), Err(ResumeError::Newer { found: 2, known: 1, .. })));
     let other = good.replace("\"kind\":\"job\"", "\"kind\":\"runner\"");
     assert!(matches!(JobSnapshot::from_json(&other), Err(ResumeError::WrongKind { .. })));
-    let impossible = good.replace("\"log_acknowledged\":0", "\"log_acknowledged\":4");
+    let impossible = good.replace("\"acknowledged\":0", "\"acknowledged\":4");
     assert!(matches!(JobSnapshot::from_json(&impossible), Err(ResumeError::Corrupt(_))));
-    let endless = good.replace("\"log_written\":3", "\"log_written\":18446744073709551615");
+    let endless = good.replace("\"written\":3", "\"written\":18446744073709551615");
     assert!(matches!(JobSnapshot::from_json(&endless), Err(ResumeError::Corrupt(_))));
     let stranger = Assignment::from_json(r#"{"id":8,"token":"t"}"#).unwrap();
     let snapshot = JobSnapshot::from_json(&good).unwrap();
@@ -664,12 +664,12 @@ fn numbers_that_contradict_each_other_come_in_on_no_way() {
     let json = serde_json::to_string(&good).unwrap();
     assert_eq!(serde_json::from_str::<JobSnapshot>(&json).unwrap(), good);
     let edits = [
-        (r#""log_acknowledged":0"#, r#""log_acknowledged":4"#),
-        (r#""log_written":3"#, r#""log_written":18446744073709551615"#),
-        (r#""log_crc32""#, r#""log_probe":{"at":4,"rewinds":false},"log_crc32""#),
-        (r#""log_crc32""#, r#""log_shifts":[[0,0],[1,9]],"log_crc32""#),
-        (r#""log_crc32""#, r#""log_shifts":[[0,5],[0,4]],"log_crc32""#),
-        (r#""log_crc32""#, r#""log_lost":[{"start":3,"end":1},0],"log_crc32""#),
+        (r#""acknowledged":0"#, r#""acknowledged":4"#),
+        (r#""written":3"#, r#""written":18446744073709551615"#),
+        (r#""crc32""#, r#""probe":{"at":4,"rewinds":false},"crc32""#),
+        (r#""crc32""#, r#""shifts":[[0,0],[1,9]],"crc32""#),
+        (r#""crc32""#, r#""shifts":[[0,5],[0,4]],"crc32""#),
+        (r#""crc32""#, r#""lost":[{"start":3,"end":1},0],"crc32""#),
     ];
     for (found, wrong) in edits {
         assert!(json.contains(found), "{json}");

@@ -1,0 +1,239 @@
+//! What was learnt of GitLab from its answers: that it lives, that it still knows the job, and since when it does not.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::reply::Cause;
+use crate::time::Timestamp;
+
+/// When GitLab last answered, whether calls fail, and the question of the application that waits for an answer.
+#[derive(Debug)]
+pub(super) struct Contact {
+    /// When an answer of GitLab last came. The keep-alive counts from here.
+    last: Timestamp,
+    pub(super) reach: Reachability,
+    /// What alone was answered since when, if that may mean the end of the job.
+    nothing_but: Option<(NothingBut, Timestamp)>,
+    check: Option<Check>,
+}
+
+/// Answers that end a job when nothing else comes back for very long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum NothingBut {
+    NotFound,
+    ForeignForbidden,
+}
+
+/// The question of the application whether the job is still ours, see [`Job::check_in`](super::Job::check_in).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    /// A call is to be sent for it.
+    Due,
+    /// A call was sent for it.
+    Sent,
+}
+
+/// What a snapshot holds of a [`Contact`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredContact {
+    last: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nothing_but: Option<(NothingBut, Timestamp)>,
+}
+
+impl StoredContact {
+    /// That of a job about which GitLab was never asked.
+    pub(super) const NEVER: Self = Self { last: Timestamp::EPOCH, nothing_but: None };
+}
+
+impl Contact {
+    pub(super) fn starting(now: Timestamp) -> Self {
+        Self { last: now, reach: Reachability::default(), nothing_but: None, check: None }
+    }
+
+    pub(super) fn stored(&self) -> StoredContact {
+        StoredContact { last: self.last, nothing_but: self.nothing_but }
+    }
+
+    /// That of an earlier life, by another clock: nothing was later than now.
+    pub(super) fn restored(stored: StoredContact, now: Timestamp) -> Self {
+        let StoredContact { last, nothing_but } = stored;
+        let nothing_but = nothing_but.map(|(kind, since)| (kind, since.min(now)));
+        Self { last: last.min(now), nothing_but, ..Self::starting(now) }
+    }
+
+    /// When GitLab is to hear of the job again. The silence counts from the last answer that was GitLab's. Failed calls do not count,
+    /// and neither do those of other kinds that are refused: a log that is refused each second would make the job deaf to its
+    /// cancellation.
+    pub(super) fn silent_at(&self, keep_alive: Duration) -> Timestamp {
+        self.last.saturating_add(keep_alive)
+    }
+
+    /// GitLab has answered. `settles_check` is false for a call that was sent before the application asked.
+    pub(super) fn answered(&mut self, settles_check: bool, now: Timestamp) {
+        self.last = now;
+        if settles_check {
+            self.check = None;
+        }
+    }
+
+    /// The application asks whether the job is still ours.
+    pub(super) fn check(&mut self) {
+        self.check = Some(Check::Due);
+    }
+
+    /// A keep-alive is sent, which asks.
+    pub(super) fn check_is_sent(&mut self) {
+        self.check = self.check.map(|_| Check::Sent);
+    }
+
+    pub(super) fn is_checking(&self) -> bool {
+        self.check.is_some()
+    }
+
+    /// Whether a call is to be sent for the question of the application.
+    pub(super) fn is_check_due(&self) -> bool {
+        self.check == Some(Check::Due)
+    }
+
+    /// The last answer was of this kind, or of none of them.
+    pub(super) fn note(&mut self, kind: Option<NothingBut>, now: Timestamp) {
+        if self.nothing_but.map(|(kind, _)| kind) != kind {
+            self.nothing_but = kind.map(|kind| (kind, now));
+        }
+    }
+
+    /// What alone was answered, and for how long.
+    pub(super) fn nothing_but(&self, now: Timestamp) -> Option<(NothingBut, Duration)> {
+        self.nothing_but.map(|(kind, since)| (kind, now.saturating_since(since)))
+    }
+}
+
+/// Whether calls fail, and whether the application was told so.
+///
+/// It is a level, told at most once in [`TELL_AGAIN`]: where calls fail and work in turns, the application hears of it twice a
+/// minute and not with each call.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reachability {
+    /// Boxed, because it is rare and jobs are many.
+    failing: Option<Box<(Cause, Timestamp)>>,
+    told: bool,
+    /// Long ago if it was never told.
+    told_at: Timestamp,
+}
+
+/// An outage is told no sooner after the last one was than this.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+
+/// What [`Reachability`] has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Nothing, until the state changes.
+    None,
+    /// Nothing before this moment.
+    NotBefore(Timestamp),
+    /// Calls fail: what happened first, and when.
+    Unreachable(Cause, Timestamp),
+    /// They work again.
+    Recovered,
+}
+
+impl Reachability {
+    pub(super) fn failed(&mut self, cause: Cause, now: Timestamp) {
+        self.failing.get_or_insert_with(|| Box::new((cause, now)));
+    }
+
+    /// No kind of call fails any more.
+    pub(super) fn recovered(&mut self) {
+        self.failing = None;
+    }
+
+    pub(super) fn news(&self, now: Timestamp) -> News {
+        match (self.failing.as_deref(), self.told) {
+            (None, true) => News::Recovered,
+            (Some(&(cause, since)), false) => {
+                let at = self.told_at.saturating_add(TELL_AGAIN);
+                if now < at { News::NotBefore(at) } else { News::Unreachable(cause, since) }
+            }
+            _ => News::None,
+        }
+    }
+
+    /// Notes that [`Reachability::news`] were told.
+    pub(super) fn told(&mut self, now: Timestamp) {
+        self.told = self.failing.is_some();
+        if self.told {
+            self.told_at = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_000_000_000 + seconds * 1000)
+    }
+
+    #[test]
+    fn the_silence_counts_from_the_last_answer() {
+        let keep_alive = Duration::from_secs(30);
+        let mut contact = Contact::starting(at(0));
+        contact.reach.failed(Cause::Status(StatusCode::BAD_GATEWAY), at(10));
+        assert_eq!(contact.silent_at(keep_alive), at(30));
+        contact.answered(true, at(20));
+        assert_eq!(contact.silent_at(keep_alive), at(50));
+    }
+
+    #[test]
+    fn only_a_call_sent_after_the_question_answers_it() {
+        let mut contact = Contact::starting(at(0));
+        contact.check();
+        contact.answered(false, at(1));
+        assert!(contact.is_check_due());
+        contact.check_is_sent();
+        assert!(contact.is_checking() && !contact.is_check_due());
+        contact.answered(true, at(2));
+        assert!(!contact.is_checking());
+        contact.check_is_sent();
+        assert!(!contact.is_checking());
+    }
+
+    #[test]
+    fn patience_counts_answers_of_one_kind_only() {
+        let mut contact = Contact::starting(at(0));
+        contact.note(Some(NothingBut::NotFound), at(1));
+        contact.note(Some(NothingBut::NotFound), at(5));
+        assert_eq!(contact.nothing_but(at(9)), Some((NothingBut::NotFound, Duration::from_secs(8))));
+        contact.note(Some(NothingBut::ForeignForbidden), at(9));
+        assert_eq!(contact.nothing_but(at(9)), Some((NothingBut::ForeignForbidden, Duration::ZERO)));
+        contact.note(None, at(10));
+        assert_eq!(contact.nothing_but(at(99)), None);
+    }
+
+    #[test]
+    fn an_outage_that_comes_and_goes_is_told_twice_a_minute() {
+        let mut reach = Reachability::default();
+        let cause = Cause::Status(StatusCode::BAD_GATEWAY);
+        let mut told = 0;
+        for second in 0..=60 {
+            reach.failed(cause, at(second));
+            for half in 0..2 {
+                if matches!(reach.news(at(second)), News::Unreachable(..) | News::Recovered) {
+                    told += 1;
+                    reach.told(at(second));
+                }
+                if half == 0 {
+                    reach.recovered();
+                }
+            }
+        }
+        assert!(told <= 6, "{told}");
+        assert_eq!(reach.news(at(61)), News::None);
+    }
+}

@@ -1,0 +1,563 @@
+//! How the log gets to GitLab: which bytes are sent next, and what an answer to them means for those that follow.
+//!
+//! ```text
+//!            floor        acknowledged        sent     written
+//!  our log     |================|--------------|- - - - - |
+//!  GitLab's    |=========|                                      size within what was sent: go on there
+//!  GitLab's  |=|                                                size before the floor: our first known byte goes there
+//!  GitLab's    |=========|####|                                 size among foreign bytes: our next one goes there
+//!  GitLab's    |=======================================|        size beyond: somebody else wrote; ours goes behind
+//! ```
+//!
+//! [`Trace`] has the bytes and the first line of this picture. The others are what a 416 can say.
+
+mod patch_size;
+mod progress;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use self::patch_size::PatchSize;
+use self::progress::{Detours, Progress};
+use super::alignment::Alignment;
+use super::deadlines::WaitReason;
+use super::reminder::{self, Reminder};
+use super::rules::Intent;
+use super::trace::{Location, Offsets, Trace};
+use crate::config::{DEFAULT_UPDATE_INTERVAL, RunnerConfig};
+use crate::error::Misuse;
+use crate::headers;
+use crate::reply::Cause;
+use crate::rng::Rng;
+use crate::time::Timestamp;
+
+/// After so many useless answers a probe is given up, and the log goes on where it would have gone on without one.
+const PROBE_ATTEMPTS: u8 = 3;
+
+/// The log on its way to GitLab.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) trace: Trace,
+    /// When the next piece is due while the job runs, unless there is enough for a full one.
+    flush_at: Timestamp,
+    /// How long after a piece the next one is due. GitLab says: 3 s while somebody looks at the log, and 60 s otherwise.
+    interval: Duration,
+    patch_size: PatchSize,
+    progress: Progress,
+    detours: Detours,
+    /// The end of a piece that may have arrived. It is repeated as it was, so that the repetition is harmless.
+    repeated: Option<u64>,
+    /// A piece may have arrived although its answer did not.
+    fate_unknown: bool,
+    probe: Option<Probe>,
+    /// The last piece or probe was answered with a 416 that named the very offset at which it began.
+    stalled: bool,
+    /// Boxed, because it is rare and jobs are many.
+    refusal: Option<Box<Refusal>>,
+    /// The log was refused for too long, and what is missing of it is not sent any more.
+    given_up: bool,
+    /// Asks the application for bytes that are not kept here.
+    reminder: Reminder,
+}
+
+/// An empty patch that finds out where GitLab's log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Probe {
+    /// How many answers told nothing.
+    useless: u8,
+    purpose: Purpose,
+}
+
+/// What a [`Probe`] is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To go on at the end of what we sent.
+    GoOn,
+    /// To send everything again, after GitLab said that checksum or size do not match (412).
+    Rewind,
+    /// To see whether GitLab's log ends at this offset of ours, one byte after where its last two answers said.
+    NextByte(u64),
+}
+
+impl Probe {
+    const fn new(purpose: Purpose) -> Self {
+        Self { useless: 0, purpose }
+    }
+}
+
+/// The log is refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal {
+    pub(super) since: Timestamp,
+    /// How it was refused first.
+    pub(super) cause: Cause,
+    /// GitLab has answered a call of another kind since.
+    pub(super) others_work: bool,
+}
+
+/// What is to be done about the log next.
+pub(super) enum Due {
+    /// Nothing: all that is to be sent was acknowledged.
+    Nothing,
+    /// Nothing before this time.
+    Wait(Timestamp, WaitReason),
+    /// The application must bring these bytes.
+    Supply(Range<u64>),
+    /// The application must save what was written: a durable job sends nothing else.
+    Save,
+    /// A piece, or a probe.
+    Send(Intent),
+}
+
+/// What an answer changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Effect {
+    /// The call achieved something, and costs nothing of the budget.
+    pub(super) productive: bool,
+    /// A process that resumes from an older state would send the wrong bytes.
+    pub(super) critical: bool,
+    /// Our next byte goes to this offset of GitLab's log, where it would not have gone before.
+    pub(super) shifted_to: Option<u64>,
+}
+
+/// What a snapshot holds of a [`Delivery`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredDelivery {
+    pub(super) written: u64,
+    acknowledged: u64,
+    crc32: u32,
+    #[serde(default, skip_serializing_if = "Alignment::is_exact")]
+    shifts: Alignment,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    probe: Option<StoredProbe>,
+    /// What GitLab lost and was sent again, and when it lost it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lost: Option<(Range<u64>, Timestamp)>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    given_up: bool,
+    patch_limit: u64,
+    interval_ms: u64,
+    flush_at: Timestamp,
+}
+
+/// A probe that stands. It goes on after a resume, with what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredProbe {
+    /// The offset of the log that is asked for: nothing behind that was sent.
+    at: u64,
+    /// Whether all of the log is to be sent again afterwards.
+    rewinds: bool,
+}
+
+impl StoredDelivery {
+    /// Where the log of another client is taken over. If it is `complete`, its result was sent after it. If not, all of it may be at
+    /// GitLab, or none, so that its end is asked for before more is sent.
+    pub(super) fn of_another_client(log: &[u8], complete: bool) -> Self {
+        let written = log.len() as u64;
+        Self {
+            written,
+            acknowledged: if complete { written } else { 0 },
+            crc32: crc32fast::hash(log),
+            shifts: Alignment::default(),
+            probe: (!complete).then_some(StoredProbe { at: written, rewinds: false }),
+            lost: None,
+            given_up: false,
+            patch_limit: u64::MAX,
+            interval_ms: DEFAULT_UPDATE_INTERVAL.as_millis() as u64,
+            flush_at: Timestamp::EPOCH,
+        }
+    }
+
+    /// Whether these numbers can be those of a log.
+    pub(super) fn is_sound(&self) -> bool {
+        // What may be at GitLab.
+        let sent = self.probe.map_or(self.written, |probe| probe.at);
+        let lost = self.lost.as_ref().is_none_or(|(lost, _)| lost.start <= lost.end && lost.end <= sent);
+        // No log comes so far, and whatever is added can be counted.
+        let countable = self.written <= u64::MAX / 2;
+        let shifts = self.shifts.is_sound(self.acknowledged);
+        countable && lost && shifts && self.acknowledged <= sent && sent <= self.written
+    }
+
+    /// Whether these bytes, one after the other, are the log, by size and checksum. Of one that lost bytes for good, the checksum
+    /// cannot be told.
+    pub(super) fn is_log(&self, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>) -> bool {
+        let (mut hasher, mut size) = (crc32fast::Hasher::new(), 0u64);
+        for chunk in chunks {
+            hasher.update(chunk.as_ref());
+            size = size.saturating_add(chunk.as_ref().len() as u64);
+        }
+        let lossless = self.shifts.floor() == 0;
+        size == self.written && (!lossless || hasher.finalize() == self.crc32)
+    }
+}
+
+impl Delivery {
+    /// That of an empty log.
+    pub(super) fn new(config: &RunnerConfig) -> Self {
+        Self {
+            trace: Trace::new(config.retain, config.durable),
+            flush_at: Timestamp::EPOCH,
+            interval: config.update_interval,
+            patch_size: PatchSize::new(config.patch_limit),
+            progress: Progress::default(),
+            detours: Detours::default(),
+            repeated: None,
+            fate_unknown: false,
+            probe: None,
+            stalled: false,
+            refusal: None,
+            given_up: false,
+            reminder: Reminder::default(),
+        }
+    }
+
+    pub(super) fn stored(&self, is_rewound: bool) -> StoredDelivery {
+        let Offsets { acknowledged, sent: _, written, crc, alignment } = self.trace.offsets();
+        StoredDelivery {
+            written,
+            acknowledged,
+            crc32: crc,
+            shifts: alignment,
+            probe: self.stored_probe(is_rewound),
+            lost: self.progress.lost(),
+            given_up: self.given_up,
+            patch_limit: self.patch_size.limit(),
+            interval_ms: u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX),
+            flush_at: self.flush_at,
+        }
+    }
+
+    /// The probe to go on with after a resume. `is_rewound` if the log is being sent again because its checksum did not match.
+    fn stored_probe(&self, is_rewound: bool) -> Option<StoredProbe> {
+        let Offsets { acknowledged, sent, .. } = self.trace.offsets();
+        let stored = |rewinds| Some(StoredProbe { at: sent, rewinds });
+        match self.probe.map(|probe| probe.purpose) {
+            // Nothing is sent behind these two before they are answered and that is saved.
+            Some(Purpose::GoOn) => stored(false),
+            Some(Purpose::Rewind) => stored(true),
+            // A guess. If it is wrong, the log goes on without another save.
+            Some(Purpose::NextByte(_)) => None,
+            // All of the log is to be sent again, and nothing of it was: without this, the probe after a resume would find the log
+            // whole, and leave it as it is.
+            None if is_rewound && acknowledged == self.trace.floor() && sent > acknowledged => stored(true),
+            None => None,
+        }
+    }
+
+    /// That of an earlier life, by another clock. No restored time is trusted further than its own longest wait.
+    ///
+    /// A report that was sent is repeated. Anything else first finds out where GitLab's log ends, and so does a result that still
+    /// waits for that: GitLab may have lost the end of the log, and nobody else would notice.
+    pub(super) fn restored(stored: StoredDelivery, has_result: bool, config: &RunnerConfig, now: Timestamp) -> Self {
+        let offsets = Offsets {
+            acknowledged: stored.acknowledged,
+            // What was saved may have been sent since.
+            sent: stored.probe.map_or(stored.written, |probe| probe.at),
+            written: stored.written,
+            crc: stored.crc32,
+            alignment: stored.shifts,
+        };
+        let interval = Duration::from_millis(stored.interval_ms).min(headers::UPDATE_INTERVAL_CAP);
+        let mut delivery = Self {
+            trace: Trace::restored(config.retain, config.durable, offsets),
+            flush_at: stored.flush_at.min(now.saturating_add(interval)),
+            interval,
+            patch_size: PatchSize::restored(stored.patch_limit, config.patch_limit, now),
+            progress: Progress::restored(stored.acknowledged, stored.lost, now),
+            given_up: stored.given_up,
+            ..Self::new(config)
+        };
+        let purpose = match stored.probe {
+            Some(StoredProbe { rewinds: true, .. }) => Some(Purpose::Rewind),
+            Some(StoredProbe { rewinds: false, .. }) => Some(Purpose::GoOn),
+            None if has_result && !delivery.owes() => None,
+            None => Some(Purpose::GoOn),
+        };
+        delivery.probe = purpose.map(Probe::new);
+        delivery
+    }
+
+    /// GitLab says how often it wants pieces.
+    pub(super) fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+    }
+
+    /// Whether there is log that GitLab has not acknowledged and is still to get.
+    fn owes(&self) -> bool {
+        self.trace.unsent() > 0 && !self.given_up
+    }
+
+    /// Whether nothing is to be sent any more of the log that there is.
+    pub(super) fn is_complete(&self) -> bool {
+        self.probe.is_none() && !self.owes()
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.refusal.as_deref().copied()
+    }
+
+    /// The next piece of log, or what stands in its way. While the job is `running`, pieces wait until they are due or full.
+    pub(super) fn due(&self, running: bool, now: Timestamp) -> Due {
+        if let Some(probe) = self.probe {
+            let base = match probe.purpose {
+                Purpose::GoOn | Purpose::Rewind => self.trace.sent(),
+                Purpose::NextByte(offset) => offset,
+            };
+            return Due::Send(Intent::Probe { base });
+        }
+        if !self.owes() {
+            return Due::Nothing;
+        }
+        if let Some(range) = self.trace.missing(self.patch_size.limit()) {
+            return match self.reminder.not_before(now) {
+                Some(at) => Due::Wait(at, WaitReason::Trace),
+                None => Due::Supply(range),
+            };
+        }
+        let full = self.trace.unsent() >= self.patch_size.now(now);
+        if running && !full && now < self.flush_at {
+            return Due::Wait(self.flush_at, WaitReason::Interval);
+        }
+        let piece = self.next_piece(now);
+        if piece.is_empty() { Due::Save } else { Due::Send(Intent::Patch { start: piece.start, end: piece.end }) }
+    }
+
+    /// The range of the next piece. One that may have arrived is repeated as it was.
+    fn next_piece(&self, now: Timestamp) -> Range<u64> {
+        let limit =
+            self.repeated.map_or_else(|| self.patch_size.now(now), |end| end.saturating_sub(self.trace.acknowledged()));
+        self.trace.next(limit)
+    }
+
+    /// A piece is sent: its bytes.
+    pub(super) fn send(&mut self, piece: Range<u64>) -> Vec<Bytes> {
+        self.repeated = Some(piece.end);
+        self.trace.send(piece)
+    }
+
+    /// The log is complete. GitLab may have lost its end since it was acknowledged. If there is more to send, the answer to that
+    /// tells; if there is not, nobody else would ask.
+    pub(super) fn finish(&mut self) {
+        if self.trace.unsent() == 0 && self.trace.written() > 0 && self.probe.is_none() {
+            self.probe = Some(Probe::new(Purpose::GoOn));
+        }
+    }
+
+    /// All of the log is to be sent again, once GitLab has said where its own ends.
+    pub(super) fn send_again(&mut self) {
+        self.probe = Some(Probe::new(Purpose::Rewind));
+    }
+
+    /// GitLab took a piece, or what a probe asked for is where its log ends.
+    pub(super) fn acknowledged(&mut self, intent: Intent, now: Timestamp) -> Effect {
+        (self.repeated, self.fate_unknown) = (None, false);
+        self.reminder.done();
+        let (end, critical) = match intent {
+            Intent::Probe { base } => {
+                // A record of before the probe must not be taken up after what is sent now.
+                if self.probe.take().is_some_and(|probe| probe.purpose == Purpose::Rewind) {
+                    self.trace.rewind();
+                    self.progress.lost_from(self.trace.acknowledged(), now);
+                    return Effect { critical: true, ..Effect::default() };
+                }
+                (base, true)
+            }
+            Intent::Patch { start, end } => {
+                self.patch_size.taken(end - start);
+                self.flush_at = now.saturating_add(self.interval);
+                (end, false)
+            }
+            Intent::Accept | Intent::Heartbeat | Intent::Final => return Effect::default(),
+        };
+        self.trace.acknowledge(end);
+        Effect { productive: self.progress.reached(end), critical, shifted_to: None }
+    }
+
+    /// Whether a probe asks for the byte after where GitLab's last two answers said its log ends.
+    pub(super) fn is_guessing(&self) -> bool {
+        self.probe.is_some_and(|probe| matches!(probe.purpose, Purpose::NextByte(_)))
+    }
+
+    /// GitLab names the same offset again and again: its log may end one byte behind, as some servers name the last byte in place of
+    /// the size.
+    pub(super) fn guess_next_byte(&mut self) {
+        self.probe = Some(Probe::new(Purpose::NextByte(self.trace.acknowledged() + 1)));
+    }
+
+    /// GitLab's log ends at `size`, and not where the piece or probe began: see the picture of the module.
+    pub(super) fn resynchronise(&mut self, begun: u64, size: u64, now: Timestamp) -> Effect {
+        let was_probing = self.probe.take().is_some();
+        let arrived = std::mem::take(&mut self.fate_unknown) || was_probing;
+        self.repeated = None;
+        self.reminder.done();
+        match self.trace.locate(size) {
+            Location::Within(offset) => {
+                // If somebody else's bytes are lost with ours, what is sent now lies elsewhere than a record of before says.
+                let critical = self.trace.go_back_to(offset, size) || was_probing;
+                self.progress.lost_from(offset, now);
+                Effect { productive: self.progress.named(offset), critical, shifted_to: None }
+            }
+            Location::Shifted(offset) => self.shift(offset, size),
+            // Somebody else's bytes are behind ours, or in place of a piece that certainly did not arrive.
+            Location::Beyond => self.shift(if arrived { self.trace.sent() } else { begun }, size),
+        }
+    }
+
+    fn shift(&mut self, offset: u64, server_offset: u64) -> Effect {
+        self.trace.shift_to(offset, server_offset);
+        self.progress = Progress::starting(self.trace.acknowledged());
+        Effect { productive: false, critical: true, shifted_to: Some(server_offset) }
+    }
+
+    /// One more answer led elsewhere and no further. Returns until when to wait with the next piece.
+    pub(super) fn count_detour(&mut self, cap: Duration, now: Timestamp, rng: &mut Rng) -> Timestamp {
+        self.detours.count(cap, now, rng)
+    }
+
+    /// A piece of this size is refused as too large. Returns whether a smaller one can be sent.
+    pub(super) fn halve(&mut self, size: u64, now: Timestamp) -> bool {
+        let smaller = self.patch_size.refused(size, now);
+        if smaller {
+            // Nothing of it was stored, so that the next piece may be another one.
+            self.repeated = None;
+        }
+        smaller
+    }
+
+    /// A piece or probe was answered. `begun` is where it began in GitLab's log; `useless` if the answer neither took it nor said
+    /// where to go on.
+    pub(super) fn note_answer(
+        &mut self,
+        status: StatusCode,
+        stored: Option<u64>,
+        begun: u64,
+        useless: bool,
+        now: Timestamp,
+    ) {
+        self.stalled = status == StatusCode::RANGE_NOT_SATISFIABLE && stored == Some(begun);
+        if useless && is_refusal(status) {
+            let refusal = Refusal { since: now, cause: Cause::Status(status), others_work: false };
+            self.refusal.get_or_insert_with(|| Box::new(refusal));
+        } else {
+            self.refusal = None;
+        }
+    }
+
+    /// GitLab has answered a call of another kind.
+    pub(super) fn note_other_answer(&mut self) {
+        if let Some(refusal) = &mut self.refusal {
+            refusal.others_work = true;
+        }
+    }
+
+    /// A piece or probe came to nothing.
+    pub(super) fn failed(&mut self, intent: Intent, cause: Cause) {
+        if let Cause::Failure(_) = cause {
+            // Nobody has refused anything.
+            (self.refusal, self.stalled) = (None, false);
+        }
+        match intent {
+            Intent::Patch { .. } => self.fate_unknown |= may_have_arrived(cause),
+            Intent::Probe { .. } => self.note_useless_probe(cause),
+            Intent::Accept | Intent::Heartbeat | Intent::Final => {}
+        }
+    }
+
+    /// Gives a probe up that only gets answers which tell nothing.
+    fn note_useless_probe(&mut self, cause: Cause) {
+        let useless = matches!(cause, Cause::Status(status) if matches!(status.as_u16(), 400 | 405 | 411 | 413 | 416));
+        let Some(probe) = &mut self.probe else { return };
+        probe.useless += u8::from(useless);
+        if matches!(probe.purpose, Purpose::NextByte(_)) || probe.useless >= PROBE_ATTEMPTS {
+            self.probe = None;
+        }
+    }
+
+    /// What is missing of the log at GitLab is not sent any more.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+        (self.probe, self.refusal) = (None, None);
+    }
+
+    /// The bytes that the application must bring next.
+    pub(super) fn needed(&self) -> Option<Range<u64>> {
+        let wanted = self.probe.is_none() && self.owes();
+        wanted.then(|| self.trace.missing(self.patch_size.limit())).flatten()
+    }
+
+    /// The application was asked for them.
+    pub(super) fn asked(&mut self, now: Timestamp, rng: &mut Rng) {
+        self.reminder.ask_again(reminder::TO_SUPPLY, now, rng);
+    }
+
+    /// The application brings bytes from `offset` on.
+    pub(super) fn supply(&mut self, offset: u64, bytes: Bytes, now: Timestamp, rng: &mut Rng) -> Result<(), Misuse> {
+        let wanted = self.needed().ok_or(Misuse::TraceNotNeeded)?;
+        if offset != wanted.start {
+            return Err(Misuse::TraceMismatch { offered: offset, wanted: wanted.start });
+        }
+        if bytes.is_empty() {
+            self.reminder.ask_again(reminder::TO_SUPPLY_MORE, now, rng);
+        } else {
+            self.trace.refill(bytes);
+            self.reminder.done();
+        }
+        Ok(())
+    }
+
+    /// The bytes that are needed are nowhere: a mark takes their place.
+    pub(super) fn forfeit(&mut self) -> Result<(), Misuse> {
+        self.needed().ok_or(Misuse::TraceNotNeeded)?;
+        self.trace.forfeit();
+        self.reminder.done();
+        self.repeated = None;
+        Ok(())
+    }
+}
+
+/// Whether a piece may be at GitLab although the call failed. A refusal says that it is not.
+fn may_have_arrived(cause: Cause) -> bool {
+    match cause {
+        Cause::Failure(failure) => failure.may_have_arrived(),
+        Cause::Status(status) => !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT,
+    }
+}
+
+/// Whether a status refuses a piece of log, rather than asking to send it later or elsewhere.
+fn is_refusal(status: StatusCode) -> bool {
+    match status {
+        StatusCode::REQUEST_TIMEOUT
+        | StatusCode::CONFLICT
+        | StatusCode::RANGE_NOT_SATISFIABLE
+        | StatusCode::TOO_MANY_REQUESTS => false,
+        status => !status.is_server_error() || status == StatusCode::NOT_IMPLEMENTED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_refuses_a_log_and_what_only_delays_it() {
+        for status in [200, 204, 302, 400, 401, 403, 404, 405, 407, 413, 422, 501] {
+            assert!(is_refusal(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+        for status in [408, 409, 416, 429, 500, 502, 503, 504] {
+            assert!(!is_refusal(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+    }
+}
