@@ -225,15 +225,16 @@ impl Job {
         let mut rng = Rng::new(config.jitter_seed, assignment.id());
         rng.mix(config.streams.next());
         let variables = LogOptions::variables(assignment.spec());
+        let pipeline = Pipeline::new(&config.log, assignment, &variables);
         let mut job = Self {
             wire: Wire::new(owner),
             clock: Steady::starting(now),
             rng,
-            log: JobLog::new(Pipeline::new(&config.log, assignment, &variables)),
+            log: JobLog::new(pipeline, assignment.spec().is_debug_trace()),
             delivery: Delivery::new(&config),
             saving: Saving::starting(config.durable, 0, now),
             pacing: Pacing::default(),
-            contact: Contact::starting(now),
+            contact: Contact::starting(config.keep_alive, now),
             timeout: Timeout::at(now),
             phase: Phase::Running,
             acceptance: Acceptance::Pending,

@@ -185,16 +185,22 @@ impl Pipeline {
         }
     }
 
-    /// Lets through the stages what was written.
+    /// Lets through the stages what was written. Most polls come here with nothing.
+    #[inline]
     pub(crate) fn run(&mut self, out: &mut dyn FnMut(Bytes)) {
-        // Most polls come here with nothing.
-        if let Some(mut input) = self.input.take_if(|input| !input.is_unused()) {
-            let waits = input.len() > 0;
-            let is_full = input.take(|stream, chunk, at| self.process(stream, chunk, at, out));
-            if waits && !is_full {
-                self.chains.values_mut().for_each(|chain| chain.masker.rest());
-            }
+        if let Some(input) = self.input.take() {
+            self.run_block(input, out);
+        }
+    }
+
+    fn run_block(&mut self, mut input: Box<Input>, out: &mut dyn FnMut(Bytes)) {
+        let waits = input.len() > 0;
+        let is_full = input.take(|stream, chunk, at| self.process(stream, chunk, at, out));
+        if is_full {
+            // The next block is expected to be full too, and finds its room again.
             self.input = Some(input);
+        } else if waits {
+            self.chains.values_mut().for_each(|chain| chain.masker.rest());
         }
     }
 

@@ -118,7 +118,7 @@ impl Job {
 
     /// GitLab has answered.
     fn reached(&mut self, sent: Sent, now: Timestamp) {
-        self.contact.answered(!sent.predates_check, now);
+        self.contact.answered(!sent.predates_check, self.config.keep_alive, now);
         if Lane::from(sent.intent) != Lane::Trace {
             self.delivery.note_other_answer();
         }

@@ -10,8 +10,10 @@ use crate::time::Timestamp;
 /// When GitLab last answered, whether calls fail, and the question of the application that waits for an answer.
 #[derive(Debug)]
 pub(super) struct Contact {
-    /// When an answer of GitLab last came. The keep-alive counts from here.
+    /// When a call last worked, or the report was answered with 400 or 412.
     last: Timestamp,
+    /// One keep-alive interval later.
+    keep_alive_due_at: Timestamp,
     pub(super) reach: Reachability,
     /// What alone was answered since when, if that may mean the end of the job.
     nothing_but: Option<(NothingBut, Timestamp)>,
@@ -49,8 +51,9 @@ impl StoredContact {
 }
 
 impl Contact {
-    pub(super) fn starting(now: Timestamp) -> Self {
-        Self { last: now, reach: Reachability::default(), nothing_but: None, check: None }
+    pub(super) fn starting(keep_alive: Duration, now: Timestamp) -> Self {
+        let keep_alive_due_at = now.saturating_add(keep_alive);
+        Self { last: now, keep_alive_due_at, reach: Reachability::default(), nothing_but: None, check: None }
     }
 
     pub(super) fn stored(&self) -> StoredContact {
@@ -58,22 +61,23 @@ impl Contact {
     }
 
     /// That of an earlier life, by another clock: nothing was later than now.
-    pub(super) fn restored(stored: StoredContact, now: Timestamp) -> Self {
-        let StoredContact { last, nothing_but } = stored;
-        let nothing_but = nothing_but.map(|(kind, since)| (kind, since.min(now)));
-        Self { last: last.min(now), nothing_but, ..Self::starting(now) }
+    pub(super) fn restored(stored: StoredContact, keep_alive: Duration, now: Timestamp) -> Self {
+        let nothing_but = stored.nothing_but.map(|(kind, since)| (kind, since.min(now)));
+        Self { nothing_but, ..Self::starting(keep_alive, stored.last.min(now)) }
     }
 
-    /// When GitLab is to hear of the job again. The silence counts from the last answer that was GitLab's. Failed calls do not count,
-    /// and neither do those of other kinds that are refused: a log that is refused each second would make the job deaf to its
-    /// cancellation.
-    pub(super) fn silent_at(&self, keep_alive: Duration) -> Timestamp {
-        self.last.saturating_add(keep_alive)
+    /// When the next keep-alive is due: one interval after the last call that worked.
+    ///
+    /// A piece of log that is refused is an answer too, but it ends no silence. Otherwise a log that is refused each second would keep
+    /// the keep-alives back, and the job would not hear of its cancellation.
+    pub(super) fn keep_alive_due_at(&self) -> Timestamp {
+        self.keep_alive_due_at
     }
 
-    /// GitLab has answered. `settles_check` is false for a call that was sent before the application asked.
-    pub(super) fn answered(&mut self, settles_check: bool, now: Timestamp) {
-        self.last = now;
+    /// A call worked, or GitLab understood the report and did not take it. `settles_check` is false for a call that was sent before the
+    /// application asked.
+    pub(super) fn answered(&mut self, settles_check: bool, keep_alive: Duration, now: Timestamp) {
+        (self.last, self.keep_alive_due_at) = (now, now.saturating_add(keep_alive));
         if settles_check {
             self.check = None;
         }
@@ -176,29 +180,30 @@ mod tests {
 
     use super::*;
 
+    const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_millis(1_000_000_000 + seconds * 1000)
     }
 
     #[test]
     fn the_silence_counts_from_the_last_answer() {
-        let keep_alive = Duration::from_secs(30);
-        let mut contact = Contact::starting(at(0));
+        let mut contact = Contact::starting(KEEP_ALIVE, at(0));
         contact.reach.failed(Cause::Status(StatusCode::BAD_GATEWAY), at(10));
-        assert_eq!(contact.silent_at(keep_alive), at(30));
-        contact.answered(true, at(20));
-        assert_eq!(contact.silent_at(keep_alive), at(50));
+        assert_eq!(contact.keep_alive_due_at(), at(30));
+        contact.answered(true, KEEP_ALIVE, at(20));
+        assert_eq!(contact.keep_alive_due_at(), at(50));
     }
 
     #[test]
     fn only_a_call_sent_after_the_question_answers_it() {
-        let mut contact = Contact::starting(at(0));
+        let mut contact = Contact::starting(KEEP_ALIVE, at(0));
         contact.check();
-        contact.answered(false, at(1));
+        contact.answered(false, KEEP_ALIVE, at(1));
         assert!(contact.is_check_due());
         contact.check_is_sent();
         assert!(contact.is_checking() && !contact.is_check_due());
-        contact.answered(true, at(2));
+        contact.answered(true, KEEP_ALIVE, at(2));
         assert!(!contact.is_checking());
         contact.check_is_sent();
         assert!(!contact.is_checking());
@@ -206,7 +211,7 @@ mod tests {
 
     #[test]
     fn patience_counts_answers_of_one_kind_only() {
-        let mut contact = Contact::starting(at(0));
+        let mut contact = Contact::starting(KEEP_ALIVE, at(0));
         contact.note(Some(NothingBut::NotFound), at(1));
         contact.note(Some(NothingBut::NotFound), at(5));
         assert_eq!(contact.nothing_but(at(9)), Some((NothingBut::NotFound, Duration::from_secs(8))));

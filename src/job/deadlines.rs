@@ -19,11 +19,10 @@ use super::{JobEvent, rules::Intent};
 use crate::time::Timestamp;
 
 /// What a [`Job`](crate::Job) waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WaitReason {
     /// Log, result, or nothing at all: the application.
-    #[default]
     Application,
     /// The answer to a call.
     Answer,
@@ -51,15 +50,25 @@ pub(super) enum Step {
 }
 
 /// The nearest deadline that has not come, and what it is for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Soonest {
-    time: Option<Timestamp>,
+    /// [`NEVER`] if there is none.
+    time: Timestamp,
     reason: WaitReason,
+}
+
+/// No clock comes to this.
+const NEVER: Timestamp = Timestamp::from_millis(u64::MAX);
+
+impl Default for Soonest {
+    fn default() -> Self {
+        Self { time: NEVER, reason: WaitReason::Application }
+    }
 }
 
 impl Soonest {
     pub(super) fn time(self) -> Option<Timestamp> {
-        self.time
+        (self.time < NEVER).then_some(self.time)
     }
 
     pub(super) fn reason(self) -> WaitReason {
@@ -67,8 +76,8 @@ impl Soonest {
     }
 
     pub(super) fn at(&mut self, time: Timestamp, reason: WaitReason) {
-        if self.time.is_none_or(|soonest| time < soonest) {
-            *self = Self { time: Some(time), reason };
+        if time < self.time {
+            *self = Self { time, reason };
         }
     }
 

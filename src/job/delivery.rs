@@ -550,6 +550,114 @@ fn is_refusal(status: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::info::Info;
+    use crate::config::{Retain, Server};
+    use crate::reply::Failure;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_000_000_000 + seconds * 1000)
+    }
+
+    /// A log of these bytes, in pieces of four.
+    fn delivery(log: &'static str) -> Delivery {
+        let server = Server::parse("https://gitlab.example.com").unwrap();
+        let config = RunnerConfig::new(server, Info::new("r", "1")).with_retain(Retain::All).with_patch_limit(4);
+        let mut delivery = Delivery::new(&config);
+        delivery.trace.write(Bytes::from_static(log.as_bytes()));
+        delivery
+    }
+
+    /// Sends what is due, and returns it.
+    fn send(delivery: &mut Delivery) -> Intent {
+        let Due::Send(intent) = delivery.due(false, at(0)) else { panic!("nothing is due") };
+        if let Intent::Patch { start, end } = intent {
+            delivery.send(start..end);
+        }
+        intent
+    }
+
+    #[test]
+    fn a_piece_that_may_have_arrived_is_repeated_as_it_was() {
+        let mut delivery = delivery("ab");
+        assert_eq!(send(&mut delivery), Intent::Patch { start: 0, end: 2 });
+        delivery.failed(Intent::Patch { start: 0, end: 2 }, Cause::Failure(Failure::TimedOut));
+        delivery.trace.write(Bytes::from_static(b"cd"));
+        assert_eq!(send(&mut delivery), Intent::Patch { start: 0, end: 2 });
+        let effect = delivery.acknowledged(Intent::Patch { start: 0, end: 2 }, at(0));
+        assert_eq!(effect, Effect { productive: true, critical: false, shifted_to: None });
+        assert_eq!(send(&mut delivery), Intent::Patch { start: 2, end: 4 });
+    }
+
+    #[test]
+    fn what_gitlab_lost_is_sent_again_from_there() {
+        let mut delivery = delivery("abcdef");
+        for (start, end) in [(0, 4), (4, 6)] {
+            assert_eq!(send(&mut delivery), Intent::Patch { start, end });
+            delivery.acknowledged(Intent::Patch { start, end }, at(0));
+        }
+        assert!(delivery.is_complete());
+        // Nothing more is written, so that nobody else would ask.
+        delivery.finish();
+        assert_eq!(send(&mut delivery), Intent::Probe { base: 6 });
+        let effect = delivery.resynchronise(6, 3, at(1));
+        assert_eq!(effect, Effect { productive: false, critical: true, shifted_to: None });
+        assert_eq!(send(&mut delivery), Intent::Patch { start: 3, end: 6 });
+        assert!(delivery.acknowledged(Intent::Patch { start: 3, end: 6 }, at(1)).productive);
+        assert!(delivery.is_complete());
+    }
+
+    #[test]
+    fn bytes_of_somebody_else_are_stepped_over() {
+        let mut delivery = delivery("ab");
+        assert_eq!(send(&mut delivery), Intent::Patch { start: 0, end: 2 });
+        let effect = delivery.resynchronise(0, 5, at(0));
+        assert_eq!((effect.shifted_to, effect.critical), (Some(5), true));
+        assert_eq!(send(&mut delivery), Intent::Patch { start: 0, end: 2 });
+        assert_eq!(delivery.trace.at_server(0), 5);
+    }
+
+    #[test]
+    fn a_probe_that_only_gets_useless_answers_is_given_up() {
+        let mut delivery = delivery("ab");
+        delivery.send_again();
+        let Intent::Probe { base } = send(&mut delivery) else { panic!("a probe comes first") };
+        for _ in 0..2 {
+            delivery.failed(Intent::Probe { base }, Cause::Status(StatusCode::METHOD_NOT_ALLOWED));
+            delivery.failed(Intent::Probe { base }, Cause::Status(StatusCode::BAD_GATEWAY));
+        }
+        assert_eq!(send(&mut delivery), Intent::Probe { base });
+        delivery.failed(Intent::Probe { base }, Cause::Status(StatusCode::METHOD_NOT_ALLOWED));
+        assert_eq!(send(&mut delivery), Intent::Patch { start: 0, end: 2 });
+    }
+
+    #[test]
+    fn pieces_wait_for_their_interval_while_the_job_runs() {
+        let mut delivery = delivery("ab");
+        delivery.set_interval(Duration::from_secs(3));
+        assert!(matches!(delivery.due(true, at(0)), Due::Send(_)));
+        delivery.acknowledged(Intent::Patch { start: 0, end: 2 }, at(0));
+        assert!(matches!(delivery.due(true, at(0)), Due::Nothing));
+        delivery.trace.write(Bytes::from_static(b"cd"));
+        assert!(matches!(delivery.due(true, at(2)), Due::Wait(time, WaitReason::Interval) if time == at(3)));
+        assert!(matches!(delivery.due(false, at(2)), Due::Send(_)));
+        // Enough for a full piece.
+        delivery.trace.write(Bytes::from_static(b"ef"));
+        assert!(matches!(delivery.due(true, at(2)), Due::Send(_)));
+    }
+
+    #[test]
+    fn a_log_that_is_given_up_is_complete() {
+        let mut delivery = delivery("ab");
+        delivery.note_answer(StatusCode::METHOD_NOT_ALLOWED, None, 0, true, at(0));
+        assert!(delivery.refusal().is_some_and(|refusal| !refusal.others_work));
+        delivery.note_other_answer();
+        assert!(delivery.refusal().is_some_and(|refusal| refusal.others_work));
+        // Trouble on the way is no refusal, and ends one.
+        delivery.note_answer(StatusCode::BAD_GATEWAY, None, 0, true, at(1));
+        assert!(delivery.refusal().is_none() && !delivery.is_complete());
+        delivery.give_up();
+        assert!(delivery.is_complete() && delivery.needed().is_none());
+    }
 
     #[test]
     fn what_refuses_a_log_and_what_only_delays_it() {

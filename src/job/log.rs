@@ -26,6 +26,9 @@ pub enum Masked {
 #[derive(Debug)]
 pub(super) struct JobLog {
     pub(super) pipeline: Pipeline,
+    /// Whether pieces are marked as those of a log that shows more than usual. To find it out anew for each takes a look at all
+    /// variables.
+    pub(super) is_debug_trace: bool,
     /// The names of the sections that are open, the innermost last.
     sections: Vec<String>,
     /// The latest time that a line was written at. The lines that close the log are not earlier.
@@ -48,8 +51,8 @@ impl StoredLog {
 }
 
 impl JobLog {
-    pub(super) fn new(pipeline: Pipeline) -> Self {
-        Self { pipeline, sections: Vec::new(), stamped_at: Timestamp::EPOCH }
+    pub(super) fn new(pipeline: Pipeline, is_debug_trace: bool) -> Self {
+        Self { pipeline, is_debug_trace, sections: Vec::new(), stamped_at: Timestamp::EPOCH }
     }
 
     pub(super) fn stored(&self) -> StoredLog {

@@ -48,7 +48,7 @@ impl Job {
             Intent::Patch { start, end } => {
                 let (content, at) = (self.delivery.send(start..end), self.delivery.trace.at_server(start));
                 let patch = PatchTrace::new(self.id(), self.token(), at, content);
-                self.call(sent, &patch.with_debug_trace(self.spec().is_debug_trace()), now)
+                self.call(sent, &patch.with_debug_trace(self.log.is_debug_trace), now)
             }
             Intent::Final => {
                 let report = self.report();

@@ -178,7 +178,7 @@ impl Job {
         let has_result = matches!(from.phase, StoredPhase::Finishing(_));
         self.log.restore(from.log, from.delivery.written, &self.config.log);
         self.delivery = Delivery::restored(from.delivery, has_result, &self.config, now);
-        self.contact = Contact::restored(from.contact, now);
+        self.contact = Contact::restored(from.contact, self.config.keep_alive, now);
         self.saving = Saving::starting(self.config.durable, from.revision, now);
         self.timeout = Timeout { at: from.timeout.at.min(self.timeout.at), told: from.timeout.told };
         (self.acceptance, self.cancellation) = (from.acceptance, from.cancellation);

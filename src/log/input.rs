@@ -69,11 +69,6 @@ impl Input {
         }
     }
 
-    /// Whether nothing waits, and no room is kept either.
-    pub(super) fn is_unused(&self) -> bool {
-        self.bytes.capacity() == 0
-    }
-
     /// How many bytes wait.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
@@ -86,24 +81,16 @@ impl Input {
         sizes.filter(|(of, _)| *of == stream).map(|(_, size)| size as u64).sum()
     }
 
-    /// Takes out all that waits, in parts. A block that was full leaves room for the next one behind it. Otherwise nothing is kept:
-    /// most jobs say little for most of the time. Returns whether it was full.
+    /// Takes out all that waits, in parts. Returns whether the block was full: then the next one finds its room again. If it was not,
+    /// let go of the input, since most jobs say little for most of the time.
     pub(super) fn take(&mut self, mut each: impl FnMut(Stream, Bytes, Timestamp)) -> bool {
-        let is_full = self.is_full();
+        self.is_busy = self.is_full();
         let block = self.bytes.split().freeze();
-        let mut parts = std::mem::take(&mut self.parts);
-        self.is_busy = is_full;
-        if !is_full {
-            self.bytes = BytesMut::new();
-        }
         let mut start = 0;
-        for Part { stream, end, at } in parts.drain(..) {
+        for Part { stream, end, at } in self.parts.drain(..) {
             each(stream, block.slice(std::mem::replace(&mut start, end)..end), at);
         }
-        if is_full {
-            self.parts = parts;
-        }
-        is_full
+        self.is_busy
     }
 }
 
@@ -148,7 +135,6 @@ mod tests {
             assert_eq!((input.len(), input.len_of(Stream::Stdout), input.len_of(Stream::Runner)), (3, 2, 0));
             assert_eq!(taken(&mut input), parts);
             assert_eq!((input.len(), taken(&mut input)), (0, Vec::new()));
-            assert!(input.is_unused());
         }
     }
 
