@@ -62,7 +62,7 @@ const BURST: u32 = 20;
 /// many as the official runner makes in an outage.
 const REFILL: Duration = Duration::from_secs(10);
 
-/// The budget of calls that achieve nothing, shared by all kinds of call of one state machine (law L13).
+/// The budget of calls that achieve nothing, shared by all kinds of call of one state machine: see [`crate::manual::protocol`].
 ///
 /// Back-off decides *when* a call is tried again, and starts anew when a call of its kind works. Answers can be chosen so that
 /// something always works, and that what works is of no use: then the budget decides *whether* a call is made.

@@ -18,6 +18,8 @@ mod saving;
 mod snapshot;
 mod trace;
 
+// What a job waits for, and where each of these times comes from, is the table in `deadlines`.
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -92,14 +94,15 @@ pub enum JobEvent {
     /// Save now: append [`Job::unsaved`] to the saved log, replace the saved snapshot by [`Job::snapshot`], make both
     /// durable, and then call [`Job::saved`].
     ///
-    /// Only a [durable](RunnerConfig::with_durable) job asks for this: before it sends anything, as soon as it has its result, and
+    /// Only a [durable](RunnerConfig::with_durable) job asks for this: before it sends log or a result that is not saved, and
     /// at the latest one keep-alive interval after something was written, even if it cannot be sent.
     Save,
-    /// These bytes of the log must be sent again, and this job no longer has them. Bring them with [`Job::supply_trace`], or call
+    /// GitLab has lost these bytes of the log, or the job was resumed without them. They must be sent, and this job does not have them.
+    /// Bring them with [`Job::supply_trace`], or call
     /// [`Job::forfeit_trace`] if they are gone.
     TraceNeeded(Range<u64>),
     /// GitLab's log contains bytes that this job did not send. The next byte of this job goes to this offset of GitLab's log.
-    /// Nothing that this job wrote is lost, but its checksum is no longer reported.
+    /// What this job writes is not lost, but its checksum is no longer reported.
     #[non_exhaustive]
     TraceShifted {
         /// Where our next byte goes.
@@ -114,7 +117,8 @@ pub enum JobEvent {
         /// How it was refused first.
         cause: Cause,
     },
-    /// Calls about this job fail. Nothing is lost, and they are repeated as long as it takes.
+    /// Calls about this job fail. Nothing is lost, and they are repeated until they work, or until one of the patiences of
+    /// [`RunnerConfig`] has passed.
     ///
     /// This event comes once, until all kinds of call work again. Two such events are at least 30 s apart.
     #[non_exhaustive]
@@ -146,7 +150,7 @@ pub enum Written {
 /// an HTTP client, through the methods of [`Machine`](crate::Machine).
 ///
 /// Whatever the network does, what GitLab has of the log stays a prefix of the job's log. The result is sent again until
-/// GitLab has it, or refuses it for good.
+/// GitLab has it, or has refused it or not known the job for as long as the patiences of [`RunnerConfig`] say.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -180,19 +184,19 @@ pub enum Written {
 pub struct Job {
     config: Arc<RunnerConfig>,
     assignment: Assignment,
-    /// The call in flight.
+    /// The call in flight, if there is one. If it fails or times out, see `Job::failed`.
     wire: Wire<Sent>,
     clock: Steady,
     rng: Rng,
     /// What the application writes, until it is a part of the log that is delivered.
     log: JobLog,
-    /// The log on its way to GitLab.
+    /// The log on its way to GitLab, also when GitLab loses the end of it.
     delivery: Delivery,
     /// What is saved, and what must be.
     saving: Saving,
-    /// When calls may be sent.
+    /// The back-off of each kind of call, and their budget.
     pacing: Pacing,
-    /// What was learnt of GitLab.
+    /// When GitLab last answered, from which the next keep-alive is counted, and whether calls fail.
     contact: Contact,
     timeout: Timeout,
     phase: Phase,

@@ -96,7 +96,8 @@ impl Alignment {
         }
     }
 
-    /// GitLab's log ends at `server_end`: what held behind it does not hold any more. Returns whether that changes anything.
+    /// GitLab's log ends at `server_end`: shifts behind it are removed, because GitLab no longer has those bytes. Returns whether there
+    /// were any.
     pub(super) fn cut(&mut self, server_end: u64) -> bool {
         let mut shifts = std::mem::take(&mut self.shifts).into_vec();
         let before = shifts.len();

@@ -32,7 +32,7 @@ impl Job {
         self.note_answer(sent.intent, context, &verdict, response, now);
         match verdict {
             Verdict::Failed | Verdict::ForeignForbidden => self.failed(sent, Cause::Status(status), told, now),
-            Verdict::Refused => self.refused(sent, response, told, now),
+            Verdict::ReportRejected => self.report_rejected(sent, response, told, now),
             Verdict::TooLarge => self.too_large(sent, told, now),
             Verdict::Mismatch => self.mismatched(sent, told, now),
             Verdict::Resync(size) => self.resynchronise(sent, size, now),
@@ -81,7 +81,7 @@ impl Job {
             self.delivery.note_answer(status, stored, context.begun, useless, now);
         }
         if let Phase::Finishing(finishing) = &mut self.phase {
-            finishing.note_answer(status, intent == Intent::Final);
+            finishing.note_answer(status, intent == Intent::Report);
         }
     }
 
@@ -237,10 +237,10 @@ impl Job {
         self.close(Closed::Finished(Outcome::Inferred(status)));
     }
 
-    fn refused(&mut self, sent: Sent, response: &Response<Bytes>, told: Option<Duration>, now: Timestamp) {
+    fn report_rejected(&mut self, sent: Sent, response: &Response<Bytes>, told: Option<Duration>, now: Timestamp) {
         self.reached(sent, now);
         let Phase::Finishing(finishing) = &mut self.phase else { return };
-        if finishing.refused(now) >= self.config.report_patience {
+        if finishing.rejected(now) >= self.config.report_patience {
             let secret = self.assignment.spec().token.secret();
             let rejection = Rejection::new(response.status(), response.headers(), response.body(), secret);
             return self.close(Closed::Finished(Outcome::Refused(rejection)));
@@ -269,10 +269,13 @@ impl Job {
         self.phase = Phase::Closed(closed);
     }
 
-    /// The call came to nothing. Log and result wait.
+    /// A call brought no answer, or one that is no use. Calls of its kind wait for their back-off, and the job for nothing else.
+    ///
+    /// If a piece of log may have arrived, the same range is sent again: GitLab stores it (202), or says in a 416 that it has it
+    /// already, and the job goes on behind it.
     pub(super) fn failed(&mut self, sent: Sent, cause: Cause, told: Option<Duration>, now: Timestamp) {
         self.saving.change();
-        if matches!(cause, Cause::Status(_)) && self.is_out_of_patience(now) {
+        if matches!(cause, Cause::Status(_)) && self.end_if_out_of_patience(now) {
             return;
         }
         let lane = Lane::from(sent.intent);
@@ -286,8 +289,9 @@ impl Job {
         self.contact.reach.failed(cause, now);
     }
 
-    /// Ends the job if nothing but 404, or nothing but a foreign 403, came back for very long.
-    fn is_out_of_patience(&mut self, now: Timestamp) -> bool {
+    /// Ends the job if all answers were 404, or all were a 403 that GitLab may not have written, for as long as the settings allow.
+    /// Returns whether it did.
+    fn end_if_out_of_patience(&mut self, now: Timestamp) -> bool {
         let Some((kind, span)) = self.contact.nothing_but(now) else { return false };
         let patience = match kind {
             NothingBut::NotFound => self.config.not_found_patience,

@@ -1,4 +1,5 @@
-//! What was learnt of GitLab from its answers: that it lives, that it still knows the job, and since when it does not.
+//! What was learnt of GitLab from its answers: when it last answered, from which the next keep-alive is counted, and whether calls
+//! fail.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ pub(super) struct Contact {
     /// One keep-alive interval later.
     keep_alive_due_at: Timestamp,
     pub(super) reach: Reachability,
-    /// What alone was answered since when, if that may mean the end of the job.
+    /// If all answers since a moment were 404, or all were a 403 that GitLab may not have written: which of the two, and since when. If
+    /// this lasts too long, the job ends.
     nothing_but: Option<(NothingBut, Timestamp)>,
     check: Option<Check>,
 }
@@ -102,7 +104,7 @@ impl Contact {
         self.check == Some(Check::Due)
     }
 
-    /// The last answer was of this kind, or of none of them.
+    /// Notes the kind of an answer. One of another kind, or of no kind, starts the count anew.
     pub(super) fn note(&mut self, kind: Option<NothingBut>, now: Timestamp) {
         if self.nothing_but.map(|(kind, _)| kind) != kind {
             self.nothing_but = kind.map(|kind| (kind, now));

@@ -8,7 +8,7 @@
 //! | the next outage that may be told | `Reachability`: 30 s after the last one | `Backoff` |
 //! | the rest of the log that is given up | `Refusal`: [`RunnerConfig::with_log_patience`](crate::RunnerConfig::with_log_patience) after the end | `Backoff` |
 //! | the next piece of log | `Delivery`: an interval after the last one, which GitLab names | `Interval` |
-//! | the next keep-alive | `Contact`: [`RunnerConfig::with_keep_alive`](crate::RunnerConfig::with_keep_alive) after the last answer of GitLab | `KeepAlive` |
+//! | the next keep-alive | `Contact`: [`RunnerConfig::with_keep_alive`](crate::RunnerConfig::with_keep_alive) after the last call that worked | `KeepAlive` |
 //! | the report, once GitLab said 202 | `Finishing`: as GitLab says, or 1, 2, 4 … 64 s | `Archive` |
 //! | the next request to save | `Saving`: at once, or a keep-alive interval after the last time | `Save` |
 //! | the next request for a part of the log | `Delivery`: two to ten minutes after the last one | `Trace` |

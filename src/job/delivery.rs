@@ -10,6 +10,10 @@
 //! ```
 //!
 //! [`Trace`] has the bytes and the first line of this picture. The others are what a 416 can say.
+//!
+//! A job notices that GitLab lost the end of its log by the answer to its next piece, to the probe at its end or after a resume, or by
+//! a 412 to its report. It then goes on from where GitLab's log ends. For bytes that it no longer keeps it asks the application
+//! ([`JobEvent::TraceNeeded`](super::JobEvent::TraceNeeded)).
 
 mod patch_size;
 mod progress;
@@ -35,7 +39,8 @@ use crate::reply::Cause;
 use crate::rng::Rng;
 use crate::time::Timestamp;
 
-/// After so many useless answers a probe is given up, and the log goes on where it would have gone on without one.
+/// After so many answers without a usable size a probe is dropped, and the log goes on from the last acknowledged byte. A probe for
+/// the next byte is dropped when it fails for the first time.
 const PROBE_ATTEMPTS: u8 = 3;
 
 /// The log on its way to GitLab.
@@ -49,9 +54,10 @@ pub(super) struct Delivery {
     patch_size: PatchSize,
     progress: Progress,
     detours: Detours,
-    /// The end of a piece that may have arrived. It is repeated as it was, so that the repetition is harmless.
-    repeated: Option<u64>,
-    /// A piece may have arrived although its answer did not.
+    /// The end of the last piece that was sent and neither taken nor placed by an answer. It is repeated as it was, so that the
+    /// repetition is harmless if the piece had arrived.
+    unsettled_end: Option<u64>,
+    /// That piece may have arrived: there was no answer, or one that does not say.
     fate_unknown: bool,
     probe: Option<Probe>,
     /// The last piece or probe was answered with a 416 that named the very offset at which it began.
@@ -120,7 +126,7 @@ pub(super) struct Effect {
     pub(super) productive: bool,
     /// A process that resumes from an older state would send the wrong bytes.
     pub(super) critical: bool,
-    /// Our next byte goes to this offset of GitLab's log, where it would not have gone before.
+    /// The offset of GitLab's log at which our next byte now goes, if that has changed.
     pub(super) shifted_to: Option<u64>,
 }
 
@@ -206,7 +212,7 @@ impl Delivery {
             patch_size: PatchSize::new(config.patch_limit),
             progress: Progress::default(),
             detours: Detours::default(),
-            repeated: None,
+            unsettled_end: None,
             fate_unknown: false,
             probe: None,
             stalled: false,
@@ -251,7 +257,7 @@ impl Delivery {
 
     /// That of an earlier life, by another clock. No restored time is trusted further than its own longest wait.
     ///
-    /// A report that was sent is repeated. Anything else first finds out where GitLab's log ends, and so does a result that still
+    /// A report that was sent is unsettled_end. Anything else first finds out where GitLab's log ends, and so does a result that still
     /// waits for that: GitLab may have lost the end of the log, and nobody else would notice.
     pub(super) fn restored(stored: StoredDelivery, has_result: bool, config: &RunnerConfig, now: Timestamp) -> Self {
         let offsets = Offsets {
@@ -335,21 +341,22 @@ impl Delivery {
         if piece.is_empty() { Due::Save } else { Due::Send(Intent::Patch { start: piece.start, end: piece.end }) }
     }
 
-    /// The range of the next piece. One that may have arrived is repeated as it was.
+    /// The range of the next piece. One that may have arrived is unsettled_end as it was.
     fn next_piece(&self, now: Timestamp) -> Range<u64> {
-        let limit =
-            self.repeated.map_or_else(|| self.patch_size.now(now), |end| end.saturating_sub(self.trace.acknowledged()));
+        let limit = self
+            .unsettled_end
+            .map_or_else(|| self.patch_size.now(now), |end| end.saturating_sub(self.trace.acknowledged()));
         self.trace.next(limit)
     }
 
     /// A piece is sent: its bytes.
     pub(super) fn send(&mut self, piece: Range<u64>) -> Vec<Bytes> {
-        self.repeated = Some(piece.end);
+        self.unsettled_end = Some(piece.end);
         self.trace.send(piece)
     }
 
-    /// The log is complete. GitLab may have lost its end since it was acknowledged. If there is more to send, the answer to that
-    /// tells; if there is not, nobody else would ask.
+    /// The log is complete. GitLab may have lost its end since it was acknowledged. The answer to the next piece would show that. If
+    /// no piece is left to send, a probe asks.
     pub(super) fn finish(&mut self) {
         if self.trace.unsent() == 0 && self.trace.written() > 0 && self.probe.is_none() {
             self.probe = Some(Probe::new(Purpose::GoOn));
@@ -363,7 +370,7 @@ impl Delivery {
 
     /// GitLab took a piece, or what a probe asked for is where its log ends.
     pub(super) fn acknowledged(&mut self, intent: Intent, now: Timestamp) -> Effect {
-        (self.repeated, self.fate_unknown) = (None, false);
+        (self.unsettled_end, self.fate_unknown) = (None, false);
         self.reminder.done();
         let (end, critical) = match intent {
             Intent::Probe { base } => {
@@ -380,7 +387,7 @@ impl Delivery {
                 self.flush_at = now.saturating_add(self.interval);
                 (end, false)
             }
-            Intent::Accept | Intent::Heartbeat | Intent::Final => return Effect::default(),
+            Intent::Accept | Intent::KeepAlive | Intent::Report => return Effect::default(),
         };
         self.trace.acknowledge(end);
         Effect { productive: self.progress.reached(end), critical, shifted_to: None }
@@ -401,12 +408,12 @@ impl Delivery {
     pub(super) fn resynchronise(&mut self, begun: u64, size: u64, now: Timestamp) -> Effect {
         let was_probing = self.probe.take().is_some();
         let arrived = std::mem::take(&mut self.fate_unknown) || was_probing;
-        self.repeated = None;
+        self.unsettled_end = None;
         self.reminder.done();
         match self.trace.locate(size) {
             Location::Within(offset) => {
                 // If somebody else's bytes are lost with ours, what is sent now lies elsewhere than a record of before says.
-                let critical = self.trace.go_back_to(offset, size) || was_probing;
+                let critical = self.trace.continue_at(offset, size) || was_probing;
                 self.progress.lost_from(offset, now);
                 Effect { productive: self.progress.named(offset), critical, shifted_to: None }
             }
@@ -432,7 +439,7 @@ impl Delivery {
         let smaller = self.patch_size.refused(size, now);
         if smaller {
             // Nothing of it was stored, so that the next piece may be another one.
-            self.repeated = None;
+            self.unsettled_end = None;
         }
         smaller
     }
@@ -472,7 +479,7 @@ impl Delivery {
         match intent {
             Intent::Patch { .. } => self.fate_unknown |= may_have_arrived(cause),
             Intent::Probe { .. } => self.note_useless_probe(cause),
-            Intent::Accept | Intent::Heartbeat | Intent::Final => {}
+            Intent::Accept | Intent::KeepAlive | Intent::Report => {}
         }
     }
 
@@ -523,7 +530,7 @@ impl Delivery {
         self.needed().ok_or(Misuse::TraceNotNeeded)?;
         self.trace.forfeit();
         self.reminder.done();
-        self.repeated = None;
+        self.unsettled_end = None;
         Ok(())
     }
 }
@@ -577,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_that_may_have_arrived_is_repeated_as_it_was() {
+    fn a_piece_that_may_have_arrived_is_unsettled_end_as_it_was() {
         let mut delivery = delivery("ab");
         assert_eq!(send(&mut delivery), Intent::Patch { start: 0, end: 2 });
         delivery.failed(Intent::Patch { start: 0, end: 2 }, Cause::Failure(Failure::TimedOut));

@@ -183,9 +183,9 @@ impl Job {
         let first_of_interval = self.pacing.keep_alive_is_free(self.config.keep_alive, now);
         match intent {
             Intent::Accept => first_of_interval,
-            Intent::Heartbeat => first_of_interval || self.contact.is_check_due(),
+            Intent::KeepAlive => first_of_interval || self.contact.is_check_due(),
             // GitLab asked for the report to be repeated, and said when.
-            Intent::Final => matches!(&self.phase, Phase::Finishing(finishing) if finishing.asked_again),
+            Intent::Report => matches!(&self.phase, Phase::Finishing(finishing) if finishing.asked_again),
             Intent::Probe { .. } | Intent::Patch { .. } => false,
         }
     }
@@ -213,14 +213,14 @@ impl Job {
         if !soonest.has_come(finishing.not_before, now, WaitReason::Archive) {
             return None;
         }
-        self.send_step(Intent::Final, now, soonest)
+        self.send_step(Intent::Report, now, soonest)
     }
 
     /// A keep-alive after a silence, or a check that the application asked for.
     #[inline(always)]
     fn keep_alive_step(&self, now: Timestamp, soonest: &mut Soonest) -> Option<Step> {
         if self.is_checking_in() || soonest.has_come(self.contact.keep_alive_due_at(), now, WaitReason::KeepAlive) {
-            return self.send_step(Intent::Heartbeat, now, soonest);
+            return self.send_step(Intent::KeepAlive, now, soonest);
         }
         None
     }

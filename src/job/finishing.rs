@@ -36,12 +36,12 @@ pub(super) struct Finishing {
     without_digest: bool,
     /// How often GitLab said 412.
     mismatches: u8,
-    /// How often GitLab said 202.
-    accepted: u8,
-    /// When GitLab first said 202.
-    accepted_since: Option<Timestamp>,
+    /// How often GitLab asked for the report again (202).
+    times_asked_again: u8,
+    /// When it first did.
+    asked_again_since: Option<Timestamp>,
     /// When GitLab began to say nothing but 400.
-    refused_since: Option<Timestamp>,
+    rejected_since: Option<Timestamp>,
     /// Not to be repeated before.
     pub(super) not_before: Timestamp,
 }
@@ -57,9 +57,9 @@ impl Finishing {
             digest: None,
             without_digest: false,
             mismatches: 0,
-            accepted: 0,
-            accepted_since: None,
-            refused_since: None,
+            times_asked_again: 0,
+            asked_again_since: None,
+            rejected_since: None,
             not_before: Timestamp::EPOCH,
         })
     }
@@ -67,7 +67,7 @@ impl Finishing {
     /// That of an earlier life, by another clock. It was saved before it was sent, so that it may have been sent.
     pub(super) fn restored(mut self, now: Timestamp) -> Box<Self> {
         (self.sent, self.may_have_arrived) = (true, true);
-        for time in [&mut self.since, &mut self.accepted_since, &mut self.refused_since].into_iter().flatten() {
+        for time in [&mut self.since, &mut self.asked_again_since, &mut self.rejected_since].into_iter().flatten() {
             *time = (*time).min(now);
         }
         self.not_before = self.not_before.min(now.saturating_add(ASK_AGAIN_CAP));
@@ -92,11 +92,11 @@ impl Finishing {
     /// A call about the job was answered, by GitLab or by somebody else. `to_report` if that call was the report.
     pub(super) fn note_answer(&mut self, status: StatusCode, to_report: bool) {
         if status != StatusCode::BAD_REQUEST {
-            self.refused_since = None;
+            self.rejected_since = None;
         }
         if to_report {
             self.asked_again = false;
-            // Not every status that is no refusal comes from where the report went.
+            // Other statuses, such as a redirect, may come from a server that never passed the report on.
             self.may_have_arrived |=
                 status.is_success() || status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT;
         }
@@ -111,19 +111,19 @@ impl Finishing {
     /// GitLab has taken the report and not archived the log (202): it asks for the report again, after `told` if it says. Returns
     /// whether this is the first time.
     pub(super) fn ask_again(&mut self, told: Option<Duration>, now: Timestamp) -> bool {
-        let first = self.accepted_since.is_none();
-        self.accepted_since.get_or_insert(now);
+        let first = self.asked_again_since.is_none();
+        self.asked_again_since.get_or_insert(now);
         // GitLab names 1, 2, 4 … 64 s, and at one moment `1/2`.
-        let own = Duration::from_secs(1 << self.accepted.min(6));
+        let own = Duration::from_secs(1 << self.times_asked_again.min(6));
         self.not_before = now.saturating_add(told.unwrap_or(own).min(ASK_AGAIN_CAP));
-        self.accepted = self.accepted.saturating_add(1);
+        self.times_asked_again = self.times_asked_again.saturating_add(1);
         self.asked_again = true;
         first
     }
 
     /// Whether GitLab should have archived the log long ago.
     pub(super) fn is_archiving_for_too_long(&self, now: Timestamp) -> bool {
-        self.accepted_since.is_some_and(|since| now.saturating_since(since) >= ARCHIVE_PATIENCE)
+        self.asked_again_since.is_some_and(|since| now.saturating_since(since) >= ARCHIVE_PATIENCE)
     }
 
     /// GitLab says that checksum or size do not match (412). Returns whether the log is to be sent again from its start: the first time
@@ -134,8 +134,8 @@ impl Finishing {
     }
 
     /// GitLab does not understand the report (400). Returns for how long that has been its only answer.
-    pub(super) fn refused(&mut self, now: Timestamp) -> Duration {
-        now.saturating_since(*self.refused_since.get_or_insert(now))
+    pub(super) fn rejected(&mut self, now: Timestamp) -> Duration {
+        now.saturating_since(*self.rejected_since.get_or_insert(now))
     }
 }
 
@@ -188,11 +188,11 @@ mod tests {
     #[test]
     fn a_refusal_counts_while_nothing_else_is_answered() {
         let mut finishing = Finishing::new(JobResult::success());
-        finishing.refused(at(0));
+        finishing.rejected(at(0));
         finishing.note_answer(StatusCode::BAD_REQUEST, true);
-        assert_eq!(finishing.refused(at(60)), Duration::from_secs(60));
+        assert_eq!(finishing.rejected(at(60)), Duration::from_secs(60));
         finishing.note_answer(StatusCode::ACCEPTED, false);
-        assert_eq!(finishing.refused(at(70)), Duration::ZERO);
+        assert_eq!(finishing.rejected(at(70)), Duration::ZERO);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! When a job may send what.
 //!
-//! Each kind of call has a back-off of its own, so that a kind that works does not make one that fails be tried again sooner,
-//! and a kind that fails does not hold the others back. Under all of them lies one [`Budget`] of calls that achieve nothing.
+//! Each kind of call has its own back-off. A success of one kind does not shorten the pause of another, and a failure does not
+//! delay it. Under all of them lies one [`Budget`] of calls that achieve nothing.
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ impl From<Intent> for Lane {
     fn from(intent: Intent) -> Self {
         match intent {
             Intent::Patch { .. } | Intent::Probe { .. } => Self::Trace,
-            Intent::Accept | Intent::Heartbeat => Self::KeepAlive,
-            Intent::Final => Self::Report,
+            Intent::Accept | Intent::KeepAlive => Self::KeepAlive,
+            Intent::Report => Self::Report,
         }
     }
 }
@@ -83,7 +83,8 @@ pub(super) struct Pacing {
     pub(super) keep_alive: Pace,
     pub(super) report: Pace,
     pub(super) budget: Budget,
-    /// When the last keep-alive was sent that cost nothing: one in each interval is of use whatever its answer.
+    /// When the last keep-alive was sent that the budget did not pay for. One in each interval is free, because it is of use whatever
+    /// its answer is. This does not decide when the next one is due.
     free_keep_alive_at: Timestamp,
 }
 

@@ -131,8 +131,9 @@ pub enum AbortReason {
     /// GitLab failed the job: a timeout, a log over the limit, a dropped project.
     #[error("GitLab failed the job")]
     Failed,
-    /// GitLab takes no more calls about the job (403): it has ended, was erased, or its token is no longer valid.
-    #[error("GitLab accepts nothing more for this job")]
+    /// GitLab takes no more calls about the job (403): it has ended, was erased, or its token is no longer valid. Also if nothing but a
+    /// 403 was answered for as long as [`crate::RunnerConfig::with_forbidden_patience`] says, whoever wrote it.
+    #[error("GitLab, or a server on the way to it, accepts nothing more for this job")]
     Forbidden,
     /// GitLab did not let this runner accept the job (400, and the job is still `pending`): the runner manager that took it is
     /// gone. GitLab fails the job two minutes later, and may run it again as a new one.

@@ -32,11 +32,11 @@ impl Job {
             self.pacing.budget.spend(now);
         }
         match intent {
-            Intent::Accept | Intent::Heartbeat => {
+            Intent::Accept | Intent::KeepAlive => {
                 if self.pacing.keep_alive_is_free(self.config.keep_alive, now) {
                     self.pacing.send_free_keep_alive(now);
                 }
-                if intent == Intent::Heartbeat {
+                if intent == Intent::KeepAlive {
                     self.contact.check_is_sent();
                 }
                 self.call(sent, &UpdateJob::running(self.id(), self.token()), now)
@@ -50,7 +50,7 @@ impl Job {
                 let patch = PatchTrace::new(self.id(), self.token(), at, content);
                 self.call(sent, &patch.with_debug_trace(self.log.is_debug_trace), now)
             }
-            Intent::Final => {
+            Intent::Report => {
                 let report = self.report();
                 self.call(sent, &report, now)
             }

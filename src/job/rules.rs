@@ -19,9 +19,9 @@ pub(super) enum Intent {
     /// These bytes of our log.
     Patch { start: u64, end: u64 },
     /// A later `state=running`.
-    Heartbeat,
-    /// The report.
-    Final,
+    KeepAlive,
+    /// The report of the result.
+    Report,
 }
 
 impl Intent {
@@ -30,7 +30,7 @@ impl Intent {
         match self {
             Self::Patch { start, end } => Some((start, end)),
             Self::Probe { base } => Some((base, base)),
-            Self::Accept | Self::Heartbeat | Self::Final => None,
+            Self::Accept | Self::KeepAlive | Self::Report => None,
         }
     }
 }
@@ -64,7 +64,8 @@ pub(super) enum Verdict {
     AcknowledgedAbort(AbortReason),
     /// The job is over.
     Abort(AbortReason),
-    /// A 403 that anybody may have written. The call failed.
+    /// A 403 that GitLab may not have written: it has neither a `Job-Status` nor GitLab's body. The call is repeated. If nothing else is
+    /// answered for as long as `RunnerConfig::with_forbidden_patience` says, the job ends: see `Job::end_if_out_of_patience`.
     ForeignForbidden,
     /// The job is ours.
     Accepted,
@@ -72,7 +73,7 @@ pub(super) enum Verdict {
     NotInForce,
     /// The bytes are stored.
     Acknowledged,
-    /// GitLab's log ends here.
+    /// GitLab's log ends here, and not where the piece began.
     Resync(u64),
     /// GitLab's log may end one byte after where it says: ask there.
     ProbeNext,
@@ -84,8 +85,8 @@ pub(super) enum Verdict {
     AskAgain,
     /// Checksum or size do not match.
     Mismatch,
-    /// The report is not understood.
-    Refused,
+    /// GitLab does not understand the report.
+    ReportRejected,
     /// Anything else: try again later.
     Failed,
 }
@@ -128,13 +129,13 @@ pub(super) fn verdict(intent: Intent, context: Context, response: &Response<Byte
             Verdict::NotInForce
         }
         (Intent::Patch { .. } | Intent::Probe { .. }, 202) if !page => Verdict::Acknowledged,
-        (Intent::Patch { .. } | Intent::Probe { .. }, 416) => resynchronise(context, response),
+        (Intent::Patch { .. } | Intent::Probe { .. }, 416) => read_range(context, response),
         (Intent::Patch { .. }, 413) => Verdict::TooLarge,
-        (Intent::Heartbeat, 200) if !page => Verdict::Touched,
-        (Intent::Final, 200) if !page => Verdict::Confirmed,
-        (Intent::Final, 202) if !page => Verdict::AskAgain,
-        (Intent::Final, 412) => Verdict::Mismatch,
-        (Intent::Final, 400) if is_gitlabs_word(response, job_status.as_ref()) => Verdict::Refused,
+        (Intent::KeepAlive, 200) if !page => Verdict::Touched,
+        (Intent::Report, 200) if !page => Verdict::Confirmed,
+        (Intent::Report, 202) if !page => Verdict::AskAgain,
+        (Intent::Report, 412) => Verdict::Mismatch,
+        (Intent::Report, 400) if is_gitlabs_word(response, job_status.as_ref()) => Verdict::ReportRejected,
         _ => Verdict::Failed,
     }
 }
@@ -145,13 +146,13 @@ pub(super) fn verdict(intent: Intent, context: Context, response: &Response<Byte
 fn is_page(intent: Intent, response: &Response<Bytes>) -> bool {
     let body: &[u8] = match intent {
         Intent::Patch { .. } | Intent::Probe { .. } => b"",
-        Intent::Accept | Intent::Heartbeat | Intent::Final => response.body(),
+        Intent::Accept | Intent::KeepAlive | Intent::Report => response.body(),
     };
     error::is_html(response.headers(), body)
 }
 
 /// What a 416 tells of where GitLab's log ends.
-fn resynchronise(context: Context, response: &Response<Bytes>) -> Verdict {
+fn read_range(context: Context, response: &Response<Bytes>) -> Verdict {
     match headers::stored_size(response.headers()) {
         None => Verdict::Failed,
         Some(size) if size != context.begun => Verdict::Resync(size),
@@ -198,7 +199,7 @@ mod tests {
             Verdict::Touched => "touched",
             Verdict::AskAgain => "ask again",
             Verdict::Mismatch => "mismatch",
-            Verdict::Refused => "refused",
+            Verdict::ReportRejected => "refused",
             Verdict::Failed => "failed",
         }
     }
@@ -224,8 +225,8 @@ mod tests {
                 "accept" => self.intent == Intent::Accept,
                 "patch" => patch,
                 "patch, probe" => patch || matches!(self.intent, Intent::Probe { .. }),
-                "heartbeat" => self.intent == Intent::Heartbeat,
-                "report" => self.intent == Intent::Final,
+                "keep-alive" => self.intent == Intent::KeepAlive,
+                "report" => self.intent == Intent::Report,
                 other => panic!("the table has a call this test does not know: {other}"),
             }
         }
@@ -296,8 +297,8 @@ mod tests {
             (Intent::Accept, 0, 0),
             (Intent::Probe { base: 9 }, 9, 9),
             (Intent::Patch { start: 7, end: 9 }, 7, 9),
-            (Intent::Heartbeat, 0, 0),
-            (Intent::Final, 0, 0),
+            (Intent::KeepAlive, 0, 0),
+            (Intent::Report, 0, 0),
         ];
         let reports = [
             (None, false),
@@ -346,10 +347,10 @@ mod tests {
             (Intent::Accept, 400),
             (Intent::Patch { start: 0, end: 9 }, 202),
             (Intent::Probe { base: 9 }, 202),
-            (Intent::Heartbeat, 200),
-            (Intent::Final, 200),
-            (Intent::Final, 202),
-            (Intent::Final, 400),
+            (Intent::KeepAlive, 200),
+            (Intent::Report, 200),
+            (Intent::Report, 202),
+            (Intent::Report, 400),
         ] {
             assert_eq!(verdict(intent, Context::default(), &response(status)), Verdict::Failed, "{intent:?} {status}");
         }

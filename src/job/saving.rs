@@ -56,8 +56,8 @@ impl Saving {
         self.durable && self.saved < self.critical
     }
 
-    /// The state of this number is saved, and so is the log as far as the caller knows; `more_log` says whether that is further than
-    /// before. Saving the same state again is not what was asked for.
+    /// The state of this number is saved. `more_log` says whether more of the log is saved than before. If neither is new, the
+    /// application is still asked to save.
     pub(super) fn saved(&mut self, revision: u64, more_log: bool, now: Timestamp) {
         let revision = revision.min(self.revision);
         if more_log || revision > self.saved {

@@ -10,7 +10,8 @@
 //!   what was before is lost for good
 //! ```
 //!
-//! `acknowledged` goes back when GitLab loses the end of its log. The others only grow.
+//! `acknowledged` goes back when GitLab loses the end of its log. The others only grow, except `sent` where bytes are lost for good
+//! and a mark takes their place.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -117,11 +118,11 @@ pub(super) struct Trace {
     tail: Segments,
     /// What the application brought back of what was not kept. Boxed, because it is rare and jobs are many.
     refill: Option<Box<Segments>>,
-    /// The bytes before this are nowhere, or not needed as far as the one knew who resumed the job. Nobody is asked for them when a
-    /// record is made.
+    /// The bytes before this offset are lost, or the job was resumed without them because GitLab had them. Nobody is asked for them when
+    /// a record is made.
     gone: u64,
     acknowledged: u64,
-    /// Nothing from here on was ever sent.
+    /// Where what may be at GitLab ends.
     sent: u64,
     /// Everything before is safe on the application's side.
     saved: u64,
@@ -233,9 +234,10 @@ impl Trace {
         self.release();
     }
 
-    /// GitLab's log ends with our byte before `offset`, which it has at `server_end`. It has lost what was behind. Returns whether
-    /// bytes of somebody else were lost with it, so that ours lie elsewhere from now on.
-    pub(super) fn go_back_to(&mut self, offset: u64, server_end: u64) -> bool {
+    /// GitLab's log ends with our byte before `offset`, which it has at `server_end`: the log goes on from there. That is further than
+    /// was acknowledged if the answer to a piece was lost, and less far if GitLab lost the end of its log. Returns whether bytes of
+    /// somebody else were lost with it, so that ours lie elsewhere from now on.
+    pub(super) fn continue_at(&mut self, offset: u64, server_end: u64) -> bool {
         let moves = self.alignment.cut(server_end);
         self.acknowledge(offset);
         moves

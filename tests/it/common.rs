@@ -45,7 +45,7 @@ impl Sent {
         self.request.headers()[name].to_str().unwrap()
     }
 
-    /// A short name, as the manual's tables use it: `accept`, `heartbeat`, `report`, `patch 3-9`, `probe 9`.
+    /// A short name, as the manual's tables use it: `accept`, `keep-alive`, `report`, `patch 3-9`, `probe 9`.
     pub(crate) fn name(&self) -> String {
         match (self.hints.kind, self.hints.priority) {
             (CallKind::PatchTrace, _) => {
