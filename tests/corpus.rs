@@ -51,3 +51,16 @@ fn log() {
 fn record() {
     replay("record", fuzz::record);
 }
+
+#[test]
+fn delivery() {
+    replay("delivery", fuzz::delivery);
+}
+
+/// Without a fuzzer too: lives that differ with each run of the tests.
+#[test]
+fn a_log_is_delivered_whatever_is_lost_on_the_way() {
+    use proptest::prelude::*;
+    let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(script in proptest::collection::vec(any::<u8>(), 0..300))| fuzz::delivery(&script));
+}

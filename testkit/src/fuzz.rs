@@ -1,6 +1,7 @@
 //! The bodies of the fuzz targets: ordinary functions, so that ordinary builds check them and ordinary tests replay what
 //! fuzzing found. Each panics when a law is broken; that is what they are for.
 
+mod delivery;
 mod log;
 mod machines;
 pub mod payload;
@@ -11,6 +12,7 @@ use gitlab_runner_api::variables::{Place, Variables};
 use gitlab_runner_api::{Assignment, Timestamp, headers};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+pub use delivery::delivery;
 pub use log::{LogCase, LogStep, log};
 pub use machines::{job, poller, record, resume};
 

@@ -15,7 +15,7 @@ use http::{Request, Response};
 
 use super::Script;
 
-const NOW: Timestamp = Timestamp::from_millis(1_750_000_000_000);
+pub(super) const NOW: Timestamp = Timestamp::from_millis(1_750_000_000_000);
 const PATCH_LIMIT: u64 = 16;
 const STATUSES: [u16; 20] =
     [200, 202, 416, 403, 204, 201, 400, 401, 404, 408, 409, 412, 413, 429, 500, 502, 503, 302, 100, 599];
@@ -32,7 +32,7 @@ const FAILURES: [Failure; 6] = [
     Failure::interrupted(3),
 ];
 
-fn config(script: &mut Script<'_>) -> Arc<RunnerConfig> {
+pub(super) fn config(script: &mut Script<'_>) -> Arc<RunnerConfig> {
     let flags = script.byte();
     let server = Server::parse("https://gitlab.example.test").expect("a valid address");
     let retain = if flags & 2 == 0 { Retain::All } else { Retain::Unacknowledged };
@@ -43,7 +43,7 @@ fn config(script: &mut Script<'_>) -> Arc<RunnerConfig> {
     Arc::new(config)
 }
 
-fn assignment() -> Assignment {
+pub(super) fn assignment() -> Assignment {
     Assignment::from_json(r#"{"id":9,"token":"t","features":{"failure_reasons":[]}}"#).expect("a valid payload")
 }
 
