@@ -5,13 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
+use super::Job;
 use super::contact::{News, NothingBut};
 use super::delivery::Effect;
+use super::event::JobEvent;
 use super::pacing::Lane;
 use super::phase::{AbortReason, Acceptance, Cancellation, Closed, Outcome, Phase};
 use super::requests::Sent;
 use super::rules::{self, Context, Intent, Verdict};
-use super::{Job, JobEvent};
 use crate::error::Rejection;
 use crate::headers;
 use crate::reply::Cause;

@@ -15,7 +15,8 @@
 //!
 //! Nothing sleeps here: [`Job::step`](super::Job) asks each of them whether its time has come, and remembers the nearest that has not.
 
-use super::{JobEvent, rules::Intent};
+use super::event::JobEvent;
+use super::rules::Intent;
 use crate::time::Timestamp;
 
 /// What a [`Job`](crate::Job) waits for.

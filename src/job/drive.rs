@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 
 use http::Response;
 
+use super::Job;
 use super::contact::News;
 use super::deadlines::{Soonest, Step, WaitReason};
 use super::delivery::{Due, Refusal};
+use super::event::JobEvent;
 use super::finishing::Finishing;
 use super::pacing::Lane;
 use super::phase::{Acceptance, Driving, Phase};
 use super::rules::Intent;
-use super::{Job, JobEvent};
 use crate::call::{CallKind, Scope, Scopes, Ticket};
 use crate::error::WrongMachine;
 use crate::headers::TOLD_DELAY_CAP;

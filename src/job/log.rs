@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::Job;
+use super::event::{JobEvent, Written};
 use super::phase::{Driving, Phase};
-use super::{Job, JobEvent, Written};
 use crate::log::{LogOptions, Pipeline, PipelineSnapshot, Section, Stream, section};
 use crate::secret::Secret;
 use crate::time::Timestamp;

@@ -1,6 +1,8 @@
 //! What a job says about its own payload before it starts.
 
-use super::{Job, JobEvent, JobResult};
+use super::Job;
+use super::event::JobEvent;
+use super::phase::JobResult;
 use crate::log::ansi;
 use crate::status::FailureReason;
 use crate::variables::Variables;

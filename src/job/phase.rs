@@ -5,7 +5,7 @@ use std::fmt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::JobEvent;
+use super::event::JobEvent;
 use super::finishing::Finishing;
 use crate::api::update_job::is_environment_key;
 use crate::error::Rejection;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::WaitReason;
 use super::deadlines::Soonest;
+use super::deadlines::WaitReason;
 use super::reminder::{self, Reminder};
 use crate::rng::Rng;
 use crate::time::Timestamp;

@@ -2,15 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Job;
 use super::contact::{Contact, StoredContact};
 use super::delivery::{Delivery, StoredDelivery};
+use super::event::JobEvent;
 use super::finishing::Finishing;
 use super::log::StoredLog;
 use super::pacing::{Lane, Pacing};
 use super::phase::{Acceptance, Cancellation, Closed, JobResult, Phase, Timeout};
 use super::rules::Intent;
 use super::saving::Saving;
-use super::{Job, JobEvent};
 use crate::rng::Rng;
 use crate::snapshot::{self, ResumeError};
 use crate::time::Timestamp;
