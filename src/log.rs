@@ -93,6 +93,7 @@ use crate::variables::Variables;
 use automaton::Automaton;
 use input::Input;
 use limit::{Ending, Limit};
+use mask::Secrets;
 use piece::Piece;
 use timestamps::{Line, Stamper};
 use tokens::Tokens;
@@ -216,11 +217,10 @@ impl Pipeline {
             input: Some(input.clone()),
             masks: Arc::clone(&self.masks),
             prefixes: Arc::clone(&self.prefixes),
-            chains: BTreeMap::new(),
-            limit: Limit::new(LogLimit::None),
+            chains: self.chains.iter().map(|(stream, chain)| (*stream, Box::new(chain.copy(*stream)))).collect(),
+            limit: Limit::resume(options.limit(), written, self.limit.ending()),
             ..*self
         };
-        copy.restore(self.snapshot(), written, options);
         let mut coming = 0;
         copy.run(&mut |bytes| coming += bytes.len() as u64);
         coming
@@ -334,25 +334,52 @@ impl Pipeline {
     }
 
     /// What is to be remembered, if nothing waits for the stages.
-    pub(crate) fn snapshot(&self) -> PipelineSnapshot {
-        let chains = self.chains.iter().map(|(stream, chain)| chain.snapshot(*stream));
+    pub(crate) fn snapshot(&self, assignment: &Assignment) -> PipelineSnapshot {
+        let spec = assignment.spec();
+        let holds = self.chains.values().any(|chain| chain.masker.holds());
+        let secrets = holds.then(|| Secrets::of(assignment, &LogOptions::variables(spec)));
+        let own = &spec.features.token_mask_prefixes;
+        let chains = self.chains.iter().map(|(stream, chain)| ChainSnapshot {
+            stream: *stream,
+            taken: chain.taken,
+            held: secrets.as_ref().and_then(|secrets| chain.masker.held(secrets)),
+            urls: chain.urls,
+            token: chain.tokens.mark(own),
+            bytes: chain.repair.held().to_vec(),
+            line: chain.stamper.as_ref().and_then(|stamper| stamper.line()),
+        });
         PipelineSnapshot { chains: chains.collect(), ending: self.limit.ending() }
     }
 
-    /// Takes up a snapshot that was made when so much had been written.
-    pub(crate) fn restore(&mut self, from: PipelineSnapshot, written: u64, options: &LogOptions) {
+    /// Takes up a snapshot that was made when so much had been written. What was held back is written once more, because what may
+    /// become a secret now depends on the secrets that are known now.
+    pub(crate) fn restore(
+        &mut self,
+        from: PipelineSnapshot,
+        written: u64,
+        options: &LogOptions,
+        assignment: &Assignment,
+        now: Timestamp,
+    ) {
+        let spec = assignment.spec();
+        let secrets = from.holds().then(|| Secrets::of(assignment, &LogOptions::variables(spec)));
         self.limit = Limit::resume(options.limit(), written, from.ending);
-        for chain in from.chains {
-            let masker = Masker::resume(&self.masks, chain.held);
+        for ChainSnapshot { stream, taken, held, urls, token, bytes, line } in from.chains {
+            let resumed = secrets.as_ref().map(|secrets| Masker::resume(&self.masks, held.as_ref(), secrets));
+            let (masker, held) = resumed.unwrap_or_else(|| (Masker::new(Arc::clone(&self.masks)), Vec::new()));
             let restored = Chain {
-                taken: chain.taken,
+                taken: taken.saturating_sub(held.len() as u64),
                 masker,
-                urls: chain.urls,
-                tokens: Tokens::resume(Arc::clone(&self.prefixes), chain.token),
-                repair: Repair::resume(chain.bytes),
-                stamper: self.stamped.then(|| Box::new(Stamper::resume(chain.stream, chain.line.unwrap_or_default()))),
+                urls,
+                tokens: Tokens::resume(Arc::clone(&self.prefixes), token, &spec.features.token_mask_prefixes),
+                repair: Repair::resume(bytes),
+                stamper: self.stamped.then(|| Box::new(Stamper::resume(stream, line.unwrap_or_default()))),
             };
-            self.chains.insert(chain.stream, Box::new(restored));
+            self.chains.insert(stream, Box::new(restored));
+            if !held.is_empty() {
+                let timed = self.is_stamped();
+                self.input.get_or_insert_default().append(stream, &held, now, timed);
+            }
         }
     }
 }
@@ -398,15 +425,15 @@ impl Chain {
         }
     }
 
-    fn snapshot(&self, stream: Stream) -> ChainSnapshot {
-        ChainSnapshot {
-            stream,
+    fn copy(&self, stream: Stream) -> Self {
+        let line = |stamper: &Stamper| stamper.line().unwrap_or_default();
+        Self {
             taken: self.taken,
-            held: self.masker.held(),
+            masker: self.masker.copy(),
             urls: self.urls,
-            token: self.tokens.mark(),
-            bytes: self.repair.held().to_vec(),
-            line: self.stamper.as_ref().and_then(|stamper| stamper.line()),
+            tokens: self.tokens.clone(),
+            repair: Repair::resume(self.repair.held().to_vec()),
+            stamper: self.stamper.as_ref().map(|stamper| Box::new(Stamper::resume(stream, line(stamper)))),
         }
     }
 }
@@ -445,6 +472,11 @@ impl PipelineSnapshot {
     /// Whether nothing is to be remembered.
     pub(crate) fn is_idle(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether anything is held back that may be the beginning of a secret.
+    pub(crate) fn holds(&self) -> bool {
+        self.chains.iter().any(|chain| chain.held.is_some())
     }
 }
 

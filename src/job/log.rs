@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Job;
 use super::event::{JobEvent, Written};
 use super::phase::{Driving, Phase};
+use crate::api::job_spec::Assignment;
 use crate::log::{LogOptions, Pipeline, PipelineSnapshot, Section, Stream, section};
 use crate::secret::Secret;
 use crate::time::Timestamp;
@@ -49,6 +50,11 @@ impl StoredLog {
     pub(super) fn is_idle(&self) -> bool {
         self.pipeline.is_idle() && self.sections.is_empty()
     }
+
+    /// Whether more may come into the log without a further write.
+    pub(super) fn holds(&self) -> bool {
+        self.pipeline.holds()
+    }
 }
 
 impl JobLog {
@@ -56,13 +62,20 @@ impl JobLog {
         Self { pipeline, is_debug_trace, sections: Vec::new(), stamped_at: Timestamp::EPOCH }
     }
 
-    pub(super) fn stored(&self) -> StoredLog {
-        StoredLog { pipeline: self.pipeline.snapshot(), sections: self.sections.clone() }
+    pub(super) fn stored(&self, assignment: &Assignment) -> StoredLog {
+        StoredLog { pipeline: self.pipeline.snapshot(assignment), sections: self.sections.clone() }
     }
 
     /// Takes an earlier life up, of which this much was written.
-    pub(super) fn restore(&mut self, stored: StoredLog, written: u64, options: &LogOptions) {
-        self.pipeline.restore(stored.pipeline, written, options);
+    pub(super) fn restore(
+        &mut self,
+        stored: StoredLog,
+        written: u64,
+        options: &LogOptions,
+        assignment: &Assignment,
+        now: Timestamp,
+    ) {
+        self.pipeline.restore(stored.pipeline, written, options, assignment, now);
         self.sections = stored.sections;
     }
 

@@ -61,8 +61,10 @@ impl TryFrom<StoredJob> for JobSnapshot {
     type Error = &'static str;
 
     fn try_from(stored: StoredJob) -> Result<Self, Self::Error> {
+        // The log of a job with a result is complete.
+        let is_complete = !matches!(stored.phase, StoredPhase::Finishing(_)) || !stored.log.holds();
         // No job comes so far, and whatever is added can be counted.
-        let sound = stored.revision <= u64::MAX / 2 && stored.delivery.is_sound();
+        let sound = stored.revision <= u64::MAX / 2 && stored.delivery.is_sound() && is_complete;
         if sound { Ok(Self(stored)) } else { Err("its numbers contradict each other") }
     }
 }
@@ -153,7 +155,7 @@ impl Job {
             pacing: self.pacing,
             contact: self.contact.stored(),
             delivery: self.delivery.stored(is_rewound),
-            log: self.log.stored(),
+            log: self.log.stored(&self.assignment),
         })
     }
 
@@ -177,7 +179,7 @@ impl Job {
             self.pacing.of(Lane::from(intent)).failed(self.config.retry_cap, None, now, &mut self.rng);
         }
         let has_result = matches!(from.phase, StoredPhase::Finishing(_));
-        self.log.restore(from.log, from.delivery.written, &self.config.log);
+        self.log.restore(from.log, from.delivery.written, &self.config.log, &self.assignment, now);
         self.delivery = Delivery::restored(from.delivery, has_result, &self.config, now);
         self.contact = Contact::restored(from.contact, self.config.keep_alive, now);
         self.saving = Saving::starting(self.config.durable, from.revision, now);

@@ -22,11 +22,6 @@ impl Automaton {
         Self { trie: Trie::over(&texts), search: Search::over(&texts, usize::MAX), texts }
     }
 
-    /// The lengths of the texts, in one number: by it, a stored state is told from one of other texts.
-    pub(super) fn shape(&self) -> u32 {
-        self.texts.shape()
-    }
-
     /// A state as the number of a text and a length.
     pub(super) fn position(&self, state: State) -> (u32, u32) {
         self.trie.position(state)

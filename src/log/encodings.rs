@@ -1,6 +1,6 @@
 //! A secret as the usual encoders write it.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -11,25 +11,27 @@ const SHORTEST: usize = 4;
 /// What is left as it is in a URL, besides letters and digits, and what stands for a space. Others become `%` and two hexadecimal
 /// digits for each byte.
 struct UrlEncoder {
+    /// What names it in snapshots.
+    name: &'static str,
     literal: &'static str,
     space: &'static str,
 }
 
 const URL_ENCODERS: [UrlEncoder; 7] = [
     // RFC 3986's unreserved characters: Python's `quote(safe="")`.
-    UrlEncoder { literal: "-._~", space: "%20" },
+    UrlEncoder { name: "url", literal: "-._~", space: "%20" },
     // Go's `url.QueryEscape` and Python's `quote_plus`.
-    UrlEncoder { literal: "-._~", space: "+" },
+    UrlEncoder { name: "url-plus", literal: "-._~", space: "+" },
     // Python's `quote`.
-    UrlEncoder { literal: "-._~/", space: "%20" },
+    UrlEncoder { name: "url-slash", literal: "-._~/", space: "%20" },
     // Go's `url.PathEscape`.
-    UrlEncoder { literal: "-._~$&+=:@", space: "%20" },
+    UrlEncoder { name: "url-go-path", literal: "-._~$&+=:@", space: "%20" },
     // Java's `URLEncoder`.
-    UrlEncoder { literal: "-._*", space: "+" },
+    UrlEncoder { name: "url-java", literal: "-._*", space: "+" },
     // JavaScript's `encodeURIComponent`.
-    UrlEncoder { literal: "-._~!*'()", space: "%20" },
+    UrlEncoder { name: "url-js-component", literal: "-._~!*'()", space: "%20" },
     // JavaScript's `encodeURI`.
-    UrlEncoder { literal: "-._~!*'();,/?:@&=+$#", space: "%20" },
+    UrlEncoder { name: "url-js", literal: "-._~!*'();,/?:@&=+$#", space: "%20" },
 ];
 
 impl UrlEncoder {
@@ -49,6 +51,8 @@ impl UrlEncoder {
 
 /// What becomes `\u` and four hexadecimal digits in a JSON string, besides control characters.
 struct JsonEncoder {
+    /// What names it in snapshots.
+    name: &'static str,
     /// All that is not ASCII. Characters beyond U+FFFF become two surrogates.
     non_ascii: bool,
     /// U+007F.
@@ -63,23 +67,30 @@ struct JsonEncoder {
     long_controls: bool,
 }
 
-const PLAIN: JsonEncoder =
-    JsonEncoder { non_ascii: false, delete: false, html: false, separators: false, slash: false, long_controls: false };
+const PLAIN: JsonEncoder = JsonEncoder {
+    name: "json",
+    non_ascii: false,
+    delete: false,
+    html: false,
+    separators: false,
+    slash: false,
+    long_controls: false,
+};
 
 const JSON_ENCODERS: [JsonEncoder; 9] = [
     // JavaScript's `JSON.stringify`, serde_json, Python's `json.dumps` with `ensure_ascii=False`.
     PLAIN,
     // Go's `json.Marshal`, since 1.22 and before, and its encoder with `SetEscapeHTML(false)`.
-    JsonEncoder { html: true, separators: true, ..PLAIN },
-    JsonEncoder { html: true, separators: true, long_controls: true, ..PLAIN },
-    JsonEncoder { separators: true, ..PLAIN },
-    JsonEncoder { separators: true, long_controls: true, ..PLAIN },
+    JsonEncoder { name: "json-go", html: true, separators: true, ..PLAIN },
+    JsonEncoder { name: "json-go-1.21", html: true, separators: true, long_controls: true, ..PLAIN },
+    JsonEncoder { name: "json-go-no-html", separators: true, ..PLAIN },
+    JsonEncoder { name: "json-go-1.21-no-html", separators: true, long_controls: true, ..PLAIN },
     // PHP's `json_encode`, with `JSON_UNESCAPED_SLASHES`, and with `JSON_UNESCAPED_UNICODE`, which still escapes the separators.
-    JsonEncoder { non_ascii: true, separators: true, slash: true, ..PLAIN },
-    JsonEncoder { non_ascii: true, separators: true, ..PLAIN },
-    JsonEncoder { separators: true, slash: true, ..PLAIN },
+    JsonEncoder { name: "json-php", non_ascii: true, separators: true, slash: true, ..PLAIN },
+    JsonEncoder { name: "json-php-slashes", non_ascii: true, separators: true, ..PLAIN },
+    JsonEncoder { name: "json-php-unicode", separators: true, slash: true, ..PLAIN },
     // Python's `json.dumps`.
-    JsonEncoder { non_ascii: true, separators: true, delete: true, ..PLAIN },
+    JsonEncoder { name: "json-python", non_ascii: true, separators: true, delete: true, ..PLAIN },
 ];
 
 impl JsonEncoder {
@@ -116,31 +127,30 @@ impl JsonEncoder {
     }
 }
 
-/// The forms that a secret takes in Base64 (wherever it lies in what was encoded), in URLs and in JSON strings. Some may be equal.
-pub(super) fn encodings(secret: &str) -> Vec<Vec<u8>> {
-    let mut forms = base64_forms(secret);
-    for encoder in &URL_ENCODERS {
-        forms.extend([false, true].map(|lower_case| encoder.encode(secret, lower_case).into_bytes()));
-    }
-    forms.extend(JSON_ENCODERS.iter().map(|encoder| encoder.encode(secret).into_bytes()));
-    forms.retain(|form| form.len() >= SHORTEST);
-    forms.sort_unstable();
-    forms.dedup();
-    forms
-}
-
-fn base64_forms(secret: &str) -> Vec<Vec<u8>> {
-    let mut forms = Vec::new();
-    for engine in [&STANDARD, &URL_SAFE] {
-        forms.push(engine.encode(secret).into());
+/// Adds the forms that a secret takes in Base64 (wherever it lies in what was encoded), in URLs and in JSON strings, each with the
+/// name of its encoding. Some may be equal. Snapshots hold these names: the same one must always stand for the same encoding.
+pub(super) fn encodings(secret: &str, add: &mut dyn FnMut(fmt::Arguments<'_>, Vec<u8>)) {
+    let mut add = |name: fmt::Arguments<'_>, form: Vec<u8>| {
+        if form.len() >= SHORTEST {
+            add(name, form);
+        }
+    };
+    for (name, engine) in [("base64", &STANDARD), ("base64url", &URL_SAFE)] {
+        add(format_args!("{name}"), engine.encode(secret).into());
         for before in 0..3_usize {
             let encoded = engine.encode([&vec![0; before], secret.as_bytes()].concat());
             // Only those characters that hold no bit of what is before or after the secret.
             let whole = (before * 8).div_ceil(6)..(before + secret.len()) * 8 / 6;
-            forms.extend(encoded.as_bytes().get(whole).map(<[u8]>::to_vec));
+            add(format_args!("{name}-{before}"), encoded.as_bytes().get(whole).unwrap_or_default().to_vec());
         }
     }
-    forms
+    for encoder in &URL_ENCODERS {
+        add(format_args!("{}", encoder.name), encoder.encode(secret, false).into());
+        add(format_args!("{}-lower", encoder.name), encoder.encode(secret, true).into());
+    }
+    for encoder in &JSON_ENCODERS {
+        add(format_args!("{}", encoder.name), encoder.encode(secret).into());
+    }
 }
 
 #[cfg(test)]

@@ -56,7 +56,11 @@ impl Masks {
         for secret in secrets.iter().map(|secret| secret.expose().trim()).filter(|secret| !secret.is_empty()) {
             count += 1;
             short += usize::from(secret.len() < SHORT);
-            add_forms(secret, forms, &mut |form| texts.push(form));
+            let mut own = Vec::new();
+            each_form(secret, forms, &mut |_, form| own.push(form));
+            own.sort_unstable();
+            own.dedup();
+            texts.append(&mut own);
         }
         Self { matcher: Matcher::new(texts), count, short }
     }
@@ -115,18 +119,58 @@ impl fmt::Debug for Masks {
     }
 }
 
-fn add_forms(secret: &str, forms: Forms, add: &mut impl FnMut(Vec<u8>)) {
-    let mut whole = vec![secret.to_owned()];
+/// Adds what is searched for of a secret, each with its name in snapshots: the same name must always stand for the same form.
+fn each_form(secret: &str, forms: Forms, add: &mut dyn FnMut(fmt::Arguments<'_>, Vec<u8>)) {
+    let mut whole = vec![("plain", secret.to_owned())];
     if secret.contains(['\n', '\r']) {
         let unix = secret.replace("\r\n", "\n");
-        let lines = unix.split(['\n', '\r']).map(str::trim).filter(|line| forms.lines && line.len() >= SHORTEST_LINE);
-        lines.for_each(|line| add(line.into()));
-        whole.extend([unix.replace('\n', "\r\n"), unix]);
+        for (number, line) in unix.split(['\n', '\r']).map(str::trim).enumerate() {
+            if forms.lines && line.len() >= SHORTEST_LINE {
+                add(format_args!("line-{number}"), line.into());
+            }
+        }
+        whole.extend([("crlf", unix.replace('\n', "\r\n")), ("lf", unix)]);
     }
-    if forms.encoded {
-        whole.iter().flat_map(|text| encodings(text)).for_each(&mut *add);
+    for (name, text) in whole {
+        add(format_args!("{name}"), text.clone().into());
+        if forms.encoded {
+            encodings(&text, &mut |encoding, form| add(format_args!("{name}:{encoding}"), form));
+        }
     }
-    whole.into_iter().for_each(|text| add(text.into()));
+}
+
+/// The secrets of a job in an order that stays: those of the payload, then those learnt at run time. What is held back is named by
+/// its place here, because the order of the texts that are searched for changes with each secret and each form.
+pub(super) struct Secrets {
+    pub(super) list: Vec<Secret>,
+    pub(super) of_payload: usize,
+}
+
+impl Secrets {
+    /// All forms that any options search for, with the places of their secrets. They are made one secret at a time.
+    fn find<T>(&self, mut look: impl FnMut(usize, fmt::Arguments<'_>, &[u8]) -> Option<T>) -> Option<T> {
+        let mut found = None;
+        for (place, secret) in self.list.iter().enumerate() {
+            each_form(secret.expose().trim(), Forms { lines: true, encoded: true }, &mut |name, form| {
+                found = found.take().or_else(|| look(place, name, &form));
+                #[cfg(feature = "zeroize")]
+                zeroize::Zeroize::zeroize(&mut { form });
+            });
+            if found.is_some() {
+                break;
+            }
+        }
+        found
+    }
+
+    /// The lengths of the payload's secrets, in one number: by it, a stored place is told from one of other secrets.
+    fn shape(&self) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        for secret in self.list.iter().take(self.of_payload) {
+            hasher.update(&(secret.expose().len() as u64).to_le_bytes());
+        }
+        hasher.finalize()
+    }
 }
 
 /// Hides secrets in one stream: every byte of every occurrence, however the stream is cut.
@@ -212,20 +256,29 @@ impl Masker {
 
     /// Goes on with other secrets: what is held back is looked through for them too.
     pub(super) fn replace(&mut self, masks: &Arc<Masks>) {
-        let owes_marker = self.owes_marker;
-        let held = self.masks.matcher.held(&self.place).to_vec();
-        *self = Self { owes_marker, ..Self::holding(masks, &held, self.hidden_of_held()) };
+        *self = self.with(masks);
     }
 
-    /// At a place where `held` is undecided, and the first bytes of that are hidden already.
-    fn holding(masks: &Arc<Masks>, held: &[u8], hidden: u64) -> Self {
+    /// The same place of the stream.
+    pub(super) fn copy(&self) -> Self {
+        self.with(&self.masks)
+    }
+
+    fn with(&self, masks: &Arc<Masks>) -> Self {
+        let mut masker = Self::after_hidden(masks, self.hidden_of_held());
+        masker.owes_marker = self.owes_marker;
+        masker.take(&masks.matcher, self.masks.matcher.held(&self.place));
+        masker
+    }
+
+    /// At a place behind which the first bytes are hidden already.
+    fn after_hidden(masks: &Arc<Masks>, hidden: u64) -> Self {
         let mut masker = Self::new(Arc::clone(masks));
-        // One byte before what is held, there is room for the beginning of an occurrence.
+        // One byte before what comes, there is room for the beginning of an occurrence.
         (masker.place, masker.done) = (Place::at(1), 1);
         if hidden > 0 {
             masker.hidden.push_back(0..1 + hidden);
         }
-        masker.take(&masks.matcher, held);
         masker
     }
 
@@ -260,21 +313,28 @@ impl Masker {
         }
     }
 
-    /// What is held back, by name.
-    pub(super) fn held(&self) -> Option<Held> {
-        let (text, length) = self.place.begun();
-        let hidden = self.hidden_of_held() as u32;
-        (length > 0).then(|| Held { shape: self.masks.matcher.texts().shape(), text, length, hidden })
+    /// Whether anything is held back.
+    pub(super) fn holds(&self) -> bool {
+        self.place.begun().1 > 0
     }
 
-    /// Where another masker stopped. If it hid other secrets, nobody knows what it held back: that counts as secret.
-    pub(super) fn resume(masks: &Arc<Masks>, held: Option<Held>) -> Self {
-        let Some(Held { shape, text, length, hidden }) = held else { return Self::new(Arc::clone(masks)) };
-        let texts = masks.matcher.texts();
-        let bytes = texts.get(text).get(..length as usize).filter(|_| shape == texts.shape());
-        match bytes {
-            Some(bytes) => Self::holding(masks, bytes, u64::from(hidden.min(length))),
-            None => Self { owes_marker: hidden < length, ..Self::new(Arc::clone(masks)) },
+    /// What is held back, by name.
+    pub(super) fn held(&self, secrets: &Secrets) -> Option<Held> {
+        let held = Some(self.masks.matcher.held(&self.place)).filter(|held| !held.is_empty())?;
+        let named = secrets.find(|place, form, text| text.starts_with(held).then(|| (place as u32, form.to_string())));
+        // Without a name, which cannot be, a marker takes its place.
+        let (secret, form) = named.unwrap_or_default();
+        let (length, hidden) = (held.len() as u32, self.hidden_of_held() as u32);
+        Some(Held { shape: secrets.shape(), secret, form, length, hidden })
+    }
+
+    /// Where another masker stopped, and what it held back, which is to be pushed next: the secrets may have changed, so that it may be
+    /// decided now. Of other secrets, nobody knows what was held back: that counts as secret.
+    pub(super) fn resume(masks: &Arc<Masks>, held: Option<&Held>, secrets: &Secrets) -> (Self, Vec<u8>) {
+        let Some(held) = held else { return (Self::new(Arc::clone(masks)), Vec::new()) };
+        match held.bytes(secrets) {
+            Some(bytes) => (Self::after_hidden(masks, u64::from(held.hidden.min(held.length))), bytes),
+            None => (Self { owes_marker: held.hidden < held.length, ..Self::new(Arc::clone(masks)) }, Vec::new()),
         }
     }
 }
@@ -295,15 +355,29 @@ fn join(hidden: &mut VecDeque<Range<u64>>, mut span: Range<u64>) {
     hidden.push_back(span);
 }
 
-/// What a masker holds back, without a byte of it: the beginning of that length of one of its texts. The first `hidden`
-/// bytes of it end an occurrence whose marker is out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a masker holds back, without a byte of it: the beginning of that length of a form of a secret. The first `hidden` bytes of it
+/// end an occurrence whose marker is out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Held {
+    /// See [`Secrets::shape`].
     shape: u32,
-    text: u32,
+    /// The place of the secret in [`Secrets`].
+    secret: u32,
+    /// The name of [`each_form`].
+    form: String,
     length: u32,
     #[serde(default, skip_serializing_if = "is_zero")]
     hidden: u32,
+}
+
+impl Held {
+    fn bytes(&self, secrets: &Secrets) -> Option<Vec<u8>> {
+        let length = self.length as usize;
+        let is_it = |place, form: fmt::Arguments<'_>| place == self.secret as usize && form.to_string() == self.form;
+        let form = secrets.find(|place, form, text| is_it(place, form).then(|| text.to_vec()));
+        let form = form.filter(|form| self.shape == secrets.shape() && length <= form.len())?;
+        Some(form.into_iter().take(length).collect())
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]

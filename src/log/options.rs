@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::automaton::Automaton;
 use super::limit::LogLimit;
-use super::mask::{Forms, Masks, SHORT};
+use super::mask::{Forms, Masks, SHORT, Secrets};
 use super::tokens::{self, ALWAYS, DEFAULTS};
 use crate::api::job_spec::{Assignment, JobSpec};
 use crate::secret::Secret;
@@ -121,10 +121,7 @@ impl LogOptions {
     }
 
     pub(super) fn masks(&self, assignment: &Assignment, variables: &Variables) -> Arc<Masks> {
-        let mut secrets = variables.masked();
-        secrets.extend_from_slice(assignment.masked_at_run_time());
-        secrets.extend(credentials(assignment.spec()));
-        Arc::new(Masks::with_forms(&secrets, self.forms))
+        Arc::new(Masks::with_forms(&Secrets::of(assignment, variables).list, self.forms))
     }
 
     /// One secret alone.
@@ -153,6 +150,16 @@ impl LogOptions {
     /// The variables of a job by which its log is treated: expanded where a job usually runs.
     pub(crate) fn variables(spec: &JobSpec) -> Variables {
         Variables::new(spec, &Place::default())
+    }
+}
+
+impl Secrets {
+    pub(super) fn of(assignment: &Assignment, variables: &Variables) -> Self {
+        let mut list = variables.masked();
+        list.extend(credentials(assignment.spec()));
+        let of_payload = list.len();
+        list.extend_from_slice(assignment.masked_at_run_time());
+        Self { list, of_payload }
     }
 }
 

@@ -22,13 +22,16 @@ fn show(bytes: &[u8]) -> String {
 }
 
 fn masked_with(secrets: &[&str], forms: Forms, input: &[u8]) -> String {
-    let secrets: Vec<Secret> = secrets.iter().map(|secret| Secret::new(*secret)).collect();
-    let masks = Arc::new(Masks::with_forms(&secrets, forms));
+    let list: Vec<Secret> = secrets.iter().map(|secret| Secret::new(*secret)).collect();
+    let secrets = Secrets { of_payload: list.len(), list };
+    let masks = Arc::new(Masks::with_forms(&secrets.list, forms));
     let output = in_pieces(input, |pieces| {
         let (mut masker, mut output) = (Masker::new(Arc::clone(&masks)), Vec::new());
         for piece in pieces {
             // Wherever a masker stops, another goes on.
-            masker = Masker::resume(&masks, masker.held());
+            let (resumed, held) = Masker::resume(&masks, masker.held(&secrets).as_ref(), &secrets);
+            masker = resumed;
+            masker.push(held.into(), &mut |bytes| output.extend(bytes));
             masker.push(piece.clone(), &mut |bytes| output.extend(bytes));
         }
         masker.end(&mut |bytes| output.extend(bytes));
@@ -146,14 +149,17 @@ fn no_more_is_held_back_than_may_become_a_secret() {
 
 #[test]
 fn a_masker_of_other_secrets_does_not_guess_what_was_held_back() {
-    let masks = |secret: &str| Arc::new(Masks::new(&[Secret::new(secret)]));
-    let mut first = Masker::new(masks("a-secret-value"));
+    let secrets = |secret: &str| Secrets { list: vec![Secret::new(secret)], of_payload: 1 };
+    let masks = |secrets: &Secrets| Arc::new(Masks::new(&secrets.list));
+    let (old, new) = (secrets("a-secret-value"), secrets("something longer"));
+    let mut first = Masker::new(masks(&old));
     first.push("x a-secret".into(), &mut |_| ());
-    let held = first.held();
+    let held = first.held(&old);
     assert!(!format!("{held:?} {first:?}").contains("secret-"), "{held:?} {first:?}");
+    let (mut resumed, known) = Masker::resume(&masks(&new), held.as_ref(), &new);
     let mut output = Vec::new();
-    Masker::resume(&masks("something longer"), held).push("-value".into(), &mut |bytes| output.extend(bytes));
-    assert_eq!(output, b"[MASKED]-value");
+    resumed.push("-value".into(), &mut |bytes| output.extend(bytes));
+    assert_eq!((known, output), (Vec::new(), b"[MASKED]-value".to_vec()));
 }
 
 #[test]
@@ -215,6 +221,7 @@ fn url_parameters() {
 fn tokens() {
     let own = [" my_tok ", "my_tok", "ab:", "glpat-very-own-", "x1", "x2", "x3", "x4"];
     let prefixes = tokens::prefixes([tokens::ALWAYS].into_iter().chain(tokens::DEFAULTS).chain(own));
+    let own = own.map(str::to_owned);
     for (input, output) in [
         ("glpat-abc.DEF_0-9=", "glpat-[MASKED]"),
         ("glpat-", "glpat-"),
@@ -234,12 +241,29 @@ fn tokens() {
         let shown = in_pieces(input.as_bytes(), |pieces| {
             let (mut tokens, mut output) = (Tokens::new(Arc::clone(&prefixes)), Vec::new());
             for piece in pieces {
-                tokens = Tokens::resume(Arc::clone(&prefixes), tokens.mark());
+                tokens = Tokens::resume(Arc::clone(&prefixes), tokens.mark(&own), &own);
                 tokens.push(Piece::Shown(piece.clone()), &mut |bytes| output.extend(bytes));
             }
             output
         });
         assert_eq!(String::from_utf8(shown).unwrap(), output, "{input}");
+    }
+}
+
+/// A job may be taken up where other prefixes are looked for.
+#[test]
+fn the_beginning_of_a_prefix_survives_other_prefixes() {
+    let own = ["my_tok".to_owned(), "my_token-".to_owned()];
+    let old = tokens::prefixes([tokens::ALWAYS, "gloas-", "my_token-"]);
+    let new = tokens::prefixes([tokens::ALWAYS, "a", "gloas-", "my_tok", "my_token-"]);
+    for (first, second) in [("glo", "as-x"), ("my_t", "okx"), ("my_tok", "x"), ("glpat-", "x"), ("glpat-my", "_tok")] {
+        let (mut output, mut tokens) = (Vec::new(), Tokens::new(Arc::clone(&old)));
+        tokens.push(Piece::Shown(first.into()), &mut |bytes| output.extend(bytes));
+        let mark = serde_json::to_string(&tokens.mark(&own)).unwrap();
+        assert!(!mark.contains(first), "{mark}");
+        let mut tokens = Tokens::resume(Arc::clone(&new), serde_json::from_str(&mark).unwrap(), &own);
+        tokens.push(Piece::Shown(second.into()), &mut |bytes| output.extend(bytes));
+        assert!(output.ends_with(b"[MASKED]"), "{first} and {second}: {}", show(&output));
     }
 }
 

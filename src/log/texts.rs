@@ -104,18 +104,6 @@ impl Texts {
         self.list.get(number as usize).map_or(&[], |text| self.bytes_of(text))
     }
 
-    /// The lengths of the texts, in one number: by it, a stored place is told from one of other texts.
-    pub(super) fn shape(&self) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
-        let mut end = 0_u32;
-        hasher.update(&end.to_le_bytes());
-        for text in &self.list {
-            end = end.wrapping_add(text.length);
-            hasher.update(&end.to_le_bytes());
-        }
-        hasher.finalize()
-    }
-
     /// Compares a stream with the texts. What it costs grows with what they have in common.
     pub(super) fn begun_by(&self, stream: &[u8]) -> Begun {
         // All texts before this one come before the stream in order. If the stream is the beginning of a text, it is that of this

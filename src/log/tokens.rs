@@ -14,7 +14,8 @@ use super::trie::{ROOT, State};
 /// The prefix that is always looked for: personal access tokens.
 pub(super) const ALWAYS: &str = "glpat-";
 
-/// The other prefixes that GitLab gives to tokens, unless it is configured otherwise.
+/// The other prefixes that GitLab gives to tokens, unless it is configured otherwise. Snapshots hold places in this list: new ones
+/// come at its end.
 pub(super) const DEFAULTS: [&str; 13] = [
     "gloas-",
     "gldt-",
@@ -37,6 +38,7 @@ pub(super) fn prefixes<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> Arc<A
 }
 
 /// One stream's stage. The prefix itself stays, so that nothing is ever held back.
+#[derive(Clone)]
 pub(super) struct Tokens {
     prefixes: Arc<Automaton>,
     state: State,
@@ -118,20 +120,25 @@ impl Tokens {
         length
     }
 
-    /// Where it stands, by name.
-    pub(super) fn mark(&self) -> Option<Mark> {
+    /// Where it stands, by name. `own` are the prefixes that the job names.
+    pub(super) fn mark(&self, own: &[String]) -> Option<Mark> {
         let (text, length) = self.prefixes.position(self.state);
-        let mark = Mark { shape: self.prefixes.shape(), text, length, place: self.place };
+        let begun = self.prefixes.beginning(text, length).unwrap_or_default();
+        let prefix = Prefix::all(own).find(|(_, prefix)| !begun.is_empty() && prefix.as_bytes().starts_with(begun));
+        let mark = Mark { prefix: prefix.map(|(name, _)| name), length, place: self.place };
         (length > 0 || self.place != Place::Text).then_some(mark)
     }
 
-    /// Where another stopped.
-    pub(super) fn resume(prefixes: Arc<Automaton>, mark: Option<Mark>) -> Self {
+    /// Where another stopped, which may have looked for other prefixes.
+    pub(super) fn resume(prefixes: Arc<Automaton>, mark: Option<Mark>, own: &[String]) -> Self {
         let mut tokens = Self::new(prefixes);
-        if let Some(Mark { shape, text, length, place }) = mark {
-            tokens.place = place;
-            let begun = tokens.prefixes.beginning(text, length).filter(|_| shape == tokens.prefixes.shape());
-            tokens.state = tokens.prefixes.feed(ROOT, begun.unwrap_or_default(), |_, _| ());
+        if let Some(Mark { prefix, length, place }) = mark {
+            let text = Prefix::all(own).find(|(name, _)| Some(*name) == prefix).map_or("", |(_, text)| text);
+            let begun = text.as_bytes().get(..length as usize).unwrap_or_default();
+            let mut end = 0;
+            tokens.state = tokens.prefixes.feed(ROOT, begun, |at, _| end = at);
+            // Some other prefix may be whole already.
+            tokens.place = if place == Place::Text && end > 0 && end == begun.len() { Place::Prefix } else { place };
         }
         tokens
     }
@@ -146,10 +153,26 @@ impl fmt::Debug for Tokens {
 /// What is begun: the beginning of that length of one of the prefixes, and what was before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
-    shape: u32,
-    text: u32,
+    prefix: Option<Prefix>,
     length: u32,
     place: Place,
+}
+
+/// A prefix by its place in a list that does not change: the text itself may be the beginning of a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Prefix {
+    /// In [`ALWAYS`] and then [`DEFAULTS`].
+    Known(u32),
+    /// In those that the job names.
+    Own(u32),
+}
+
+impl Prefix {
+    fn all(own: &[String]) -> impl Iterator<Item = (Self, &str)> {
+        let known = (0..).map(Self::Known).zip([ALWAYS].into_iter().chain(DEFAULTS));
+        known.chain((0..).map(Self::Own).zip(own.iter().map(|prefix| prefix.trim())))
+    }
 }
 
 /// What a token is made of.

@@ -63,7 +63,8 @@ fn phases() -> Vec<(&'static str, JobSnapshot, &'static str)> {
     printing.machine.write_to(Stream::Stdout, "the password is correct horse ");
     printing.machine.write_to(Stream::Stderr, &b"?private_token=\xe2\x80"[..]);
     printing.machine.write_to(Stream::Service(3), &b"glrt-1 gl\xc3"[..]);
-    all.push(("held-back", printing.machine.snapshot(), "probe 55"));
+    printing.machine.write_to(Stream::Service(4), "gl");
+    all.push(("held-back", printing.machine.snapshot(), "probe 57"));
     all.extend(rare_phases());
     all
 }

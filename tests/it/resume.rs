@@ -6,7 +6,7 @@ use std::time::Duration;
 use gitlab_runner_api::log::{LogLimit, LogOptions};
 use gitlab_runner_api::{
     Assignment, Cancellation, Failure, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Outcome, ResumeError, Retain,
-    RunnerConfig, Timestamp,
+    RunnerConfig, Secret, Timestamp,
 };
 use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Settings};
 
@@ -678,6 +678,16 @@ fn numbers_that_contradict_each_other_come_in_on_no_way() {
         let sealed = good.to_json().replace(found, wrong);
         assert!(matches!(JobSnapshot::from_json(&sealed), Err(ResumeError::Corrupt(_))), "{wrong}");
     }
+    // The log of a job with a result is complete, so that nothing of it is held back.
+    job.machine.mask(&Secret::new("correct horse"));
+    job.machine.write("correct");
+    let mut holding = serde_json::to_value(job.machine.snapshot()).unwrap();
+    assert!(holding["log"].to_string().contains("held"), "{holding}");
+    job.machine.finish(JobResult::success());
+    let ended = serde_json::to_value(job.machine.snapshot()).unwrap();
+    serde_json::from_value::<JobSnapshot>(ended.clone()).unwrap();
+    holding["phase"] = ended["phase"].clone();
+    serde_json::from_value::<JobSnapshot>(holding).unwrap_err();
 }
 
 #[test]
