@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::body::Body;
 use crate::config::Server;
-use crate::error::WrongMachine;
 use crate::identity::MachineId;
 use crate::reply::{Failure, Received};
 use crate::secret::Secret;
@@ -332,6 +331,37 @@ impl fmt::Debug for Ticket {
             .field("response", response)
             .field("priority", priority)
             .finish()
+    }
+}
+
+/// An answer or a failure was handed to another state machine than the one that made the call. Nothing was changed.
+///
+/// This error gives back what was handed in. Hand it to the right state machine, or that one waits until the deadline of its call has
+/// passed. [`Ticket::scope`] tells whose call it is.
+///
+/// ```
+/// use gitlab_runner_api::{Failure, Machine, Timestamp, WrongMachine};
+///
+/// fn hand_in(wrong: WrongMachine, right: &mut impl Machine, now: Timestamp) -> Result<(), WrongMachine> {
+///     let (ticket, outcome) = wrong.into_parts();
+///     right.handle_outcome(ticket, outcome, now)
+/// }
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[error("this ticket belongs to another state machine; hand each answer to the one whose `poll` gave the call")]
+pub struct WrongMachine {
+    ticket: Ticket,
+    outcome: Result<Box<http::Response<Received>>, Failure>,
+}
+
+impl WrongMachine {
+    pub(crate) fn new(ticket: Ticket, outcome: Result<http::Response<Received>, Failure>) -> Self {
+        Self { ticket, outcome: outcome.map(Box::new) }
+    }
+
+    /// The ticket, with the response or the failure that was handed in with it.
+    pub fn into_parts(self) -> (Ticket, Result<http::Response<Received>, Failure>) {
+        (self.ticket, self.outcome.map(|response| *response))
     }
 }
 

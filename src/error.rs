@@ -6,13 +6,11 @@
 
 use std::fmt;
 
+use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, LOCATION};
-use http::{Response, StatusCode};
 use serde_json::Value;
 
-use crate::call::Ticket;
 use crate::headers;
-use crate::reply::{Failure, Received};
 use crate::secret::Secret;
 
 /// Settings that cannot work.
@@ -37,37 +35,6 @@ pub enum ConfigError {
     /// The address of a proxy cannot be used. It is not shown, since it may hold a password.
     #[error("the address of the proxy is not that of an HTTP proxy; it looks like http://proxy.example.com:3128")]
     Proxy,
-}
-
-/// An answer or a failure was handed to another state machine than the one that made the call. Nothing was changed.
-///
-/// This error gives back what was handed in. Hand it to the right state machine, or that one waits until the deadline of its call has
-/// passed. [`Ticket::scope`] tells whose call it is.
-///
-/// ```
-/// use gitlab_runner_api::{Failure, Machine, Timestamp, WrongMachine};
-///
-/// fn hand_in(wrong: WrongMachine, right: &mut impl Machine, now: Timestamp) -> Result<(), WrongMachine> {
-///     let (ticket, outcome) = wrong.into_parts();
-///     right.handle_outcome(ticket, outcome, now)
-/// }
-/// ```
-#[derive(Debug, thiserror::Error)]
-#[error("this ticket belongs to another state machine; hand each answer to the one whose `poll` gave the call")]
-pub struct WrongMachine {
-    ticket: Ticket,
-    outcome: Result<Box<Response<Received>>, Failure>,
-}
-
-impl WrongMachine {
-    pub(crate) fn new(ticket: Ticket, outcome: Result<Response<Received>, Failure>) -> Self {
-        Self { ticket, outcome: outcome.map(Box::new) }
-    }
-
-    /// The ticket, with the response or the failure that was handed in with it.
-    pub fn into_parts(self) -> (Ticket, Result<Response<Received>, Failure>) {
-        (self.ticket, self.outcome.map(|response| *response))
-    }
 }
 
 /// The driver used a machine in a way that cannot be right. Nothing was changed.

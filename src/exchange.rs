@@ -8,9 +8,9 @@ use http::{HeaderValue, Response, StatusCode};
 
 use crate::api::{CorrelationId, Endpoint};
 use crate::backoff::{Backoff, Policy};
-use crate::call::{Owner, Replay, Scope, Scopes, Ticket, Wire};
+use crate::call::{Owner, Replay, Scope, Scopes, Ticket, Wire, WrongMachine};
 use crate::config::{RunnerConfig, Server};
-use crate::error::{CallError, WrongMachine};
+use crate::error::CallError;
 use crate::headers::{self, TOLD_DELAY_CAP};
 use crate::output::{Machine, Output, sealed::Sealed};
 use crate::reply::{Cause, Failure, Received};

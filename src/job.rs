@@ -9,6 +9,7 @@ mod drive;
 mod event;
 mod finishing;
 mod log;
+mod outcome;
 mod pacing;
 mod payload;
 mod phase;
@@ -49,7 +50,7 @@ use crate::time::{Steady, Timestamp};
 pub use self::deadlines::WaitReason;
 pub use self::event::{JobEvent, Written};
 pub use self::log::Masked;
-pub use self::phase::{AbortReason, Cancellation, JobResult, Outcome};
+pub use self::outcome::{AbortReason, Cancellation, JobResult, Outcome};
 pub use self::snapshot::JobSnapshot;
 
 /// One job, from its acceptance to its end.

@@ -151,9 +151,11 @@ pub mod variables;
 
 pub use api::job_spec::{Assignment, JobSpec, Loss, LossKind};
 pub use body::{Body, BodyReader};
-pub use call::{Call, CallKind, ERROR_BODY_LIMIT, Hints, Priority, Replay, ResponseBody, Scope, Scopes, Ticket};
+pub use call::{
+    Call, CallKind, ERROR_BODY_LIMIT, Hints, Priority, Replay, ResponseBody, Scope, Scopes, Ticket, WrongMachine,
+};
 pub use config::{Retain, RunnerConfig, Server, SystemId};
-pub use error::{CallError, ConfigError, Misuse, ProtocolError, Rejection, WrongMachine};
+pub use error::{CallError, ConfigError, Misuse, ProtocolError, Rejection};
 pub use exchange::{Exchange, ExchangeError};
 pub use http_options::{HttpOptions, Proxies, ProxyUrl};
 pub use job::{AbortReason, Cancellation, Job, JobEvent, JobResult, JobSnapshot, Masked, Outcome, WaitReason, Written};

@@ -1,7 +1,6 @@
 //! What every state machine has in common: four verbs and one output.
 
-use crate::call::{Call, Scope, Scopes, Ticket};
-use crate::error::WrongMachine;
+use crate::call::{Call, Scope, Scopes, Ticket, WrongMachine};
 use crate::reply::{Failure, Received};
 use crate::time::Timestamp;
 

@@ -283,7 +283,7 @@ impl Variables {
     /// Whether a variable says yes: `true` or `t` in any case, or any spelling of 1.
     #[must_use]
     pub fn is_true(&self, key: &str) -> bool {
-        self.value(key).is_some_and(|value| is_true(&value))
+        self.value(key).is_some_and(|value| expansion::is_true(&value))
     }
 
     /// Names and values for the environment of a process, each name once. **Secret.** A value with a NUL in it, which no
@@ -454,9 +454,4 @@ fn texts(spec: &JobSpec) -> Vec<(String, String)> {
 /// Whether a name is one of a file, and of nothing else.
 fn is_file_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', '\0'])
-}
-
-/// What GitLab's runner takes for true: `true` and `t` in any case, and every spelling of 1.
-pub(crate) fn is_true(value: &str) -> bool {
-    value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("t") || value.parse() == Ok(1_u64)
 }

@@ -33,8 +33,7 @@ use super::members::{Losses, Read as _, Walk, members, repair, words};
 use crate::error::ProtocolError;
 use crate::secret::{JobToken, Secret};
 use crate::status::{FailureReason, open_enum};
-use crate::variables::expansion::expand_word;
-use crate::variables::is_true;
+use crate::variables::expansion::{expand_word, is_true};
 
 /// What a payload that is not UTF-8 begins with as a text. No JSON does.
 const BASE64: &str = "base64:";

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::phase::{AbortReason, Outcome};
+use super::outcome::{AbortReason, Outcome};
 use crate::api::info::Unpromised;
 use crate::api::job_spec::Loss;
 use crate::reply::Cause;

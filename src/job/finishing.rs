@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::phase::JobResult;
+use super::outcome::JobResult;
 use crate::api::update_job::LogDigest;
 use crate::reply::Failure;
 use crate::time::Timestamp;

@@ -2,7 +2,7 @@
 
 use super::Job;
 use super::event::JobEvent;
-use super::phase::JobResult;
+use super::outcome::JobResult;
 use crate::log::ansi;
 use crate::status::FailureReason;
 use crate::variables::Variables;

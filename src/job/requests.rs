@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::header::USER_AGENT;
 
 use super::Job;
-use super::phase::{JobResult, Phase};
+use super::outcome::JobResult;
+use super::phase::Phase;
 use super::rules::Intent;
 use crate::api::patch_trace::PatchTrace;
 use crate::api::update_job::{LogDigest, UpdateJob};

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
-use super::phase::AbortReason;
+use super::outcome::AbortReason;
 use crate::error;
 use crate::headers;
 use crate::status::{JobState, JobStatus};

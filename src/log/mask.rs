@@ -10,12 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::encodings::encodings;
 use super::matcher::{Matcher, Place};
-use super::piece::Piece;
+use super::piece::{MARKER, Piece};
 use super::section::sanitized;
 use crate::secret::Secret;
-
-/// What stands in place of a secret.
-pub(super) const MARKER: Bytes = Bytes::from_static(b"[MASKED]");
 
 /// GitLab takes no shorter value for a masked variable, and makes no shorter tokens and passwords.
 pub(super) const SHORT: usize = 8;

@@ -9,7 +9,8 @@ use super::mask::{Forms, Masks, SHORT, Secrets};
 use super::tokens::{self, ALWAYS, DEFAULTS};
 use crate::api::job_spec::{Assignment, JobSpec};
 use crate::secret::Secret;
-use crate::variables::{Place, Variables, is_true};
+use crate::variables::expansion::is_true;
+use crate::variables::{Place, Variables};
 
 /// Whether lines begin with the time they were written at, in the form GitLab reads and shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

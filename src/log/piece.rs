@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::mask::MARKER;
+/// What stands in place of a secret.
+pub(super) const MARKER: Bytes = Bytes::from_static(b"[MASKED]");
 
 /// A part of a stream, in order.
 ///

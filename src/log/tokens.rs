@@ -7,8 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::automaton::Automaton;
-use super::mask::MARKER;
-use super::piece::Piece;
+use super::piece::{MARKER, Piece};
 use super::trie::{ROOT, State};
 
 /// The prefix that is always looked for: personal access tokens.

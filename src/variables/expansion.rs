@@ -1,4 +1,5 @@
-//! References to variables, as the official runner reads them: `$NAME`, `${NAME}`, `$$`, and nothing of a shell.
+//! What the values of variables mean, as the official runner reads them: references (`$NAME`, `${NAME}`, `$$`, and nothing of a shell),
+//! and yes or no.
 
 use std::borrow::Cow;
 
@@ -120,6 +121,11 @@ fn reference(after: &str) -> (Reference<'_>, &str) {
 /// What a shell would know, and a runner does not.
 fn is_special(name: &str) -> bool {
     matches!(name, "*" | "#" | "@" | "!" | "?") || (name.len() == 1 && name.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// What GitLab's runner takes for true: `true` and `t` in any case, and every spelling of 1.
+pub(crate) fn is_true(value: &str) -> bool {
+    value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("t") || value.parse() == Ok(1_u64)
 }
 
 #[cfg(test)]
