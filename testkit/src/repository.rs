@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::content::Content;
-use crate::coordinator::NewJob;
 
 /// Variables that would lead `git` to another repository than the one that it is told. Hooks of git set them.
 const MISLEADING: [&str; 6] = [
@@ -112,13 +111,6 @@ impl Repository {
         } else {
             None
         }
-    }
-
-    /// Returns the branch or the tag that a job is for, such as `refs/heads/topic`, if the repository does not have it.
-    #[must_use]
-    pub fn missing_reference(&self, job: &NewJob) -> Option<String> {
-        let mut job = job.clone();
-        if job.check_out(self) { None } else { Some(job.source_reference()) }
     }
 
     pub(crate) fn default_branch(&self) -> &str {

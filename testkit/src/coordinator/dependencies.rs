@@ -4,7 +4,7 @@ use gitlab_runner_api::Timestamp;
 
 use super::Coordinator;
 use super::jobs::JobRecord;
-use super::payload::{Dependency, NewJob};
+use super::new_job::{Dependency, NewJob};
 use super::status::JobStatus;
 
 impl Coordinator {

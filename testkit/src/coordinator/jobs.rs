@@ -7,7 +7,7 @@ use gitlab_runner_api::Timestamp;
 use serde_json::Value;
 
 use super::files::StoredArtifact;
-use super::payload::NewJob;
+use super::new_job::NewJob;
 use super::settings::{Settings, minutes};
 use super::stats::Endpoint;
 use super::status::JobStatus;

@@ -7,17 +7,14 @@ use http::Uri;
 use serde_json::{Value, json};
 
 use super::calendar;
-use super::payload::NewJob;
+use super::new_job::{NewJob, PIPELINE, variable};
 use crate::repository::Commit;
 
-/// The one pipeline of all jobs.
-pub(super) const PIPELINE: u64 = 7_000_000_001;
 pub(super) const PROJECT: u64 = 4242;
 pub(crate) const PROJECT_PATH: &str = "acme/widgets";
 pub(super) const REGISTRY: &str = "registry.gitlab.example.test";
 const VERSION: &str = "19.4.0";
-/// The branch and the commit of jobs for which there is no repository.
-pub(super) const DEFAULT_BRANCH: &str = "main";
+/// The commit of jobs for which there is no repository.
 pub(super) const SHA: &str = "1f0e9d8c7b6a59483726150f9e8d7c6b5a493827";
 pub(super) const MESSAGE: &str = "Mend the widgets";
 const AUTHOR: [&str; 2] = ["Ada Example", "ada@example.test"];
@@ -71,11 +68,6 @@ impl List {
     fn add_secret(&mut self, key: &str, value: &str) {
         self.0.push(variable(key, value, false, true));
     }
-}
-
-pub(super) fn variable(key: &str, value: impl Into<Value>, public: bool, masked: bool) -> Value {
-    let value: Value = value.into();
-    json!({ "key": key, "value": value, "public": public, "masked": masked })
 }
 
 /// All variables of a job. `payload` has everything else already.
@@ -295,7 +287,7 @@ fn slug(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::coordinator::fixture::{Lab, body, work};
-    use crate::coordinator::payload::Environment;
+    use crate::coordinator::new_job::Environment;
 
     /// The names in the payload, without those of the pipeline's end.
     fn names(payload: &Value) -> Vec<String> {

@@ -7,9 +7,10 @@ use serde_json::{Map, Value, json};
 
 use crate::coordinator::access::{Role, RunnerType, User};
 use crate::coordinator::jobs::JobRecord;
+use crate::coordinator::new_job::PIPELINE;
 use crate::coordinator::runners::{Manager, Runner};
 use crate::coordinator::status::JobStatus;
-use crate::coordinator::variables::{PIPELINE, PROJECT, PROJECT_PATH};
+use crate::coordinator::variables::{PROJECT, PROJECT_PATH};
 use crate::coordinator::{Coordinator, calendar, variables};
 
 /// A runner that was heard of within this time is online: `Ci::Runner::ONLINE_CONTACT_TIMEOUT`.
