@@ -41,6 +41,20 @@ fn the_report_says_what_the_log_was() {
 }
 
 #[test]
+fn a_small_job_makes_three_calls_after_it_was_asked_for() {
+    let mut gitlab = gitlab(Settings::default());
+    let config = config();
+    let assignment = take_job(&mut gitlab, &config, START, NewJob::new("small"));
+    let mut job = Hand::new(Job::new(Arc::new(config), &assignment, START));
+    job.machine.write("hello\n");
+    job.machine.finish(JobResult::success());
+    job.run(&mut gitlab, 60 * SECOND);
+    let stored = gitlab.job(assignment.id()).unwrap();
+    assert_eq!((stored.requests(Endpoint::UpdateJob), stored.requests(Endpoint::PatchTrace)), (2, 1));
+    assert_eq!(outcome(&mut job), Outcome::Success);
+}
+
+#[test]
 fn an_answer_that_names_our_own_state_is_no_rejection() {
     let rows = [
         (JobResult::success(), 200, "success", Outcome::Success),
