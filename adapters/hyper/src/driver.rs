@@ -287,7 +287,7 @@ impl Driver {
     fn hold(&mut self, job: gitlab_runner_api::Job) -> Job {
         let key = self.next_key();
         let assignment = job.assignment().clone();
-        let shared = Shared::new(key, job, &self.hub, self.setup.link.clock);
+        let shared = Shared::new(job, self.hub.waker(key), self.setup.link.clock);
         self.jobs.insert(key, shared.clone());
         self.due.insert(key);
         // Before anybody can have the job, so that nobody believes all are delivered.

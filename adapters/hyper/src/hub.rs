@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Wake, Waker};
 
 use gitlab_runner_api::{PollerEvent, Refusal};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -56,6 +57,11 @@ impl Hub {
         result
     }
 
+    /// What a job with this key wakes the driver with.
+    pub(crate) fn waker(self: &Arc<Self>, key: u64) -> Waker {
+        Waker::from(Arc::new(JobWaker { hub: self.clone(), key }))
+    }
+
     /// Looks at the desk until what is looked for is there.
     pub(crate) async fn until<R>(&self, mut look: impl FnMut(&mut Desk) -> Option<R>) -> R {
         loop {
@@ -67,6 +73,22 @@ impl Hub {
                 None => news.await,
             }
         }
+    }
+}
+
+/// Notes that a job has something to do, and wakes the driver.
+struct JobWaker {
+    hub: Arc<Hub>,
+    key: u64,
+}
+
+impl Wake for JobWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.hub.tell(|desk| _ = desk.ready.insert(self.key));
     }
 }
 

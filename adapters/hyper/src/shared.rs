@@ -12,7 +12,6 @@ use gitlab_runner_api_common::short_secrets_warning;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::hub::Hub;
 use crate::link::{Link, Reply};
 use crate::lock;
 
@@ -24,8 +23,8 @@ pub(crate) const FULL: u64 = 8 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    key: u64,
-    hub: Arc<Hub>,
+    /// Tells the driver that this job has something to do.
+    driver: Waker,
     clock: Clock,
     state: Mutex<State>,
     news: Notify,
@@ -47,9 +46,9 @@ pub(crate) enum End {
 }
 
 impl Shared {
-    pub(crate) fn new(key: u64, job: Job, hub: &Arc<Hub>, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(job: Job, driver: Waker, clock: Clock) -> Arc<Self> {
         let state = Mutex::new(State { job, end: None, writers: Vec::new() });
-        Arc::new(Self { key, hub: hub.clone(), clock, state, news: Notify::new() })
+        Arc::new(Self { driver, clock, state, news: Notify::new() })
     }
 
     /// For the driver: what the job wants next, its events obeyed.
@@ -87,10 +86,6 @@ impl Shared {
         self.news.notify_waiters();
     }
 
-    fn wake_driver(&self) {
-        self.hub.tell(|desk| _ = desk.ready.insert(self.key));
-    }
-
     /// Appends a buffer without a copy if it is large. Never waits.
     pub(crate) fn write(&self, stream: Stream, bytes: Bytes) -> Written {
         self.append(|job, now| match now {
@@ -119,7 +114,7 @@ impl Shared {
             (written, before == 0 || (before < PRESSING && after >= PRESSING))
         };
         if wake {
-            self.wake_driver();
+            self.driver.wake_by_ref();
         }
         written
     }
@@ -127,7 +122,7 @@ impl Shared {
     /// Hides a value from now on.
     pub(crate) fn mask(&self, secret: &Secret) -> Masked {
         let masked = lock(&self.state).job.mask(secret);
-        self.wake_driver();
+        self.driver.wake_by_ref();
         masked
     }
 
@@ -141,7 +136,7 @@ impl Shared {
             (written, idle || state.job.backlog() >= PRESSING)
         };
         if wake {
-            self.wake_driver();
+            self.driver.wake_by_ref();
         }
         written
     }
@@ -168,7 +163,7 @@ impl Shared {
             state.job.finish(result);
             make_room(state);
         }
-        self.wake_driver();
+        self.driver.wake_by_ref();
         true
     }
 
