@@ -15,7 +15,8 @@ use gitlab_runner_api_common::{FileError, short_secrets_warning};
 
 use crate::clock::Clock;
 use crate::error::{Error, elsewhere};
-use crate::link::{Link, lock};
+use crate::link::Link;
+use crate::lock;
 use crate::record::{REFRESH, Record};
 
 /// A job that its driver, its handle and its log writers share.

@@ -72,8 +72,11 @@ mod link;
 mod record;
 mod run;
 mod runner;
+mod stop;
 mod tls;
 mod transport;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use error::Error;
 pub use gitlab_runner_api;
@@ -85,9 +88,15 @@ pub use gitlab_runner_api::{
 pub use gitlab_runner_api_common::{Registration, write_files};
 pub use instance::Instance;
 pub use job::{Artifact, Job, Log, State};
-pub use run::{RunEvent, Stop};
+pub use run::RunEvent;
 pub use runner::{Recovered, Runner};
+pub use stop::Stop;
 pub use transport::Transport;
+
+/// A panic elsewhere leaves nothing half-done under any of our locks, so that poison means nothing.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The samples of the README, as documentation tests.
 #[cfg(doctest)]

@@ -1,13 +1,14 @@
 //! What the machines of a runner share: transport, clock, what GitLab said to all of them, and how many jobs there are.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use gitlab_runner_api::{Call, Failure, Machine, Output, Throttle, Timestamp, WrongMachine};
 
 use crate::clock::Clock;
-use crate::run::Bell;
+use crate::lock;
+use crate::stop::Signal;
 use crate::transport::Transport;
 
 /// What every machine of a runner needs for its calls.
@@ -27,7 +28,7 @@ struct Driven {
     count: Mutex<usize>,
     fewer: Condvar,
     /// Of loops that take jobs as there is room beside these.
-    bells: Mutex<Vec<Arc<Bell>>>,
+    signals: Mutex<Vec<Arc<Signal>>>,
 }
 
 /// One of them, as long as it lives.
@@ -37,7 +38,7 @@ impl Drop for Drive {
     fn drop(&mut self) {
         *lock(&self.0.count) -= 1;
         self.0.fewer.notify_all();
-        lock(&self.0.bells).iter().for_each(|bell| bell.ring());
+        lock(&self.0.signals).iter().for_each(|signal| signal.notify());
     }
 }
 
@@ -68,11 +69,11 @@ impl Link {
         *lock(&self.driven.count)
     }
 
-    /// Rings this bell whenever one is driven no more, for as long as `during` takes.
-    pub(crate) fn ringing<R>(&self, bell: &Arc<Bell>, during: impl FnOnce() -> R) -> R {
-        lock(&self.driven.bells).push(bell.clone());
+    /// Notifies this signal whenever one is driven no more, for as long as `during` takes.
+    pub(crate) fn notifying<R>(&self, signal: &Arc<Signal>, during: impl FnOnce() -> R) -> R {
+        lock(&self.driven.signals).push(signal.clone());
         let done = during();
-        lock(&self.driven.bells).retain(|other| !Arc::ptr_eq(other, bell));
+        lock(&self.driven.signals).retain(|other| !Arc::ptr_eq(other, signal));
         done
     }
 
@@ -127,9 +128,4 @@ impl Reply {
     pub(crate) fn hand_in(self, machine: &mut impl Machine, now: Timestamp) -> Result<(), WrongMachine> {
         machine.handle_outcome(self.ticket, self.outcome, now)
     }
-}
-
-/// A panic elsewhere leaves nothing half-done under any of our locks, so that poison means nothing.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,84 +2,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use gitlab_runner_api::{Output, PollerEvent};
 
 use crate::error::Error;
 use crate::job::Job;
-use crate::link::lock;
 use crate::runner::Runner;
-
-/// Tells [`Runner::run`] and [`Runner::next_job_until`] to take no more jobs. Clones are handles to the same; one can stop any number of runners.
-#[derive(Clone, Debug, Default)]
-pub struct Stop {
-    bell: Arc<Bell>,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Bell {
-    state: Mutex<State>,
-    rung: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    draining: bool,
-    /// Counts what may concern a runner that waits: a drain, a slot given back.
-    changes: u64,
-}
-
-impl Stop {
-    /// A handle that stops nothing yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Takes no more jobs. [`Runner::run`] returns when those it holds have ended. A request for a job that is on the wire
-    /// is waited for, and its job run: GitLab hands a job out only once.
-    pub fn drain(&self) {
-        self.bell.change(|state| state.draining = true);
-    }
-
-    /// Sleeps so long, or until it is drained; not at all if no span is given.
-    pub(crate) fn pause(&self, span: Option<Duration>) {
-        let state = lock(&self.bell.state);
-        let calm = |state: &mut State| !state.draining;
-        let span = span.unwrap_or(Duration::ZERO);
-        drop(self.bell.rung.wait_timeout_while(state, span, calm).unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Whether [`Stop::drain`] was called.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        lock(&self.bell.state).draining
-    }
-}
-
-impl Bell {
-    /// Says that something has changed.
-    pub(crate) fn ring(&self) {
-        self.change(|_| {});
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = lock(&self.state);
-        change(&mut state);
-        state.changes += 1;
-        self.rung.notify_all();
-    }
-
-    /// Waits until something has changed since `seen`, or so long.
-    fn wait(&self, seen: u64, span: Duration) {
-        let state = lock(&self.state);
-        let same = |state: &mut State| state.changes == seen;
-        drop(self.rung.wait_timeout_while(state, span, same).unwrap_or_else(PoisonError::into_inner));
-    }
-}
+use crate::stop::{Signal, Stop};
 
 /// What [`Runner::run_with`] has to tell. It goes on by itself after all of it.
 #[derive(Debug)]
@@ -100,25 +30,22 @@ fn concerns_one(error: &Error) -> bool {
     matches!(error, Error::Held { .. } | Error::BadFile { .. })
 }
 
-/// How often it is looked for jobs whose holder has died.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(60);
-
 /// A place for a job, given back when it is dropped, also by a handler that panicked.
 struct Slot<'a> {
     busy: &'a AtomicU32,
-    bell: &'a Bell,
+    signal: &'a Signal,
 }
 
 impl<'a> Slot<'a> {
-    fn hold(busy: &'a AtomicU32, bell: &'a Bell) -> Self {
+    fn hold(busy: &'a AtomicU32, signal: &'a Signal) -> Self {
         busy.fetch_add(1, Ordering::Relaxed);
-        Self { busy, bell }
+        Self { busy, signal }
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.bell.change(|_| _ = self.busy.fetch_sub(1, Ordering::Relaxed));
+        self.signal.change(|_| _ = self.busy.fetch_sub(1, Ordering::Relaxed));
     }
 }
 
@@ -150,19 +77,16 @@ impl Runner {
         let link = self.link.apart();
         let mut unusable = self.fail_left_behind(&link, |error| hear(RunEvent::Record(error)))?;
         let mut look_again = link.clock.now().saturating_add(self.look_again);
-        let (bell, handler, busy) = (&*stop.bell, &handler, &AtomicU32::new(0));
+        let (signal, handler, busy) = (&*stop.signal, &handler, &AtomicU32::new(0));
         let mut poller = self.new_poller();
-        let ran = self.link.ringing(&stop.bell, || {
+        let ran = self.link.notifying(&stop.signal, || {
             thread::scope(|scope| {
                 loop {
                     if link.clock.now() >= look_again {
                         self.fail_forsaken(&mut unusable, &link, |error| hear(RunEvent::Record(error)));
                         look_again = link.clock.now().saturating_add(self.look_again);
                     }
-                    let (draining, seen) = {
-                        let state = lock(&bell.state);
-                        (state.draining, state.changes)
-                    };
+                    let (draining, seen) = signal.look();
                     let elsewhere = u32::try_from(self.link.driven()).unwrap_or(u32::MAX);
                     let held = busy.load(Ordering::Relaxed).saturating_add(elsewhere);
                     poller.set_capacity(capacity.saturating_sub(held));
@@ -189,7 +113,7 @@ impl Runner {
                                 }
                                 job => job?,
                             };
-                            let slot = Slot::hold(busy, bell);
+                            let slot = Slot::hold(busy, signal);
                             let run = move || {
                                 let _slot = slot;
                                 // The panic was told of on its own thread, and the job's drop has failed the job.
@@ -200,7 +124,7 @@ impl Runner {
                         Output::Event(event) => hear(RunEvent::Poller(event)),
                         Output::Wait(until) => {
                             let until = until.map_or(look_again, |until| until.min(look_again));
-                            bell.wait(seen, link.clock.until(until));
+                            signal.wait(seen, link.clock.until(until));
                         }
                         Output::Done => return Ok(()),
                     }
@@ -225,12 +149,15 @@ impl Runner {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::Mutex;
+    use std::time::Duration;
 
     use gitlab_runner_api::JobRecord;
     use gitlab_runner_api_common::Registration;
     use gitlab_runner_api_testkit::{Coordinator, JobStatus, NewJob, Server as Gitlab, Settings, TimeLimit};
 
     use super::*;
+    use crate::lock;
 
     const MOMENT: Duration = Duration::from_millis(5);
 

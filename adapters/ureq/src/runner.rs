@@ -1,5 +1,6 @@
 //! A runner: registered once, saved, loaded, and asking for jobs.
 
+mod registration;
 mod state_dir;
 
 use std::fmt;
@@ -26,10 +27,13 @@ use crate::exchange::{as_user, complete, misused};
 use crate::instance::{Instance, config};
 use crate::job::{Job, PATIENCE};
 use crate::link::Link;
-use crate::run::{LOOK_AGAIN, Stop};
+use crate::stop::Stop;
 use crate::transport::Transport;
 
 pub use state_dir::Recovered;
+
+/// How often it is looked for jobs whose holder has died.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A runner of a GitLab instance.
 ///
