@@ -39,8 +39,8 @@ impl Backoff {
         own.max(told.saturating_add(spread))
     }
 
-    /// Counts a first failure that costs no wait; false if it is not the first.
-    pub(crate) fn is_first(&mut self) -> bool {
+    /// Counts a first failure, which costs no wait. Returns false, and counts nothing, if it is not the first.
+    pub(crate) fn count_first(&mut self) -> bool {
         let first = self.failures == 0;
         self.failures = self.failures.max(1);
         first

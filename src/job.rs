@@ -59,7 +59,8 @@ pub use self::snapshot::JobSnapshot;
 /// an HTTP client, through the methods of [`Machine`](crate::Machine).
 ///
 /// Whatever the network does, what GitLab has of the log stays a prefix of the job's log. The result is sent again until
-/// GitLab has it, or has refused it or not known the job for as long as the patiences of [`RunnerConfig`] say.
+/// GitLab has it, or takes nothing more for the job, or has not understood it or not known the job for as long as the patiences of
+/// [`RunnerConfig`] say.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -105,7 +106,7 @@ pub struct Job {
     saving: Saving,
     /// The back-off of each kind of call, and their budget.
     pacing: Pacing,
-    /// When GitLab last answered, from which the next keep-alive is counted, and whether calls fail.
+    /// When a call last worked, from which the next keep-alive is counted, and whether calls fail.
     contact: Contact,
     timeout: Timeout,
     phase: Phase,

@@ -118,7 +118,7 @@ impl Job {
         self.note_recovery();
     }
 
-    /// GitLab has answered.
+    /// GitLab has answered: the call worked, or the report was answered with 400 or 412.
     fn reached(&mut self, sent: Sent, now: Timestamp) {
         self.contact.answered(!sent.predates_check, self.config.keep_alive, now);
         if Lane::from(sent.intent) != Lane::Trace {
@@ -271,7 +271,8 @@ impl Job {
         self.phase = Phase::Closed(closed);
     }
 
-    /// A call brought no answer, or one that is no use. Calls of its kind wait for their back-off, and the job for nothing else.
+    /// A call brought no answer, or one that is no use. Calls of its kind wait for their back-off; the other kinds go on. May end the job,
+    /// see [`Job::end_if_out_of_patience`].
     ///
     /// If a piece of log may have arrived, the same range is sent again: GitLab stores it (202), or says in a 416 that it has it
     /// already, and the job goes on behind it.

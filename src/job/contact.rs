@@ -1,4 +1,4 @@
-//! What was learnt of GitLab from its answers: when it last answered, from which the next keep-alive is counted, and whether calls
+//! What was learnt of GitLab from its answers: when a call last worked, from which the next keep-alive is counted, and whether calls
 //! fail.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::reply::Cause;
 use crate::time::Timestamp;
 
-/// When GitLab last answered, whether calls fail, and the question of the application that waits for an answer.
+/// When a call last worked, whether calls fail, and the question of the application that waits for an answer.
 #[derive(Debug)]
 pub(super) struct Contact {
     /// When a call last worked, or the report was answered with 400 or 412.
@@ -68,7 +68,7 @@ impl Contact {
         Self { nothing_but, ..Self::starting(keep_alive, stored.last.min(now)) }
     }
 
-    /// When the next keep-alive is due: one interval after the last call that worked.
+    /// When the next keep-alive is due: one interval after the last call that worked, or after a 400 or 412 to the report.
     ///
     /// A piece of log that is refused is an answer too, but it ends no silence. Otherwise a log that is refused each second would keep
     /// the keep-alives back, and the job would not hear of its cancellation.
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_silence_counts_from_the_last_answer() {
+    fn the_silence_counts_from_the_last_call_that_worked() {
         let mut contact = Contact::starting(KEEP_ALIVE, at(0));
         contact.reach.failed(Cause::Status(StatusCode::BAD_GATEWAY), at(10));
         assert_eq!(contact.keep_alive_due_at(), at(30));

@@ -4,14 +4,14 @@
 //! |---|---|---|
 //! | the timeout of the job | `Timeout`: the payload's, or [`RunnerConfig::with_default_timeout`](crate::RunnerConfig::with_default_timeout) | `Timeout` |
 //! | the answer to the call in flight | `Wire`: the deadline of its [`Hints`](crate::Hints), and 30 s | `Answer` |
-//! | a call that failed, or that GitLab put off | `Pacing`: the back-off of its kind, and the budget of all | `Backoff` |
+//! | a call that failed, or that GitLab put off or sent elsewhere | `Pacing`: the back-off of its kind, and the budget of all | `Backoff` |
 //! | the next outage that may be told | `Reachability`: 30 s after the last one | `Backoff` |
 //! | the rest of the log that is given up | `Refusal`: [`RunnerConfig::with_log_patience`](crate::RunnerConfig::with_log_patience) after the end | `Backoff` |
 //! | the next piece of log | `Delivery`: an interval after the last one, which GitLab names | `Interval` |
 //! | the next keep-alive | `Contact`: [`RunnerConfig::with_keep_alive`](crate::RunnerConfig::with_keep_alive) after the last call that worked | `KeepAlive` |
 //! | the report, once GitLab said 202 | `Finishing`: as GitLab says, or 1, 2, 4 … 64 s | `Archive` |
-//! | the next request to save | `Saving`: at once, or a keep-alive interval after the last time | `Save` |
-//! | the next request for a part of the log | `Delivery`: two to ten minutes after the last one | `Trace` |
+//! | the next request to save | `Saving`: at once, or a keep-alive interval after the last time; if that is not done, 3 to 60 s later | `Save` |
+//! | the next request for a part of the log | `Delivery`: one to ten minutes after the last one, or 3 to 60 s after an empty answer | `Trace` |
 //!
 //! Nothing sleeps here: [`Job::step`](super::Job) asks each of them whether its time has come, and remembers the nearest that has not.
 

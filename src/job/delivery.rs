@@ -39,7 +39,7 @@ use crate::reply::Cause;
 use crate::rng::Rng;
 use crate::time::Timestamp;
 
-/// After so many answers without a usable size a probe is dropped, and the log goes on from the last acknowledged byte. A probe for
+/// After so many answers by which somebody refuses the probe itself (400, 405, 411, 413, 416) it is dropped, and the log goes on from the last acknowledged byte. A probe for
 /// the next byte is dropped when it fails for the first time.
 const PROBE_ATTEMPTS: u8 = 3;
 
@@ -122,7 +122,7 @@ pub(super) enum Due {
 /// What an answer changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Effect {
-    /// The call achieved something, and costs nothing of the budget.
+    /// The call achieved something, and its price is given back to the budget.
     pub(super) productive: bool,
     /// A process that resumes from an older state would send the wrong bytes.
     pub(super) critical: bool,
@@ -257,7 +257,7 @@ impl Delivery {
 
     /// That of an earlier life, by another clock. No restored time is trusted further than its own longest wait.
     ///
-    /// A report that was sent is unsettled_end. Anything else first finds out where GitLab's log ends, and so does a result that still
+    /// A report that was sent is repeated. Anything else first finds out where GitLab's log ends, and so does a result that still
     /// waits for that: GitLab may have lost the end of the log, and nobody else would notice.
     pub(super) fn restored(stored: StoredDelivery, has_result: bool, config: &RunnerConfig, now: Timestamp) -> Self {
         let offsets = Offsets {
@@ -341,7 +341,7 @@ impl Delivery {
         if piece.is_empty() { Due::Save } else { Due::Send(Intent::Patch { start: piece.start, end: piece.end }) }
     }
 
-    /// The range of the next piece. One that may have arrived is unsettled_end as it was.
+    /// The range of the next piece. One whose fate is not settled is repeated as it was.
     fn next_piece(&self, now: Timestamp) -> Range<u64> {
         let limit = self
             .unsettled_end
@@ -584,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_that_may_have_arrived_is_unsettled_end_as_it_was() {
+    fn a_piece_that_may_have_arrived_is_repeated_as_it_was() {
         let mut delivery = delivery("ab");
         assert_eq!(send(&mut delivery), Intent::Patch { start: 0, end: 2 });
         delivery.failed(Intent::Patch { start: 0, end: 2 }, Cause::Failure(Failure::TimedOut));

@@ -91,10 +91,11 @@ impl Machine for Job {
 }
 
 impl Job {
-    /// The next event that waits to be told. The acceptance comes first, and is told once the job is saved; what else waits is told
-    /// behind it. A job that has its result starts no script any more, and is not told that it may.
+    /// The next event that waits to be told. What is wrong with the payload comes first, then the acceptance, once the job is saved;
+    /// what else waits is told behind it. A job that has its result starts no script any more, and is not told that it may.
     fn next_event(&mut self) -> Option<JobEvent> {
-        if self.acceptance == Acceptance::Untold && self.phase == Phase::Running {
+        let accepts = self.acceptance == Acceptance::Untold && self.phase == Phase::Running;
+        if accepts && !self.events.front().is_some_and(JobEvent::is_about_payload) {
             if self.saving.holds_back() {
                 return None;
             }

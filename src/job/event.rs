@@ -92,6 +92,13 @@ pub enum JobEvent {
     Finished(Outcome),
 }
 
+impl JobEvent {
+    /// Whether it is told before the job starts.
+    pub(super) fn is_about_payload(&self) -> bool {
+        matches!(self, Self::PayloadDamaged(_) | Self::Unexpanded(_) | Self::NotPromised(_) | Self::ShortSecrets(_))
+    }
+}
+
 /// Whether bytes were taken into the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "they were or they were not")]

@@ -106,7 +106,7 @@ impl Pacing {
         }
     }
 
-    /// Whether the last call of any kind failed.
+    /// Whether the last call of at least one kind failed.
     pub(super) fn is_failing(&self) -> bool {
         [self.trace, self.keep_alive, self.report].into_iter().any(Pace::is_failing)
     }

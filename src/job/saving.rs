@@ -45,7 +45,7 @@ impl Saving {
         self.revision += 1;
     }
 
-    /// The same, and it must be saved before anything else is sent.
+    /// The same, and a durable job must be saved before it sends more of its log, or its result.
     pub(super) fn change_critically(&mut self) {
         self.revision += 1;
         self.critical = self.revision;

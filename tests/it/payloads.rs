@@ -255,6 +255,12 @@ fn a_damaged_job_is_failed_unless_the_application_takes_it() {
     let written = again.machine.log_size();
     again.poll();
     assert!(matches!(again.events[..], [JobEvent::PayloadDamaged(_)]) && written == job.machine.log_size());
+    // Also if the job was accepted before the resume, and that was not told.
+    job.answer(200, &[], "");
+    let snapshot = job.machine.snapshot();
+    let mut again = Hand::new(Job::resume(Arc::new(config()), &assignment, snapshot, START).unwrap());
+    again.poll();
+    assert!(matches!(again.events[..], [JobEvent::PayloadDamaged(_), JobEvent::Accepted]), "{:?}", again.events);
 
     // What decides nothing of that kind is told in the log alone.
     let PollerEvent::Assigned(harmless) = polled(r#"{"id":7,"token":"t","cache":7}"#, config()) else {

@@ -81,7 +81,7 @@ impl Detours {
             self.backoff.succeeded();
         }
         self.last = now;
-        if self.backoff.is_first() {
+        if self.backoff.count_first() {
             return now;
         }
         let base = Duration::from_millis(500);
