@@ -181,10 +181,10 @@ impl Job {
 
     /// Whether this call achieves something whatever its answer is, so that it costs nothing of the budget.
     pub(super) fn is_free(&self, intent: Intent, now: Timestamp) -> bool {
-        let first_of_interval = self.pacing.keep_alive_is_free(self.config.keep_alive, now);
+        let first_of_interval = || self.pacing.keep_alive_is_free(self.config.keep_alive, now);
         match intent {
-            Intent::Accept => first_of_interval,
-            Intent::KeepAlive => first_of_interval || self.contact.is_check_due(),
+            Intent::Accept => first_of_interval(),
+            Intent::KeepAlive => first_of_interval() || self.contact.is_check_due(),
             // GitLab asked for the report to be repeated, and said when.
             Intent::Report => matches!(&self.phase, Phase::Finishing(finishing) if finishing.asked_again),
             Intent::Probe { .. } | Intent::Patch { .. } => false,

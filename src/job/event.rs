@@ -60,7 +60,7 @@ pub enum JobEvent {
     /// [`Job::forfeit_trace`] if they are gone.
     TraceNeeded(Range<u64>),
     /// GitLab's log contains bytes that this job did not send. The next byte of this job goes to this offset of GitLab's log.
-    /// What this job writes is not lost, but its checksum is no longer reported.
+    /// What this job writes from there on is not lost, but its checksum is no longer reported.
     #[non_exhaustive]
     TraceShifted {
         /// Where our next byte goes.
