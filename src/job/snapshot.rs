@@ -184,6 +184,10 @@ impl Job {
         self.delivery = Delivery::restored(from.delivery, has_result, &self.config, now);
         self.contact = Contact::restored(from.contact, self.config.keep_alive, now);
         self.saving = Saving::starting(self.config.durable, from.revision, now);
+        if self.log.pipeline.waiting() > 0 {
+            // What was held back is written once more. If other secrets are known now, it may come into the log at once.
+            self.saving.change();
+        }
         self.timeout = Timeout { at: from.timeout.at.min(self.timeout.at), told: from.timeout.told };
         (self.acceptance, self.cancellation) = (from.acceptance, from.cancellation);
         self.phase = match from.phase {

@@ -716,3 +716,26 @@ fn what_waits_for_the_end_of_a_log_is_delivered_when_the_limit_is_lifted() {
     job.write("later\n");
     assert!(job.retained().1.concat().ends_with(b"later\n"));
 }
+
+/// The state is not the stored one any more: what was held back is in the log.
+#[test]
+fn what_a_resume_brings_into_the_log_is_a_change_that_is_saved() {
+    let payload = r#"{"id":7,"token":"glcbt-7","variables":[{"key":"V","value":"correct-horse!","masked":true}]}"#;
+    let assignment = Assignment::from_json(payload).unwrap();
+    let [plain, encoded] =
+        [false, true].map(|on| config().with_durable(true).with_log(LogOptions::default().with_masked_encodings(on)));
+    // The second text ends as the secret begins in Base64.
+    for (text, comes) in [("no secret\n", false), ("x Y29ycm", true)] {
+        let mut job = Job::new(Arc::new(encoded.clone()), &assignment, START);
+        job.write(text);
+        let stored = job.snapshot();
+        assert_eq!(stored.log_size() < text.len() as u64, comes);
+        let mut job = resume(&plain, &assignment, &stored.to_json(), START);
+        assert_eq!((job.machine.revision() > stored.revision(), job.machine.log_size()), (comes, text.len() as u64));
+        job.poll();
+        job.fail(Failure::NotSent);
+        job.pass(60 * SECOND);
+        job.poll();
+        assert_eq!(job.events.contains(&JobEvent::Save), comes, "{:?}", job.events);
+    }
+}
