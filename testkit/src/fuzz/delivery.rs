@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gitlab_runner_api::{
     Call, CallKind, Failure, Job, JobEvent, JobRecord, JobResult, JobSnapshot, Machine, Outcome, Output, Priority,
-    RunnerConfig, Stream, Timestamp, Written,
+    RunnerConfig, Stream, Ticket, Timestamp, Written,
 };
 use http::{Request, Response};
 
@@ -22,6 +22,14 @@ struct GitLab {
 }
 
 impl GitLab {
+    /// Takes a call and answers it, if it arrives.
+    fn take(&mut self, call: Call, arrives: bool) -> (Ticket, Option<Response<Bytes>>) {
+        let is_report = call.hints().kind == CallKind::UpdateJob && call.hints().priority == Priority::FinalUpdate;
+        let (request, ticket) = call.split();
+        let request = request.map(gitlab_runner_api::Body::into_bytes);
+        (ticket, arrives.then(|| self.answer(is_report, &request)))
+    }
+
     /// Carries a request out, and answers it.
     fn answer(&mut self, is_report: bool, request: &Request<Bytes>) -> Response<Bytes> {
         let is_patch = request.method() == "PATCH";
@@ -89,10 +97,7 @@ impl Life {
     /// One call, if one is due: it arrives or not, and so does its answer.
     fn exchange(&mut self, arrives: bool, is_answered: bool) {
         let Some(call) = self.next() else { return };
-        let is_report = call.hints().kind == CallKind::UpdateJob && call.hints().priority == Priority::FinalUpdate;
-        let (request, ticket) = call.split();
-        let request = request.map(gitlab_runner_api::Body::into_bytes);
-        let answer = arrives.then(|| self.gitlab.answer(is_report, &request));
+        let (ticket, answer) = self.gitlab.take(call, arrives);
         let handed = match answer.filter(|_| is_answered) {
             Some(answer) => self.job.handle_response(ticket, answer, self.now),
             None => self.job.handle_failure(ticket, Failure::TimedOut, self.now),
@@ -104,9 +109,8 @@ impl Life {
     /// which it was moved.
     fn die(&mut self, in_flight: bool) {
         if in_flight && let Some(call) = self.next() {
-            let is_report = call.hints().kind == CallKind::UpdateJob && call.hints().priority == Priority::FinalUpdate;
-            let request = call.split().0.map(gitlab_runner_api::Body::into_bytes);
-            self.gitlab.answer(is_report, &request);
+            // Nobody waits for the answer any more.
+            _ = self.gitlab.take(call, true);
         }
         if !self.durable {
             self.save();
