@@ -39,8 +39,8 @@ use crate::reply::Cause;
 use crate::rng::Rng;
 use crate::time::Timestamp;
 
-/// After so many answers by which somebody refuses the probe itself (400, 405, 411, 413, 416) it is dropped, and the log goes on from the last acknowledged byte. A probe for
-/// the next byte is dropped when it fails for the first time.
+/// A probe is dropped after so many answers by which somebody refuses the probe itself (400, 405, 411, 413, 416). The log then goes on
+/// from the last acknowledged byte. A probe for the next byte is dropped when it fails for the first time.
 const PROBE_ATTEMPTS: u8 = 3;
 
 /// The log on its way to GitLab.

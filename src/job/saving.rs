@@ -10,8 +10,8 @@ use crate::time::Timestamp;
 
 /// Counts the states of a job, and knows which of them is saved.
 ///
-/// Some changes are critical: a process that resumes the job from an older state would do harm. A [durable](crate::RunnerConfig::with_durable)
-/// job sends nothing that depends on such a change before it is saved.
+/// Some changes are critical: a process that resumes the job from an older state would do harm. A
+/// [durable](crate::RunnerConfig::with_durable) job sends nothing that depends on such a change before it is saved.
 #[derive(Debug)]
 pub(super) struct Saving {
     durable: bool,

@@ -93,7 +93,7 @@ pub use runner::{Recovered, Runner};
 pub use stop::Stop;
 pub use transport::Transport;
 
-/// A panic elsewhere leaves nothing half-done under any of our locks, so that poison means nothing.
+/// We never leave shared state half-updated across a panic, so a poisoned lock is safe to use.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,8 +9,8 @@ use crate::time::Timestamp;
 
 /// How far GitLab's log has ever come, and what of it must pass again.
 ///
-/// A piece of log is productive, and costs nothing of the budget, if GitLab's log reaches a new maximum by it, or if it refills what GitLab lost; the
-/// latter once an hour, since a server that keeps losing the same bytes is fed for nothing.
+/// A piece of log is productive, and costs nothing of the budget, if GitLab's log reaches a new maximum by it, or if it refills what
+/// GitLab lost; the latter once an hour, since a server that keeps losing the same bytes is fed for nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
     best: u64,

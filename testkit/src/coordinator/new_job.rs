@@ -440,6 +440,7 @@ impl NewJob {
     }
 }
 
+// Here, because a repository knows nothing of jobs.
 impl Repository {
     /// Returns the branch or the tag that a job is for, such as `refs/heads/topic`, if the repository does not have it.
     #[must_use]
