@@ -139,6 +139,12 @@ pub enum Retain {
     /// Only what GitLab has not acknowledged. Earlier bytes may be needed after a resume, or if GitLab loses a part of the
     /// log. [`crate::JobEvent::TraceNeeded`] then asks the application for them.
     Unacknowledged,
+    /// Only what GitLab has not acknowledged or the application has not saved. An application that is not
+    /// [durable](RunnerConfig::with_durable) uses this to move the logs of running jobs from memory to files: whenever
+    /// [`crate::Job::unsaved_backlog`] is large, it appends [`crate::Job::unsaved`] to a file and calls [`crate::Job::saved`]. Nothing
+    /// waits for that. If saved bytes are needed again, [`crate::JobEvent::TraceNeeded`] asks for them; that also happens when more
+    /// than 2 MiB that were saved wait to be sent.
+    Unsaved,
 }
 
 /// The configuration that all state machines of a runner share, usually in an [`Arc`](std::sync::Arc). It holds no token.

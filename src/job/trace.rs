@@ -32,8 +32,12 @@ const GATHER_BLOCK: usize = 16 * 1024;
 /// The size of the first gathering buffer.
 const FIRST_GATHER_BLOCK: usize = 256;
 
-/// When more than this waits to be acknowledged, and the application has saved it, it is not kept here as well.
+/// When more than this waits to be acknowledged, and the application has saved it, it is not kept here as well. A durable job reads it
+/// from its record, which the application has at hand.
 const KEPT_BACKLOG: u64 = 256 * 1024;
+
+/// The same for [`Retain::Unsaved`]. In normal operation no log waits for that much, so that none is read back only to be sent.
+const KEPT_UNSAVED_BACKLOG: u64 = 2 * 1024 * 1024;
 
 /// Contiguous bytes from `start` on.
 #[derive(Default)]
@@ -156,7 +160,7 @@ impl Trace {
     /// The part of the log that is not kept here although GitLab may need it, and that somebody else may have.
     pub(super) fn elsewhere(&self) -> Option<Range<u64>> {
         let needed = match self.retain {
-            Retain::All => self.floor(),
+            Retain::All | Retain::Unsaved => self.floor(),
             Retain::Unacknowledged => self.acknowledged,
         };
         let missing = needed.max(self.gone)..self.tail.start;
@@ -256,13 +260,17 @@ impl Trace {
         self.acknowledge(floor);
     }
 
-    /// Of a durable log everything acknowledged is saved: nothing else was sent. In an outage the application brings back
-    /// what it saved, so that memory is bounded whatever the log's size.
+    /// Lets go of what is not kept. In an outage the application brings back what it saved, so that memory is bounded whatever the
+    /// log's size.
     fn release(&mut self) {
-        if self.retain == Retain::Unacknowledged {
-            let backlog = self.durable && self.saved.saturating_sub(self.acknowledged) > KEPT_BACKLOG;
-            self.tail.release(if backlog { self.saved } else { self.acknowledged });
-        }
+        let (kept_from, most) = match self.retain {
+            Retain::All => return,
+            // Of a durable log everything acknowledged is saved: nothing else was sent.
+            Retain::Unacknowledged => (self.acknowledged, if self.durable { KEPT_BACKLOG } else { u64::MAX }),
+            Retain::Unsaved => (self.acknowledged.min(self.saved), KEPT_UNSAVED_BACKLOG),
+        };
+        let is_backlog = self.saved.saturating_sub(self.acknowledged) > most;
+        self.tail.release(if is_backlog { self.saved } else { kept_from });
     }
 
     /// Bytes needed next that are kept nowhere, at most `limit` of them.
@@ -454,6 +462,55 @@ mod tests {
             trace.acknowledge(range.end);
         }
         assert!(arrived == log, "what was brought back is not what was written");
+    }
+
+    #[test]
+    fn what_is_not_saved_is_kept_although_it_is_acknowledged() {
+        let mut trace = trace(Retain::Unsaved, "abcdef");
+        trace.acknowledge(4);
+        assert_eq!(trace.retained().0, 0);
+        trace.mark_saved(2);
+        // Buffers go as a whole.
+        assert_eq!(trace.retained().0, 0);
+        trace.write(Bytes::from_static(b"gh"));
+        trace.mark_saved(6);
+        trace.acknowledge(7);
+        assert_eq!((trace.retained().0, trace.missing(9)), (6, None));
+        trace.acknowledge(1);
+        assert_eq!(trace.missing(9), Some(1..6));
+        trace.refill(Bytes::from_static(b"bcdef"));
+        assert_eq!((trace.next(9), text(trace.send(1..6))), (1..6, "bcdef".into()));
+        // A record is made of all of it.
+        assert_eq!(trace.elsewhere(), Some(0..6));
+    }
+
+    #[test]
+    fn a_log_that_moves_to_a_file_stays_small_in_memory_and_whole() {
+        let mut trace = Trace::new(Retain::Unsaved, false);
+        let mut file = Vec::new();
+        let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
+        let kept = |trace: &Trace| trace.tail.end - trace.tail.start;
+        for _ in 0..400 {
+            trace.write(chunk.clone());
+            let (at, chunks) = trace.unsaved();
+            assert_eq!(at as usize, file.len());
+            file.extend(chunks.concat());
+            trace.mark_saved(trace.written());
+            assert!(kept(&trace) <= KEPT_UNSAVED_BACKLOG + chunk.len() as u64, "{}", kept(&trace));
+        }
+        // In an outage: all that is needed comes from the file.
+        let mut arrived = 0;
+        while arrived < file.len() as u64 {
+            if let Some(range) = trace.missing(1 << 20) {
+                assert!(range.end <= trace.saved());
+                trace.refill(Bytes::copy_from_slice(&file[range.start as usize..range.end as usize]));
+            }
+            let range = trace.next(1 << 20);
+            assert_eq!(trace.send(range.clone()).concat(), file[range.start as usize..range.end as usize]);
+            trace.acknowledge(range.end);
+            arrived = range.end;
+        }
+        assert_eq!(kept(&trace), 0);
     }
 
     #[test]

@@ -103,7 +103,7 @@ struct Scenario {
     settings: fn(&mut Settings),
     capacity: u32,
     jobs: fn() -> Vec<(Vec<Step>, End)>,
-    network: fn() -> Network,
+    network: fn(&Arc<Server>) -> Network,
     /// So many jobs may be handed out in answers that never came home; nobody runs those.
     lost: usize,
 }
@@ -158,7 +158,7 @@ const SCENARIOS: &[Scenario] = &[
         settings: |_| {},
         capacity: 7,
         jobs: every_end,
-        network: || Box::new(|_| Treatment::Deliver),
+        network: |_| Box::new(|_| Treatment::Deliver),
         lost: 0,
     },
     Scenario {
@@ -166,7 +166,7 @@ const SCENARIOS: &[Scenario] = &[
         settings: |_| {},
         capacity: 1,
         jobs: || good(8),
-        network: || Box::new(|_| Treatment::Deliver),
+        network: |_| Box::new(|_| Treatment::Deliver),
         lost: 0,
     },
     Scenario {
@@ -174,7 +174,7 @@ const SCENARIOS: &[Scenario] = &[
         settings: |_| {},
         capacity: 4,
         jobs: || good(6),
-        network: || {
+        network: |_| {
             let mut count = 0;
             Box::new(move |request| {
                 count += u32::from(is(request, "job"));
@@ -188,7 +188,7 @@ const SCENARIOS: &[Scenario] = &[
         settings: |_| {},
         capacity: 4,
         jobs: || good(6),
-        network: || {
+        network: |_| {
             let mut limited = every(4, "patch", Treatment::Answer(429));
             let mut broken = every(3, "update", Treatment::Answer(502));
             Box::new(move |request| if is(request, "patch") { limited(request) } else { broken(request) })
@@ -200,7 +200,7 @@ const SCENARIOS: &[Scenario] = &[
         settings: |_| {},
         capacity: 4,
         jobs: || good(6),
-        network: || {
+        network: |_| {
             let (mut logs, mut reports) =
                 (every(3, "patch", Treatment::LoseRequest), every(3, "update", Treatment::LoseRequest));
             Box::new(move |request| if is(request, "patch") { logs(request) } else { reports(request) })
@@ -212,7 +212,7 @@ const SCENARIOS: &[Scenario] = &[
         settings: |_| {},
         capacity: 4,
         jobs: || good(6),
-        network: || {
+        network: |_| {
             let (mut logs, mut reports) =
                 (every(3, "patch", Treatment::LoseAnswer), every(3, "update", Treatment::LoseAnswer));
             Box::new(move |request| if is(request, "patch") { logs(request) } else { reports(request) })
@@ -224,7 +224,7 @@ const SCENARIOS: &[Scenario] = &[
         settings: |_| {},
         capacity: 3,
         jobs: || good(5),
-        network: || Box::new(every(2, "job", Treatment::Delay(Duration::from_millis(120)))),
+        network: |_| Box::new(every(2, "job", Treatment::Delay(Duration::from_millis(120)))),
         lost: 0,
     },
     Scenario {
@@ -232,7 +232,7 @@ const SCENARIOS: &[Scenario] = &[
         settings: |_| {},
         capacity: 2,
         jobs: || good(4),
-        network: || {
+        network: |_| {
             let mut asked = 0;
             Box::new(move |request| {
                 asked += u32::from(is(request, "request"));
@@ -242,11 +242,37 @@ const SCENARIOS: &[Scenario] = &[
         lost: 1,
     },
     Scenario {
+        name: "GitLab loses the live logs of jobs that printed much",
+        settings: |_| {},
+        capacity: 2,
+        jobs: || {
+            let much = |seed: u64| (0..7).map(|part| prints(500_000, seed + part)).chain([Step::Exit(0)]).collect();
+            vec![(much(10), SUCCESS), (much(20), SUCCESS)]
+        },
+        network: |server| {
+            let (server, mut patches) = (server.clone(), BTreeMap::<u64, u32>::new());
+            Box::new(move |request| {
+                let job = request.uri().path().split('/').rev().nth(1).and_then(|id| id.parse().ok());
+                if let Some(job) = job.filter(|_| is(request, "patch")) {
+                    let count = patches.entry(job).or_default();
+                    *count += 1;
+                    match *count {
+                        3 => server.with(|gitlab, _| gitlab.forget_trace_tail(job, 0)),
+                        6 => server.with(|gitlab, _| gitlab.forget_trace_tail(job, 777_777)),
+                        _ => {}
+                    }
+                }
+                Treatment::Deliver
+            })
+        },
+        lost: 0,
+    },
+    Scenario {
         name: "a log that takes its time to the archive",
         settings: |settings| settings.archive_delay = Some(Duration::from_millis(1500)),
         capacity: 2,
         jobs: || good(2),
-        network: || Box::new(|_| Treatment::Deliver),
+        network: |_| Box::new(|_| Treatment::Deliver),
         lost: 0,
     },
 ];
@@ -267,7 +293,7 @@ fn play(scenario: &Scenario, serve: &mut dyn FnMut(&Run)) -> Result<(), String> 
     let jobs: BTreeMap<u64, _> = server.with(|gitlab, now| {
         (scenario.jobs)().into_iter().map(|job| (gitlab.queue(now, NewJob::new("scenario")), job)).collect()
     });
-    let front = Front::start(server.clone(), (scenario.network)()).map_err(|error| error.to_string())?;
+    let front = Front::start(server.clone(), (scenario.network)(&server)).map_err(|error| error.to_string())?;
     let over = Arc::new(AtomicBool::new(false));
     let steps = jobs.iter().map(|(id, (steps, _))| (*id, steps.clone())).collect();
     let run = Run { url: front.url(), capacity: scenario.capacity, steps, over: over.clone() };

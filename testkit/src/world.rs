@@ -60,6 +60,8 @@ pub struct Scenario {
     pub durable: bool,
     /// At each thing a job tells or asks for, in cases of 1000: the runner's process dies and is started again.
     pub crash: u32,
+    /// At each thing a job tells or asks for, in cases of 1000: the runner saves what is written although nothing asks for that.
+    pub spool: u32,
     /// How many jobs the runner takes at once.
     pub capacity: u32,
     /// Changes the runner's configuration.
@@ -71,7 +73,7 @@ impl Scenario {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let (faults, settings) = (Faults::default(), Settings::default());
-        Self { seed, faults, settings, durable: false, crash: 0, capacity: 4, configure: |config| config }
+        Self { seed, faults, settings, durable: false, crash: 0, spool: 0, capacity: 4, configure: |config| config }
     }
 
     /// This scenario with a change applied.

@@ -153,6 +153,18 @@ fn logs_that_are_not_kept_are_asked_for() {
 }
 
 #[test]
+fn logs_that_move_to_a_file_are_read_back_from_there_only() {
+    run(0..100, |seed| {
+        let often = |f: &mut Faults| f.forgotten_tail = 200;
+        rough(seed).with(|s| {
+            often(&mut s.faults);
+            s.spool = 300;
+            s.configure = |config| config.with_retain(Retain::Unsaved);
+        })
+    });
+}
+
+#[test]
 fn every_kind_of_server_is_served() {
     run(0..60, |seed| rough(seed).with(|s| s.settings.replay = ReplayRule::Strict416));
     run(0..60, |seed| rough(seed).with(|s| s.settings.job_status_header_on_put = false));

@@ -9,6 +9,7 @@
 //! - [`write_files`]: the files of file variables.
 //! - [`make_system_id`]: the system ID, by which GitLab tells the hosts apart that share a runner token.
 //! - [`Registration`]: the attributes of a new runner.
+//! - [`Spool`]: a temporary file for the log of a running job.
 //!
 //! The crate does no networking. Files that hold secrets can be read by their owner only.
 
@@ -19,6 +20,7 @@ mod file;
 pub mod form;
 mod python;
 mod registration;
+mod spool;
 mod system_id;
 mod variables;
 
@@ -27,6 +29,7 @@ pub use file::{Record, at, from_json, load, save, to_json};
 pub use form::check_writable;
 pub use python::load as load_python;
 pub use registration::{Registration, default_info};
+pub use spool::Spool;
 pub use system_id::make as make_system_id;
 pub use variables::write_files;
 

@@ -157,7 +157,9 @@ impl Driver {
 
     fn poll_job(&mut self, key: u64) {
         let Some(shared) = self.jobs.get(&key).cloned() else { return };
-        match shared.poll(&self.setup.link) {
+        let output = shared.poll(&self.setup.link);
+        shared.use_log_file();
+        match output {
             Output::Send(call) => self.send(key, call),
             Output::Wait(until) => self.arm(key, until),
             Output::Done => _ = self.jobs.remove(&key),

@@ -64,7 +64,10 @@
 //! runners, resets tokens, and reads the files of the Python package `gitlab_runner_api`. For other calls, use the
 //! endpoints in [`gitlab_runner_api::api`] with [`gitlab_runner_api::Exchange`] and [`Transport::exchange`].
 //!
-//! The log of a job is kept in memory until the job has ended.
+//! # Memory
+//!
+//! The log of a job is kept until the job has ended, because GitLab may lose a part of it. More than 1 MiB of it moves to a temporary
+//! file, in the folder that [`std::env::temp_dir`] names. If no file can be written there, it stays in memory.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
@@ -80,6 +83,7 @@ mod log;
 mod run;
 mod runner;
 mod shared;
+mod spool;
 mod tls;
 mod transport;
 

@@ -19,7 +19,7 @@ use crate::shared::Shared;
 ///
 /// - [`Log::send`] takes a buffer as it is, and waits while more than 8 MiB are not sent yet.
 /// - [`AsyncWrite`], for `tokio::io::copy` and the like, copies, and waits in the same way.
-/// - [`io::Write`], for `writeln!`, copies, and never waits: what is written is kept in memory until it is sent.
+/// - [`io::Write`], for `writeln!`, copies, and never waits: what is written is kept, in memory or in a temporary file, until it is sent.
 ///
 /// Once the job has a result or is over, writing fails with [`io::ErrorKind::BrokenPipe`].
 #[derive(Clone)]
@@ -81,8 +81,8 @@ impl io::Write for Log {
 
 impl AsyncWrite for Log {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.shared.poll_room(context));
-        Poll::Ready(self.copy(buffer))
+        let written = ready!(self.shared.poll_copy(self.stream, buffer, context));
+        Poll::Ready(taken(written).map(|()| buffer.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

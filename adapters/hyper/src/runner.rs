@@ -10,7 +10,7 @@ use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::{Attributes, Register};
 use gitlab_runner_api::api::verify::{Verified, Verify};
 use gitlab_runner_api::{
-    CallError, Exchange, ExchangeError, Output, RegistrationToken, RunnerConfig, RunnerToken, Server, SystemId,
+    CallError, Exchange, ExchangeError, Output, RegistrationToken, Retain, RunnerConfig, RunnerToken, Server, SystemId,
     WrongMachine,
 };
 
@@ -151,7 +151,8 @@ impl Runner {
         self
     }
 
-    /// Changes intervals and limits.
+    /// Changes intervals and limits. What is kept of a log in memory, and whether jobs are durable, is not asked here: logs move
+    /// to temporary files, and jobs have no records.
     #[must_use]
     pub fn configure(mut self, change: impl FnOnce(RunnerConfig) -> RunnerConfig) -> Self {
         self.config = Arc::new(change(self.config.as_ref().clone()));
@@ -287,7 +288,8 @@ impl Runner {
         let runtime = Handle::try_current().map_err(|error| Error::System(std::io::Error::other(error)))?;
         let started = self.hub.0.tell(|desk| std::mem::replace(&mut desk.started, true));
         if !started {
-            let (config, token) = (self.config.clone(), self.record.token.clone());
+            let config = self.config.as_ref().clone().with_durable(false).with_retain(Retain::Unsaved);
+            let (config, token) = (Arc::new(config), self.record.token.clone());
             let header = self.header.then(|| self.record.log_header(self.config.info()));
             let setup = Setup { config, token, header, link: self.link.clone(), patience: self.patience };
             runtime.spawn(Driver::new(self.hub.0.clone(), setup).run());

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::link::{Link, Reply};
 use crate::lock;
+use crate::spool::LogFile;
 
 /// The driver is woken when this many bytes are not sent: it need not wait for the next piece to be due.
 const PRESSING: u64 = 1 << 20;
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
 struct State {
     job: Job,
     end: Option<End>,
+    /// Where the log is that the job does not keep.
+    log_file: LogFile,
     /// Writers that wait for room.
     writers: Vec<Waker>,
 }
@@ -47,7 +50,7 @@ pub(crate) enum End {
 
 impl Shared {
     pub(crate) fn new(job: Job, driver: Waker, clock: Clock) -> Arc<Self> {
-        let state = Mutex::new(State { job, end: None, writers: Vec::new() });
+        let state = Mutex::new(State { job, end: None, log_file: LogFile::default(), writers: Vec::new() });
         Arc::new(Self { driver, clock, state, news: Notify::new() })
     }
 
@@ -69,6 +72,22 @@ impl Shared {
         }
     }
 
+    /// For the driver: lets a thread that may block do what is to be done with the temporary file of the log.
+    pub(crate) fn use_log_file(self: &Arc<Self>) {
+        let work = {
+            let State { job, log_file, .. } = &mut *lock(&self.state);
+            log_file.next_work(job)
+        };
+        let Some((mut spool, work)) = work else { return };
+        let shared = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let done = work.perform(&mut spool);
+            let State { job, log_file, .. } = &mut *lock(&shared.state);
+            log_file.done(spool, done, job, shared.clock.now());
+            shared.driver.wake_by_ref();
+        });
+    }
+
     pub(crate) fn hand_in(&self, reply: Reply, link: &Link) {
         // No misuse but a stale ticket is possible: the call is this job's own, and answered once.
         _ = reply.hand_in(&mut lock(&self.state).job, link.clock.now());
@@ -78,8 +97,7 @@ impl Shared {
         match event {
             JobEvent::Finished(outcome) => state.end = Some(End::Finished(outcome)),
             JobEvent::Aborted(reason) => state.end = Some(End::Aborted(reason)),
-            // The log is kept whole in memory, so that this asks for nothing; were it to, nobody has the bytes.
-            JobEvent::TraceNeeded(_) => _ = state.job.forfeit_trace(),
+            JobEvent::TraceNeeded(range) => state.log_file.need(range),
             JobEvent::ShortSecrets(count) => _ = state.job.write(short_secrets_warning(count)),
             _ => {}
         }
@@ -88,7 +106,7 @@ impl Shared {
 
     /// Appends a buffer without a copy if it is large. Never waits.
     pub(crate) fn write(&self, stream: Stream, bytes: Bytes) -> Written {
-        self.append(|job, now| match now {
+        self.append(lock(&self.state), |job, now| match now {
             Some(now) => job.write_at(stream, bytes, now),
             None => job.write_to(stream, bytes),
         })
@@ -96,24 +114,33 @@ impl Shared {
 
     /// Appends bytes by copying them. Never waits.
     pub(crate) fn copy(&self, stream: Stream, bytes: &[u8]) -> Written {
-        self.append(|job, now| match now {
-            Some(now) => job.copy_at(stream, bytes, now),
-            None => job.copy_to(stream, bytes),
-        })
+        self.append(lock(&self.state), copying(stream, bytes))
+    }
+
+    /// Appends bytes by copying them when there is room.
+    pub(crate) fn poll_copy(&self, stream: Stream, bytes: &[u8], context: &mut Context<'_>) -> Poll<Written> {
+        let mut state = lock(&self.state);
+        if state.poll_room(context).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.append(state, copying(stream, bytes)))
     }
 
     /// A write is the one thing that happens often: the clock is read only for lines that show the time, and the driver is woken only
     /// if it may have nothing else to wait for. If there was something to send already, it sleeps no longer than until that is due.
-    fn append(&self, write: impl FnOnce(&mut Job, Option<Timestamp>) -> Written) -> Written {
-        let (written, wake) = {
-            let mut state = lock(&self.state);
-            let before = state.job.backlog();
-            let now = state.job.has_timestamps().then(|| self.clock.now());
-            let written = write(&mut state.job, now);
-            let after = state.job.backlog();
-            (written, before == 0 || (before < PRESSING && after >= PRESSING))
-        };
-        if wake {
+    fn append(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        write: impl FnOnce(&mut Job, Option<Timestamp>) -> Written,
+    ) -> Written {
+        let State { job, log_file, .. } = &mut *state;
+        let (before, kept_before) = (job.backlog(), job.unsaved_backlog());
+        let now = job.has_timestamps().then(|| self.clock.now());
+        let written = write(job, now);
+        let presses = before < PRESSING && job.backlog() >= PRESSING;
+        let moves = !log_file.is_worthwhile(kept_before) && log_file.is_worthwhile(job.unsaved_backlog());
+        drop(state);
+        if before == 0 || presses || moves {
             self.driver.wake_by_ref();
         }
         written
@@ -143,14 +170,7 @@ impl Shared {
 
     /// Waits while too much is not sent yet; an ended job has room for what it will not take.
     pub(crate) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut state = lock(&self.state);
-        if state.has_room() {
-            return Poll::Ready(());
-        }
-        if !state.writers.iter().any(|writer| writer.will_wake(context.waker())) {
-            state.writers.push(context.waker().clone());
-        }
-        Poll::Pending
+        lock(&self.state).poll_room(context)
     }
 
     /// Gives the job its result; false if it has one, or is over.
@@ -202,6 +222,23 @@ impl Shared {
 impl State {
     fn has_room(&self) -> bool {
         self.job.is_ended() || self.job.backlog() < FULL
+    }
+
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.has_room() {
+            return Poll::Ready(());
+        }
+        if !self.writers.iter().any(|writer| writer.will_wake(context.waker())) {
+            self.writers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+fn copying(stream: Stream, bytes: &[u8]) -> impl FnOnce(&mut Job, Option<Timestamp>) -> Written {
+    move |job, now| match now {
+        Some(now) => job.copy_at(stream, bytes, now),
+        None => job.copy_to(stream, bytes),
     }
 }
 

@@ -11,7 +11,7 @@ use gitlab_runner_api::{
     AbortReason, Cancellation, Job, JobEvent, JobRecord, JobResult, Masked, Outcome, Output, RunnerConfig, Secret,
     Stream, Timestamp, Written,
 };
-use gitlab_runner_api_common::{FileError, short_secrets_warning};
+use gitlab_runner_api_common::{FileError, Spool, short_secrets_warning};
 
 use crate::clock::Clock;
 use crate::error::{Error, elsewhere};
@@ -41,14 +41,12 @@ struct State {
     unread: Option<Timestamp>,
 }
 
-/// Where a job is kept beside its machine.
+/// Where the log of a job is, as far as the state machine does not keep it.
 #[derive(Debug)]
 pub(crate) enum Archive {
-    /// All there is of the log is in memory.
-    Memory,
-    /// What a record that was one value held of the log.
-    Value(Box<JobRecord>),
-    /// Files, which are written before anything is sent.
+    /// A temporary file, for as long as the process lives.
+    Spool(Box<Spool>),
+    /// The files of a record, which are written before anything is sent.
     Files(Box<Record>),
 }
 
@@ -271,7 +269,7 @@ impl Shared {
         let Archive::Files(record) = &mut state.archive else { return Err(Error::NoRecord) };
         state.job.abandon();
         let saved = record.save(&mut state.job);
-        state.archive = Archive::Memory;
+        state.archive = Archive::default();
         self.work.notify_all();
         Ok(saved?)
     }
@@ -282,7 +280,7 @@ impl Shared {
         state.lives()?;
         state.job.abandon();
         self.work.notify_all();
-        match std::mem::replace(&mut state.archive, Archive::Memory) {
+        match std::mem::take(&mut state.archive) {
             Archive::Files(mut record) => {
                 record.save(&mut state.job)?;
                 Ok(record.into_value(state.job.snapshot())?)
@@ -358,22 +356,25 @@ impl State {
         }
         let saved = match &mut self.archive {
             Archive::Files(record) => record.save(&mut self.job),
-            // What has no files is as safe as it will ever be.
-            Archive::Memory | Archive::Value(_) => {
-                self.job.saved(self.job.revision(), self.job.log_size());
-                Ok(())
-            }
+            Archive::Spool(_) => Ok(()),
         };
         self.unsaved = saved.as_ref().err().map(ToString::to_string);
         saved
     }
 
-    /// Keeps no more than so much in memory that is not in the record. If the record cannot be written, the driver tries again.
+    /// Keeps no more than so much of the log in memory alone. If the record cannot be written, the driver tries again.
     fn bound(&mut self) {
-        if let (Archive::Files(_), None) = (&self.archive, &self.unsaved)
-            && self.job.unsaved_backlog() >= PRESSING
-        {
-            _ = self.save();
+        let unsaved = self.job.unsaved_backlog();
+        match &mut self.archive {
+            Archive::Spool(spool) if spool.is_worthwhile(unsaved) => {
+                let (offset, chunks) = self.job.unsaved();
+                // If that fails, the log stays in memory.
+                if let Ok(end) = spool.append(offset, &chunks) {
+                    self.job.saved(self.job.revision(), end);
+                }
+            }
+            Archive::Files(_) if self.unsaved.is_none() && unsaved >= PRESSING => _ = self.save(),
+            Archive::Spool(_) | Archive::Files(_) => {}
         }
     }
 
@@ -382,7 +383,7 @@ impl State {
         let Archive::Files(record) = &mut self.archive else { return Ok(()) };
         let Err(held) = record.confirm() else { return Ok(()) };
         self.job.abandon();
-        self.archive = Archive::Memory;
+        self.archive = Archive::default();
         self.end.get_or_insert(End::Elsewhere(Arc::new(held)));
         Err(())
     }
@@ -420,15 +421,17 @@ impl Archive {
     /// A part of the log, if it is there.
     fn log(&mut self, range: Range<u64>) -> Result<Option<bytes::Bytes>, FileError> {
         match self {
-            Self::Memory => Ok(None),
+            Self::Spool(spool) => spool
+                .read(range)
+                .map_err(|error| FileError::io(&std::env::temp_dir().join("(the log of a job)"), error)),
             Self::Files(record) => record.log(range).map(Some),
-            Self::Value(record) => {
-                let (start, log) = record.log();
-                let within = |at: u64| at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
-                let (from, to) = (within(range.start), within(range.end).map(|to| to.min(log.len())));
-                Ok(from.zip(to).filter(|(from, to)| from <= to).map(|(from, to)| log.slice(from..to)))
-            }
         }
+    }
+}
+
+impl Default for Archive {
+    fn default() -> Self {
+        Self::Spool(Box::default())
     }
 }
 

@@ -41,8 +41,11 @@
 //! it takes no new jobs and returns when the current ones have ended.
 //!
 //! Each job has a thread that drives it. The thread sends the log, keeps the job alive, notices a cancellation, and
-//! repeats the result until GitLab has it. The log of a job is kept in memory until the job has ended, or on disk if
-//! the job has a record.
+//! repeats the result until GitLab has it.
+//!
+//! The log of a job is kept until the job has ended, because GitLab may lose a part of it: in the record of the job, if it has one,
+//! and otherwise in memory up to 1 MiB. What is more moves to a temporary file, in the folder that [`std::env::temp_dir`] names. If
+//! no file can be written there, it stays in memory.
 //!
 //! # Jobs that outlive their process
 //!

@@ -148,7 +148,7 @@ impl Runner {
     }
 
     /// Changes intervals and limits. What is kept of a log in memory, and whether jobs are durable, is not asked here: with a
-    /// [state directory](Runner::with_state_dir) what is not yet in the record, and all of it otherwise.
+    /// [state directory](Runner::with_state_dir) jobs are durable, and in both cases logs move to files.
     #[must_use]
     pub fn configure(mut self, change: impl FnOnce(RunnerConfig) -> RunnerConfig) -> Self {
         self.config = Arc::new(change(self.config.as_ref().clone()));

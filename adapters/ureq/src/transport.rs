@@ -19,6 +19,10 @@ use crate::tls;
 /// ureq adds deadlines to the system's clock, which ends somewhere. No call takes a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// How much of a body is handed to the operating system at once. A piece of log has up to 1 MiB, and each call costs. Memory is used
+/// only as far as a body fills it.
+const OUTPUT_BUFFER: usize = 512 << 10;
+
 /// Performs calls with ureq. Cloning shares the connections.
 ///
 /// It follows no redirect, repeats nothing, and takes every status for an answer. Connections are reused for a few seconds
@@ -76,6 +80,7 @@ impl Transport {
             .max_redirects_will_error(false)
             .timeout_connect(Some(Duration::from_secs(30)))
             .max_idle_age(Duration::from_secs(10))
+            .output_buffer_size(OUTPUT_BUFFER)
             .accept("")
             .accept_encoding("")
             .user_agent(concat!("gitlab-runner-api-ureq/", env!("CARGO_PKG_VERSION")))

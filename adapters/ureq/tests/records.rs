@@ -501,7 +501,7 @@ fn a_folder_of_something_else_is_no_place_for_a_record() {
     job.success().unwrap();
 }
 
-/// Whoever has no files has the whole log in memory, whatever the settings say.
+/// Whoever has no record has the whole log, whatever the settings say.
 #[test]
 fn a_job_without_files_has_its_whole_log() {
     let (server, folder) = (server(), tempfile::tempdir().unwrap());
@@ -517,6 +517,36 @@ fn a_job_without_files_has_its_whole_log() {
     assert_eq!(job.log_content().unwrap(), b"one\ntwo\n");
     job.save(folder.path().join("record")).unwrap();
     job.success().unwrap();
+}
+
+/// A large log is in a temporary file, and no other way to it is different.
+#[test]
+fn a_large_log_without_a_record_is_all_there_in_each_life() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let id = queue(&server);
+    let mut runner = runner(&server);
+    let mut job = runner.request_job().unwrap().unwrap();
+    let mut log = String::new();
+    let print_much = |job: &Job, log: &mut String| {
+        for number in 0..12 {
+            let part = format!("{number} {}\n", "x".repeat(99_000));
+            print(job, &part);
+            log.push_str(&part);
+        }
+    };
+    for life in 0..3 {
+        print_much(&job, &mut log);
+        assert!(job.log_content().unwrap() == log.as_bytes(), "the log of life {life}");
+        arrived(&server, id, &log);
+        // What was in the file of this life is in the value, and what follows is in a file of the next.
+        job = from_text(&runner, &to_text(job));
+        server.with(|gitlab, _| gitlab.forget_trace_tail(id, 50_000));
+        arrived(&server, id, &log);
+    }
+    job.save(folder.path().join("record")).unwrap();
+    server.with(|gitlab, _| gitlab.forget_trace_tail(id, 0));
+    job.success().unwrap();
+    assert!(held(&server, id).1 == log, "GitLab has another log");
 }
 
 #[test]

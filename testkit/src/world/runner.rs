@@ -91,6 +91,9 @@ impl World {
                 return Ok(false);
             }
         }
+        if self.scenario.spool > 0 && self.net.dice().per_mille(self.scenario.spool) {
+            self.save(id)?;
+        }
         if self.net.dice().per_mille(self.scenario.crash) {
             self.crash(id)?;
         }
@@ -121,6 +124,10 @@ impl World {
             }
             JobEvent::Aborted(_) => actor.process.next = None,
             JobEvent::TraceNeeded(range) => {
+                let saved = actor.disk.as_ref().map_or(0, |(_, size)| *size);
+                if self.scenario.spool > 0 && range.end > saved {
+                    return Err(self.violation_of(id, &format!("it asks for {range:?}, and {saved} bytes are saved")));
+                }
                 let bytes = &actor.process.payload.output[range.start as usize..range.end as usize];
                 let supplied = actor.job.supply_trace(range.start, Bytes::copy_from_slice(bytes));
                 actor.monitor.verb(false);

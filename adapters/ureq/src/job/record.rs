@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gitlab_runner_api::{Job as Core, JobRecord, Retain, RunnerConfig, Server};
-use gitlab_runner_api_common::{default_info, make_system_id};
+use gitlab_runner_api_common::{Spool, default_info, make_system_id};
 
 use super::{Job, PATIENCE};
 use crate::driver::Archive;
@@ -24,9 +24,9 @@ pub(crate) fn kept(config: &RunnerConfig) -> Arc<RunnerConfig> {
     Arc::new(config.clone().with_durable(true).with_retain(Retain::Unacknowledged))
 }
 
-/// The settings of jobs that have none: of their logs, memory has all there is.
+/// The settings of jobs that have none: their logs move to temporary files when they are large.
 pub(crate) fn unkept(config: &RunnerConfig) -> Arc<RunnerConfig> {
-    Arc::new(config.clone().with_durable(false).with_retain(Retain::All))
+    Arc::new(config.clone().with_durable(false).with_retain(Retain::Unsaved))
 }
 
 impl Job {
@@ -114,7 +114,9 @@ impl Job {
     ) -> Result<Self, Error> {
         let config = &unkept(config);
         let job = record.resume(config.clone(), link.clock.now()).map_err(Error::BadRecord)?;
-        Self::of(job, Archive::Value(Box::new(record)), config, link, patience).go_on()
+        let (start, log) = record.log();
+        let archive = Archive::Spool(Box::new(Spool::after(start, log.clone())));
+        Self::of(job, archive, config, link, patience).go_on()
     }
 
     /// Leaves the job in its record, for this or another process to take up: nothing more is said about it, and it is not

@@ -179,7 +179,7 @@ impl Runner {
     pub(crate) fn start(&self, mut job: Core, link: &Link) -> Result<Job, Error> {
         let config = self.job_config();
         let Some(state_dir) = &self.state_dir else {
-            return Job::of(job, Archive::Memory, &config, link, self.patience).start();
+            return Job::of(job, Archive::default(), &config, link, self.patience).start();
         };
         let saved = JobRecord::of(&mut job).map_err(Error::BadRecord)?;
         match Record::create_in(state_dir, &saved) {
@@ -191,7 +191,7 @@ impl Runner {
             Err(error) => {
                 job.write(ansi::error("The runner cannot keep a record of this job."));
                 job.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
-                Job::of(job, Archive::Memory, &config, link, self.patience).start()?.forsake();
+                Job::of(job, Archive::default(), &config, link, self.patience).start()?.forsake();
                 Err(error.into())
             }
         }

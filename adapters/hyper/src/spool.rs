@@ -1,0 +1,180 @@
+//! Moves the logs of jobs to temporary files and back, on threads that may block.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gitlab_runner_api::{Job, Timestamp};
+use gitlab_runner_api_common::Spool;
+
+/// A file that cannot be read is tried again for so long. Then a mark in the log takes the place of what is in it.
+const READ_FOR: Duration = Duration::from_secs(600);
+
+/// The temporary file of a job's log, and what is to be done with it.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    /// Away while a thread works on it.
+    spool: Option<Spool>,
+    /// The job needs these bytes once more.
+    needed: Option<Range<u64>>,
+    /// Since when what is needed cannot be read.
+    unread_since: Option<Timestamp>,
+}
+
+/// What a thread that may block does with the file.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Append { offset: u64, chunks: Vec<Bytes> },
+    Read(Range<u64>),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// The log up to this offset is in the file.
+    Appended(io::Result<u64>),
+    Read(u64, io::Result<Option<Bytes>>),
+}
+
+impl Default for LogFile {
+    fn default() -> Self {
+        Self { spool: Some(Spool::default()), needed: None, unread_since: None }
+    }
+}
+
+impl LogFile {
+    /// The job asks for a part of its log.
+    pub(crate) fn need(&mut self, range: Range<u64>) {
+        self.needed = Some(range);
+    }
+
+    /// Whether so much log that is only in memory is to be moved.
+    pub(crate) fn is_worthwhile(&self, unsaved: u64) -> bool {
+        self.spool.as_ref().is_some_and(|spool| spool.is_worthwhile(unsaved))
+    }
+
+    /// What is to be done now, with the file that it is to be done with. There is nothing to do while another thread has the file.
+    pub(crate) fn next_work(&mut self, job: &mut Job) -> Option<(Spool, Work)> {
+        if self.needed.is_none() && !self.is_worthwhile(job.unsaved_backlog()) {
+            return None;
+        }
+        let spool = self.spool.take()?;
+        let work = match self.needed.take() {
+            Some(range) => Work::Read(range),
+            None => {
+                let (offset, chunks) = job.unsaved();
+                Work::Append { offset, chunks }
+            }
+        };
+        Some((spool, work))
+    }
+
+    /// Takes the file back, and tells the job what was done with it.
+    pub(crate) fn done(&mut self, spool: Spool, done: Done, job: &mut Job, now: Timestamp) {
+        self.spool = Some(spool);
+        match done {
+            Done::Appended(Ok(end)) => job.saved(job.revision(), end),
+            // The log stays in memory.
+            Done::Appended(Err(_)) => {}
+            Done::Read(start, Err(_)) if now.saturating_since(*self.unread_since.get_or_insert(now)) < READ_FOR => {
+                // With nothing in hand, the job asks again after a while. It refuses only what it no longer needs.
+                _ = job.supply_trace(start, Bytes::new());
+            }
+            Done::Read(start, read) => {
+                self.unread_since = None;
+                let bytes = read.ok().flatten().filter(|bytes| !bytes.is_empty());
+                if bytes.is_none_or(|bytes| job.supply_trace(start, bytes).is_err()) {
+                    _ = job.forfeit_trace();
+                }
+            }
+        }
+    }
+}
+
+impl Work {
+    pub(crate) fn perform(self, spool: &mut Spool) -> Done {
+        match self {
+            Self::Append { offset, chunks } => Done::Appended(spool.append(offset, &chunks)),
+            Self::Read(range) => Done::Read(range.start, spool.read(range)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gitlab_runner_api::api::info::Info;
+    use gitlab_runner_api::log::{LogLimit, LogOptions};
+    use gitlab_runner_api::{Assignment, JobEvent, JobResult, Machine, Output, Retain, RunnerConfig, Server};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+    /// A job with 3 MiB of log that GitLab had and lost, all of it in the file.
+    fn bereft() -> (Job, LogFile, Vec<u8>) {
+        let server = Server::parse("https://gitlab.example.test").unwrap();
+        let config = RunnerConfig::new(server, Info::new("test", "1"))
+            .with_log(LogOptions::default().with_limit(LogLimit::None))
+            .with_retain(Retain::Unsaved);
+        let assignment = Assignment::from_json(r#"{"id":7,"token":"glcbt-64_0123456789"}"#).unwrap();
+        let (mut job, mut file) = (Job::new(Arc::new(config), &assignment, NOW), LogFile::default());
+        let log: Vec<u8> = (0..3 << 20).map(|at: u32| b'a' + (at / 1000 % 26) as u8).collect();
+        answer(&mut job, 200, "");
+        assert!(matches!(job.poll(NOW), Output::Event(JobEvent::Accepted)));
+        for piece in log.chunks(1 << 20) {
+            job.write(piece.to_vec());
+            work(&mut job, &mut file);
+            answer(&mut job, 202, "");
+        }
+        job.finish(JobResult::success());
+        answer(&mut job, 416, "0-0");
+        assert_eq!(job.retained().0, 3 << 20, "nothing is left in memory");
+        (job, file, log)
+    }
+
+    fn answer(job: &mut Job, status: u16, range: &str) {
+        let Output::Send(call) = job.poll(NOW) else { panic!("a call is due") };
+        let answer = http::Response::builder().status(status).header("range", range).body(()).unwrap();
+        job.handle_response(call.split().1, answer, NOW).unwrap();
+    }
+
+    fn work(job: &mut Job, file: &mut LogFile) {
+        let (mut spool, work) = file.next_work(job).expect("there is something to do");
+        assert!(file.next_work(job).is_none(), "the file is away");
+        let done = work.perform(&mut spool);
+        file.done(spool, done, job, NOW);
+    }
+
+    fn needed(job: &mut Job) -> Range<u64> {
+        match job.poll(NOW) {
+            Output::Event(JobEvent::TraceNeeded(range)) => range,
+            other => panic!("the log is needed: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_log_that_gitlab_lost_is_read_from_the_file() {
+        let (mut job, mut file, log) = bereft();
+        file.need(needed(&mut job));
+        work(&mut job, &mut file);
+        let Output::Send(call) = job.poll(NOW) else { panic!("the log is sent again") };
+        assert_eq!(call.split().0.into_body().into_bytes(), log[..1 << 20]);
+        assert!(file.next_work(&mut job).is_none());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_tried_again_and_then_given_up() {
+        let (mut job, mut file, _) = bereft();
+        let range = needed(&mut job);
+        for (later, is_given_up) in [(0, false), (599, false), (600, true)] {
+            let spool = file.spool.take().unwrap();
+            let done = Done::Read(range.start, Err(io::ErrorKind::Other.into()));
+            file.done(spool, done, &mut job, NOW.saturating_add(Duration::from_secs(later)));
+            assert_eq!(job.trace_needed().is_none(), is_given_up, "after {later} s");
+        }
+        assert_eq!(job.log_size(), 3 << 20);
+    }
+}
