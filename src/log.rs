@@ -80,7 +80,6 @@ mod trie;
 mod urls;
 mod utf8;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -130,8 +129,8 @@ pub(crate) struct Pipeline {
     input: Option<Box<Input>>,
     masks: Arc<Masks>,
     prefixes: Arc<Automaton>,
-    /// On the heap, because most jobs have one or two, and a node of the map has room for eleven.
-    chains: BTreeMap<Stream, Box<Chain>>,
+    /// In the order of their streams. Most jobs have one or two, and no room for more.
+    chains: Vec<Chain>,
     limit: Limit,
 }
 
@@ -145,7 +144,7 @@ impl Pipeline {
             input: None,
             masks: options.masks(assignment, variables),
             prefixes: options.prefixes(spec, variables),
-            chains: BTreeMap::new(),
+            chains: Vec::new(),
             limit: Limit::new(options.limit()),
         }
     }
@@ -201,7 +200,7 @@ impl Pipeline {
             // The next block is expected to be full too, and finds its room again.
             self.input = Some(input);
         } else if waits {
-            self.chains.values_mut().for_each(|chain| chain.masker.rest());
+            self.chains.iter_mut().for_each(|chain| chain.masker.rest());
         }
     }
 
@@ -217,7 +216,7 @@ impl Pipeline {
             input: Some(input.clone()),
             masks: Arc::clone(&self.masks),
             prefixes: Arc::clone(&self.prefixes),
-            chains: self.chains.iter().map(|(stream, chain)| (*stream, Box::new(chain.copy(*stream)))).collect(),
+            chains: self.chains.iter().map(Chain::copy).collect(),
             limit: Limit::resume(options.limit(), written, self.limit.ending()),
             ..*self
         };
@@ -226,17 +225,27 @@ impl Pipeline {
         coming
     }
 
-    fn process(&mut self, stream: Stream, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+    /// The stages of a stream, and what is behind those of all.
+    #[expect(clippy::indexing_slicing, reason = "the place was found or filled a line before")]
+    fn chain(&mut self, stream: Stream) -> (&mut Chain, &mut Limit) {
         let Self { chains, limit, .. } = self;
-        let chain = chains.entry(stream).or_insert_with(|| {
+        let at = chains.partition_point(|chain| chain.stream < stream);
+        if chains.get(at).is_none_or(|chain| chain.stream != stream) {
             let masker = Masker::new(Arc::clone(&self.masks));
-            Box::new(Chain::new(stream, masker, Arc::clone(&self.prefixes), self.stamped))
-        });
+            chains.reserve_exact(1);
+            chains.insert(at, Chain::new(stream, masker, Arc::clone(&self.prefixes), self.stamped));
+        }
+        (&mut chains[at], limit)
+    }
+
+    fn process(&mut self, stream: Stream, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
+        let raw = self.raw;
+        let (chain, limit) = self.chain(stream);
         chain.taken = chain.taken.saturating_add(chunk.len() as u64);
         if limit.is_cut() {
             return;
         }
-        if self.raw {
+        if raw {
             return limit.push(chunk, out);
         }
         chain.push(chunk, now, &mut |bytes| limit.push(bytes, out));
@@ -246,14 +255,10 @@ impl Pipeline {
     /// what is held back stays so. With timestamps it is an entry of its own.
     pub(crate) fn insert(&mut self, marker: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         self.run(out);
-        let Self { chains, limit, .. } = self;
         if self.raw || !self.stamped || marker.is_empty() {
-            return limit.push(marker, out);
+            return self.limit.push(marker, out);
         }
-        let chain = chains.entry(Stream::Runner).or_insert_with(|| {
-            let masker = Masker::new(Arc::clone(&self.masks));
-            Box::new(Chain::new(Stream::Runner, masker, Arc::clone(&self.prefixes), true))
-        });
+        let (chain, limit) = self.chain(Stream::Runner);
         if let Some(stamper) = &mut chain.stamper {
             stamper.insert(marker, now, &mut |bytes| limit.push(bytes, out));
         }
@@ -263,7 +268,7 @@ impl Pipeline {
     pub(crate) fn close(&mut self, of: impl Fn(Stream) -> bool, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         self.run(out);
         let Self { chains, limit, .. } = self;
-        for (_, chain) in chains.iter_mut().filter(|(stream, _)| of(**stream)) {
+        for chain in chains.iter_mut().filter(|chain| of(chain.stream)) {
             chain.end(now, &mut |bytes| limit.push(bytes, out));
         }
     }
@@ -277,7 +282,8 @@ impl Pipeline {
     /// How many bytes of a stream came in.
     pub(crate) fn taken(&self, stream: Stream) -> u64 {
         self.chains
-            .get(&stream)
+            .iter()
+            .find(|chain| chain.stream == stream)
             .map_or(0, |chain| chain.taken)
             .saturating_add(self.input.as_ref().map_or(0, |input| input.len_of(stream)))
     }
@@ -296,7 +302,7 @@ impl Pipeline {
         self.run(out);
         self.masks = options.masks(assignment, &LogOptions::variables(assignment.spec()));
         let late = options.masks_of(secret);
-        for chain in self.chains.values_mut() {
+        for chain in &mut self.chains {
             chain.masker.replace(&self.masks);
             if let Some(stamper) = &mut chain.stamper {
                 stamper.rewrite(|text| late.hide_in(text));
@@ -336,11 +342,11 @@ impl Pipeline {
     /// What is to be remembered, if nothing waits for the stages.
     pub(crate) fn snapshot(&self, assignment: &Assignment) -> PipelineSnapshot {
         let spec = assignment.spec();
-        let holds = self.chains.values().any(|chain| chain.masker.holds());
+        let holds = self.chains.iter().any(|chain| chain.masker.holds());
         let secrets = holds.then(|| Secrets::of(assignment, &LogOptions::variables(spec)));
         let own = &spec.features.token_mask_prefixes;
-        let chains = self.chains.iter().map(|(stream, chain)| ChainSnapshot {
-            stream: *stream,
+        let chains = self.chains.iter().map(|chain| ChainSnapshot {
+            stream: chain.stream,
             taken: chain.taken,
             held: secrets.as_ref().and_then(|secrets| chain.masker.held(secrets)),
             urls: chain.urls,
@@ -368,6 +374,7 @@ impl Pipeline {
             let resumed = secrets.as_ref().map(|secrets| Masker::resume(&self.masks, held.as_ref(), secrets));
             let (masker, held) = resumed.unwrap_or_else(|| (Masker::new(Arc::clone(&self.masks)), Vec::new()));
             let restored = Chain {
+                stream,
                 taken: taken.saturating_sub(held.len() as u64),
                 masker,
                 urls,
@@ -375,7 +382,7 @@ impl Pipeline {
                 repair: Repair::resume(bytes),
                 stamper: self.stamped.then(|| Box::new(Stamper::resume(stream, line.unwrap_or_default()))),
             };
-            self.chains.insert(stream, Box::new(restored));
+            *self.chain(stream).0 = restored;
             if !held.is_empty() {
                 let timed = self.is_stamped();
                 self.input.get_or_insert_default().append(stream, &held, now, timed);
@@ -387,6 +394,7 @@ impl Pipeline {
 /// The stages of one stream.
 #[derive(Debug)]
 struct Chain {
+    stream: Stream,
     taken: u64,
     masker: Masker,
     urls: Urls,
@@ -399,6 +407,7 @@ impl Chain {
     fn new(stream: Stream, masker: Masker, prefixes: Arc<Automaton>, stamped: bool) -> Self {
         let stamper = stamped.then(|| Box::new(Stamper::new(stream)));
         Self {
+            stream,
             taken: 0,
             masker,
             urls: Urls::default(),
@@ -409,13 +418,13 @@ impl Chain {
     }
 
     fn push(&mut self, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
-        let Self { taken: _, masker, urls, tokens, repair, stamper } = self;
+        let Self { stream: _, taken: _, masker, urls, tokens, repair, stamper } = self;
         masker.push_pieces(chunk, &mut |piece| behind_masks(urls, tokens, repair, stamper, piece, now, out));
     }
 
     /// Gives out what is held back, and is again as at the beginning of a stream.
     fn end(&mut self, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
-        let Self { taken: _, masker, urls, tokens, repair, stamper } = self;
+        let Self { stream: _, taken: _, masker, urls, tokens, repair, stamper } = self;
         masker.end_pieces(&mut |piece| behind_masks(urls, tokens, repair, stamper, piece, now, out));
         urls.end();
         tokens.end();
@@ -425,15 +434,16 @@ impl Chain {
         }
     }
 
-    fn copy(&self, stream: Stream) -> Self {
+    fn copy(&self) -> Self {
         let line = |stamper: &Stamper| stamper.line().unwrap_or_default();
         Self {
+            stream: self.stream,
             taken: self.taken,
             masker: self.masker.copy(),
             urls: self.urls,
             tokens: self.tokens.clone(),
             repair: Repair::resume(self.repair.held().to_vec()),
-            stamper: self.stamper.as_ref().map(|stamper| Box::new(Stamper::resume(stream, line(stamper)))),
+            stamper: self.stamper.as_ref().map(|stamper| Box::new(Stamper::resume(self.stream, line(stamper)))),
         }
     }
 }

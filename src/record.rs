@@ -74,12 +74,16 @@ impl JobRecord {
     ///
     /// [`ResumeError::LogElsewhere`] if the job was resumed without its log, and GitLab may still need the bytes from before. Resume
     /// with [`JobRecord::resume`], so that the job has them, or give them to [`JobRecord::with_log_before`].
+    /// [`ResumeError::PayloadElsewhere`] after [`Job::drop_payload_text`].
     pub fn of(job: &mut Job) -> Result<Self, ResumeError> {
         if let Some(missing) = job.log_elsewhere() {
             return Err(ResumeError::LogElsewhere { missing });
         }
         let (log_start, log) = job.retained();
         let (server, assignment, snapshot) = (job.server().clone(), job.assignment().clone(), job.snapshot());
+        if !assignment.has_text() {
+            return Err(ResumeError::PayloadElsewhere);
+        }
         Ok(Self { server, assignment, snapshot, log_start, log: log.concat().into() })
     }
 
@@ -89,7 +93,7 @@ impl JobRecord {
     /// # Errors
     ///
     /// [`ResumeError::LogElsewhere`] if there are too few bytes, or [`ResumeError::Corrupt`] if they are not the beginning of this
-    /// job's log.
+    /// job's log. [`ResumeError::PayloadElsewhere`] after [`Job::drop_payload_text`].
     pub fn with_log_before(job: &mut Job, before: &[u8]) -> Result<Self, ResumeError> {
         let (log_start, log) = job.retained();
         let known = usize::try_from(log_start).ok().and_then(|start| before.get(..start));
@@ -105,7 +109,8 @@ impl JobRecord {
     /// # Errors
     ///
     /// [`ResumeError::WrongJob`] if assignment and snapshot are not of the same job, or [`ResumeError::Corrupt`] if the log is not the
-    /// one that the snapshot speaks of, by its size, and by its checksum if it is the whole log.
+    /// one that the snapshot speaks of, by its size, and by its checksum if it is the whole log. [`ResumeError::PayloadElsewhere`] if
+    /// the assignment is [without its text](Assignment::without_text).
     pub fn new(
         server: Server,
         assignment: Assignment,
@@ -116,6 +121,9 @@ impl JobRecord {
         let corrupt = |what: &str| ResumeError::Corrupt(what.to_owned());
         if snapshot.job_id() != assignment.id() {
             return Err(ResumeError::WrongJob { found: snapshot.job_id(), wanted: assignment.id() });
+        }
+        if !assignment.has_text() {
+            return Err(ResumeError::PayloadElsewhere);
         }
         if log_start.checked_add(log.len() as u64) != Some(snapshot.log_size()) {
             return Err(corrupt("its log is not as long as its state says"));

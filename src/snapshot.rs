@@ -45,6 +45,9 @@ pub enum ResumeError {
         /// The part that is missing, in offsets of the job's log.
         missing: Range<u64>,
     },
+    /// The text of the payload was [dropped](crate::Assignment::without_text).
+    #[error("the text of the job's payload was dropped; take it from where it is stored")]
+    PayloadElsewhere,
 }
 
 #[derive(Serialize, Deserialize)]

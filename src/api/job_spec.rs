@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 mod access;
 mod files;
 mod image;
+mod part;
 mod properties;
 
 pub use super::members::{Loss, LossKind};
@@ -28,6 +29,7 @@ pub use access::{
 };
 pub use files::{ArtifactFormat, ArtifactSpec, ArtifactWhen, ArtifactsFile, Cache, CachePolicy, Dependency};
 pub use image::{Image, Port, Service, ServiceVariable};
+pub use part::{Optional, Part};
 
 use super::members::{Losses, Read as _, Walk, members, repair, words};
 use crate::error::ProtocolError;
@@ -133,8 +135,21 @@ impl Assignment {
         Self { masked_at_run_time: all.collect(), ..self.clone() }
     }
 
-    /// The payload as it came, byte by byte. **Secret**: it holds the job's token and its variables. Values that were
-    /// [masked](crate::Job::mask) later are not in it, see [`Assignment::masked_at_run_time`].
+    /// The same without the text of the payload, which takes about as much memory as all that is read from it. For applications that
+    /// have stored it. [`Job::drop_payload_text`](crate::Job::drop_payload_text) does this for a job.
+    #[must_use]
+    pub fn without_text(self) -> Self {
+        Self { json: Bytes::new(), ..self }
+    }
+
+    /// Whether the text of the payload is here. It is, unless it was [dropped](Assignment::without_text).
+    #[must_use]
+    pub fn has_text(&self) -> bool {
+        !self.json.is_empty()
+    }
+
+    /// The payload as it came, byte by byte; empty if it was [dropped](Assignment::without_text). **Secret**: it holds the job's token
+    /// and its variables. Values that were [masked](crate::Job::mask) later are not in it, see [`Assignment::masked_at_run_time`].
     #[must_use]
     pub fn as_json(&self) -> &Bytes {
         &self.json
@@ -258,17 +273,17 @@ members! {
         /// Whether an existing clone may be fetched into; if not, clone afresh.
         pub allow_git_fetch: bool,
         /// What the job is part of.
-        pub job_info: JobInfo,
+        pub job_info: Part<JobInfo>,
         /// What to check out.
-        pub git_info: GitInfo,
+        pub git_info: Part<GitInfo>,
         /// What GitLab says about the runner.
-        pub runner_info: RunnerInfo,
+        pub runner_info: Part<RunnerInfo>,
         /// The job's variables, in order. If a key occurs more than once, the last value wins.
         pub variables: Vec<Variable>,
         /// What to run, in order.
         pub steps: Vec<Step>,
         /// What the server knows and wants.
-        pub features: JobFeatures,
+        pub features: Part<JobFeatures>,
         /// What to run in place of `steps`: a JSON list, as a text. See [`JobSpec::run_steps`].
         pub run: Option<String>,
         /// Scripts for certain moments of the job.
@@ -276,7 +291,7 @@ members! {
         /// The job's inputs.
         pub inputs: Vec<Input>,
         /// The image the job is to run in.
-        pub image: Option<Image>,
+        pub image: Option<Box<Image>>,
         /// What is to run beside the job.
         pub services: Vec<Service>,
         /// What to upload when the script has ended.
@@ -290,9 +305,9 @@ members! {
         /// Values to be fetched from vaults, by the name of the variable they go into.
         pub secrets: BTreeMap<String, JobSecret>,
         /// How a policy bears upon the job.
-        pub policy_options: Option<PolicyOptions>,
+        pub policy_options: Option<Box<PolicyOptions>>,
         /// Whether the environment is to be suspended when the job has ended.
-        pub suspend_options: Option<SuspendOptions>,
+        pub suspend_options: Option<Box<SuspendOptions>>,
     }
 }
 

@@ -277,6 +277,12 @@ impl<T: Read> Read for Option<T> {
     }
 }
 
+impl<T: Read> Read for Box<T> {
+    fn read(raw: &str, walk: &mut Walk<'_>) -> Option<Self> {
+        T::read(raw, walk).map(Box::new)
+    }
+}
+
 /// A null element is nothing, and no loss: GitLab up to 13.10 sends `"cache":[null]` for a job without a cache.
 impl<T: Read> Read for Vec<T> {
     fn read(raw: &str, walk: &mut Walk<'_>) -> Option<Self> {

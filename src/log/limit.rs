@@ -71,8 +71,6 @@ pub(super) struct Limit {
     total: u64,
     /// The bytes before this are passed on at once.
     head: u64,
-    /// What stands where the log was cut.
-    notice: Option<Box<str>>,
     /// How many of the last bytes are kept, if any.
     tail: Option<usize>,
     written: u64,
@@ -98,18 +96,14 @@ impl Limit {
         let follows = exceeded(total, END_FOLLOWS);
         let notices = (follows.len() + left_out(u64::MAX).len()) as u64;
         let tail = wanted.filter(|_| notices <= total).map(|tail| tail.min(total - notices));
-        let (notice, reserve) = match tail {
-            Some(tail) => (Some(follows.into()), notices + tail),
-            None => {
-                let notice = Some(exceeded(total, NO_MORE)).filter(|notice| notice.len() as u64 <= total);
-                let reserve = notice.as_ref().map_or(0, String::len) as u64;
-                (notice.map(Into::into), reserve)
-            }
+        let reserve = match tail {
+            Some(tail) => notices + tail,
+            None => notice(total, false).map_or(0, |notice| notice.len() as u64),
         };
         // Without a limit nothing ever waits.
         let head = if policy == LogLimit::None { u64::MAX } else { total - reserve };
         let tail = tail.map(|tail| usize::try_from(tail).unwrap_or(usize::MAX));
-        Self { policy, total, head, notice, tail, written: 0, phase: Phase::Fits { waiting: Vec::new() } }
+        Self { policy, total, head, tail, written: 0, phase: Phase::Fits { waiting: Vec::new() } }
     }
 
     /// Whether more bytes have no effect.
@@ -153,8 +147,8 @@ impl Limit {
     /// The log does not fit. What waited makes room for the notice.
     fn cut(&mut self, out: &mut dyn FnMut(Bytes)) {
         let Phase::Fits { waiting } = std::mem::replace(&mut self.phase, Phase::Cut) else { return };
-        if let Some(notice) = self.notice.take() {
-            self.pass_on(String::from(notice).into(), out);
+        if let Some(notice) = notice(self.total, self.tail.is_some()) {
+            self.pass_on(notice.into(), out);
         }
         if self.tail.is_some() {
             self.phase = Phase::Tail { kept: VecDeque::new(), dropped: 0 };
@@ -308,6 +302,12 @@ const END_FOLLOWS: &str = "the end of its log will follow here";
 
 fn exceeded(total: u64, what: &str) -> String {
     format!("\n\x1b[33;1mJob's log exceeded limit of {total} bytes.\nJob execution will continue but {what}.\x1b[0;m\n")
+}
+
+/// What stands where a log is cut, if there is room for it.
+fn notice(total: u64, end_follows: bool) -> Option<String> {
+    let notice = exceeded(total, if end_follows { END_FOLLOWS } else { NO_MORE });
+    (notice.len() as u64 <= total).then_some(notice)
 }
 
 fn left_out(bytes: u64) -> String {

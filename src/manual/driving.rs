@@ -257,7 +257,7 @@
 //! # }
 //! ```
 //!
-//! An idle job that has written one line takes about 3 KB of memory with [`Retain::Unacknowledged`](crate::Retain), and the lines
+//! An idle job that has written one line takes about 2 KB of memory with [`Retain::Unacknowledged`](crate::Retain), and the lines
 //! that it keeps with `Retain::All`. A value that is masked takes about twice its length, and three times if it has several lines, each
 //! of which is masked as well. The payload of the job comes on top of that.
 //!

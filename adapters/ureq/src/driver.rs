@@ -197,7 +197,9 @@ impl Shared {
         }
         state.job.finish(result);
         // The driver may be waiting for an answer, and this process be killed before that comes.
-        _ = state.save();
+        if let Archive::Files(_) = state.archive {
+            _ = state.save();
+        }
         self.work.notify_all();
         true
     }
@@ -255,6 +257,7 @@ impl Shared {
         let job = value.resume(config.clone(), self.clock.now()).map_err(Error::BadRecord)?;
         let record = Record::create(folder, &value)?;
         (state.job, state.archive) = (job, Archive::Files(Box::new(record)));
+        state.job.drop_payload_text();
         self.work.notify_all();
         Ok(())
     }
@@ -356,7 +359,11 @@ impl State {
         }
         let saved = match &mut self.archive {
             Archive::Files(record) => record.save(&mut self.job),
-            Archive::Spool(_) => Ok(()),
+            // It was to have a record and could not have one: what it says is as safe as it will ever be.
+            Archive::Spool(_) => {
+                self.job.saved(self.job.revision(), self.job.log_size());
+                Ok(())
+            }
         };
         self.unsaved = saved.as_ref().err().map(ToString::to_string);
         saved

@@ -114,7 +114,16 @@ impl State {
 }
 
 impl Job {
-    pub(crate) fn of(job: Core, archive: Archive, config: &Arc<RunnerConfig>, link: &Link, patience: Duration) -> Self {
+    pub(crate) fn of(
+        mut job: Core,
+        archive: Archive,
+        config: &Arc<RunnerConfig>,
+        link: &Link,
+        patience: Duration,
+    ) -> Self {
+        if let Archive::Files(_) = archive {
+            job.drop_payload_text();
+        }
         let assignment = job.assignment().clone();
         let (config, link) = (config.clone(), link.clone());
         let shared = Shared::new(job, archive, link.clock);

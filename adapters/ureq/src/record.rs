@@ -53,6 +53,21 @@ struct StoredAssignment {
     masked_at_run_time: Vec<String>,
 }
 
+/// Reads the payload of the record in this folder.
+fn stored(folder: &Path) -> Result<StoredAssignment, FileError> {
+    let path = folder.join(ASSIGNMENT);
+    let stored = form::read(&path, ASSIGNMENT_KIND, FORMAT)?;
+    stored.ok_or_else(|| FileError::bad(&path, "it is gone: the job has ended meanwhile"))
+}
+
+impl StoredAssignment {
+    fn assignment(self, folder: &Path) -> Result<Assignment, FileError> {
+        let bad = |error: gitlab_runner_api::ProtocolError| FileError::bad(&folder.join(ASSIGNMENT), error.to_string());
+        let assignment = Assignment::from_text(self.payload).map_err(bad)?;
+        Ok(assignment.with_masked_at_run_time(self.masked_at_run_time.into_iter().map(Secret::new)))
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct StoredEnd {
     job: u64,
@@ -73,8 +88,10 @@ pub(crate) struct Record {
     log: File,
     /// How much of the log is there.
     log_size: u64,
-    /// The payload that is saved, by which one that has become another is known.
-    saved: Assignment,
+    /// The job whose record this is.
+    job: u64,
+    /// How many values are saved that are masked besides those of the payload.
+    masked: usize,
     server: Server,
     /// Whether the folder goes when the job has ended, and a line in its parent's `ended.log` stays.
     in_state_dir: bool,
@@ -115,9 +132,10 @@ impl Record {
         // Of one that has ended, or never was one.
         remove(folder, &[SNAPSHOT, LOG, ENDED])?;
         remove_unfinished(folder)?;
-        let (server, saved, in_state_dir) = (job.server().clone(), job.assignment().clone(), false);
+        let (server, in_state_dir) = (job.server().clone(), false);
+        let (id, masked) = (job.assignment().id(), job.assignment().masked_at_run_time().len());
         let (log, folder) = (open_log(folder, true)?, folder.clone());
-        let mut record = Self { folder, lease, log, log_size: 0, saved, server, in_state_dir };
+        let mut record = Self { folder, lease, log, log_size: 0, job: id, masked, server, in_state_dir };
         match record.fill(job) {
             Ok(()) => Ok(record),
             Err(error) => {
@@ -133,7 +151,7 @@ impl Record {
         self.confirm()?;
         self.replace_snapshot(job.snapshot())?;
         self.confirm()?;
-        self.save_assignment(job.assignment())?;
+        self.store(job.assignment().to_text(), job.assignment())?;
         self.confirm()
     }
 
@@ -226,10 +244,11 @@ impl Record {
     /// Makes one value of the record, which is gone then: there must not be two of one job.
     pub(crate) fn into_value(mut self, snapshot: JobSnapshot) -> Result<JobRecord, FileError> {
         let log = self.log(0..snapshot.log_size())?;
-        let record = JobRecord::new(self.server.clone(), self.saved.clone(), snapshot, 0, log)
+        let assignment = stored(&self.folder)?.assignment(&self.folder)?;
+        let record = JobRecord::new(self.server.clone(), assignment, snapshot, 0, log)
             .map_err(|_| FileError::bad(&self.folder.join(LOG), DAMAGED))?;
         // From the moment that the files say so, the value is the only one: what is left of them does no harm.
-        match self.close(self.saved.id(), "handed on as one value") {
+        match self.close(self.job, "handed on as one value") {
             Err(error) if matches!(error, FileError::Held { .. }) || is_record(&self.folder) => Err(error),
             _ => Ok(record),
         }
@@ -254,10 +273,11 @@ impl Record {
     /// Saves a job, and tells it so.
     pub(crate) fn save(&mut self, job: &mut Job) -> Result<(), FileError> {
         self.confirm()?;
-        // The payload never changes; what was learnt since only grows.
-        if job.assignment().masked_at_run_time().len() != self.saved.masked_at_run_time().len() {
-            self.save_assignment(job.assignment())?;
-            self.saved = job.assignment().clone();
+        // The payload never changes, and only the file has its text; what was learnt since only grows.
+        let masked = job.assignment().masked_at_run_time().len();
+        if masked != self.masked {
+            self.store(stored(&self.folder)?.payload, job.assignment())?;
+            self.masked = masked;
         }
         let (offset, chunks) = job.unsaved();
         self.append(offset, &chunks)?;
@@ -297,8 +317,7 @@ impl Record {
         form::replace(&path, snapshot.to_json().as_bytes()).map_err(|error| FileError::io(&path, error))
     }
 
-    fn save_assignment(&self, assignment: &Assignment) -> Result<(), FileError> {
-        let payload = assignment.to_text();
+    fn store(&self, payload: String, assignment: &Assignment) -> Result<(), FileError> {
         let masked_at_run_time = assignment.masked_at_run_time().iter().map(|it| it.expose().to_owned()).collect();
         let stored = StoredAssignment { url: self.server.as_str().to_owned(), payload, masked_at_run_time };
         form::write(&self.folder.join(ASSIGNMENT), ASSIGNMENT_KIND, FORMAT, &stored)
@@ -367,14 +386,10 @@ impl Claimed {
         if let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? {
             return Err(end.refusal(&folder));
         }
+        let stored = stored(&folder)?;
         let path = folder.join(ASSIGNMENT);
-        let Some(stored) = form::read::<StoredAssignment>(&path, ASSIGNMENT_KIND, FORMAT)? else {
-            return Err(FileError::bad(&path, "it is gone: the job has ended meanwhile"));
-        };
         let server = Server::parse(&stored.url).map_err(|error| FileError::bad(&path, error.to_string()))?;
-        let assignment =
-            Assignment::from_text(stored.payload).map_err(|error| FileError::bad(&path, error.to_string()))?;
-        let assignment = assignment.with_masked_at_run_time(stored.masked_at_run_time.into_iter().map(Secret::new));
+        let assignment = stored.assignment(&folder)?;
         let path = folder.join(SNAPSHOT);
         let snapshot = fs::read_to_string(&path).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => FileError::bad(&path, "it is no text"),
@@ -385,8 +400,9 @@ impl Claimed {
             return Err(FileError::bad(&path, "it is of another job"));
         }
         let log = open_log(&folder, false)?;
-        let (saved, log_size, in_state_dir) = (assignment.clone(), snapshot.log_size(), false);
-        let mut record = Record { folder, lease, log, log_size, saved, server: server.clone(), in_state_dir };
+        let (job, masked) = (assignment.id(), assignment.masked_at_run_time().len());
+        let (log_size, in_state_dir) = (snapshot.log_size(), false);
+        let mut record = Record { folder, lease, log, log_size, job, masked, server: server.clone(), in_state_dir };
         record.check_log(&snapshot)?;
         remove_unfinished(&record.folder)?;
         Ok((record, Loaded { server, assignment, snapshot }))

@@ -48,6 +48,7 @@ impl Job {
             let config = kept(&self.config);
             self.shared.keep(path.as_ref(), &config)?;
             self.config = config;
+            self.assignment = self.assignment.clone().without_text();
         }
         self.stays = true;
         Ok(())
