@@ -77,7 +77,10 @@ impl Spool {
     /// What the operating system says.
     pub fn read(&mut self, range: Range<u64>) -> io::Result<Option<Bytes>> {
         let (start, before) = &self.before;
-        let within = |at: u64| usize::try_from(at.saturating_sub(*start)).unwrap_or(usize::MAX).min(before.len());
+        if range.start < *start {
+            return Ok(None);
+        }
+        let within = |at: u64| usize::try_from(at - *start).unwrap_or(usize::MAX).min(before.len());
         let head = before.slice(within(range.start)..within(range.end.max(range.start)));
         let from = range.start.max(start.saturating_add(before.len() as u64));
         if from >= range.end {

@@ -35,7 +35,7 @@ const FAILURES: [Failure; 6] = [
 pub(super) fn config(script: &mut Script<'_>) -> Arc<RunnerConfig> {
     let flags = script.byte();
     let server = Server::parse("https://gitlab.example.test").expect("a valid address");
-    let retain = if flags & 2 == 0 { Retain::All } else { Retain::Unacknowledged };
+    let retain = [Retain::All, Retain::Unacknowledged, Retain::Unsaved, Retain::Unsaved][usize::from(flags >> 1 & 3)];
     let config = RunnerConfig::new(server, Info::new("fuzz", "1"))
         .with_durable(flags & 1 != 0)
         .with_retain(retain)
