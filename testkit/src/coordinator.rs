@@ -457,7 +457,7 @@ impl Coordinator {
             Route::RuntimeEnvironmentKey(id) => self.runtime_environment_key(now, id, &inbound),
             Route::UploadArtifact(id) => self.upload_artifact(now, id, &inbound),
             Route::DownloadArtifacts(id) => self.download_artifacts(now, id, &inbound),
-            Route::AuthorizeUpload(_) => self.authorize_upload(now, &inbound),
+            Route::AuthorizeUpload(id) => self.authorize_upload(now, id, &inbound),
             Route::ReadStorage(id) => self.read_storage(id, &inbound),
             Route::UserApi(call) => self.answer_user(now, &call, query, &inbound),
             Route::Refused(refusal) => Err(refusal),

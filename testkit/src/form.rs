@@ -83,7 +83,12 @@ impl Form {
         let mut form = Self::default();
         while let Some(mut part) = parts.next_field().await.map_err(failed)? {
             let name = part.name().unwrap_or_default().to_owned();
-            let Some(file_name) = part.file_name().map(str::to_owned) else {
+            if name.is_empty() {
+                continue;
+            }
+            // As Go reads it in the front proxy: without folders, and a part with an empty name of a file is a field.
+            let file_name = part.file_name().map(|name| name.rsplit('/').next().unwrap_or_default().to_owned());
+            let Some(file_name) = file_name.filter(|name| !name.is_empty()) else {
                 let value = part.bytes().await.map_err(failed)?;
                 form.fields.push((name, String::from_utf8_lossy(&value).into_owned()));
                 continue;

@@ -11,9 +11,9 @@ use super::wire::Reply;
 use super::{Coordinator, Timestamp};
 
 const PRIVATE_TOKEN: HeaderName = HeaderName::from_static("private-token");
-/// A runner that was not heard of for so long does not count against a limit of runners: `Ci::Runner::STALE_TIMEOUT`,
-/// three months.
-const STALE_AFTER: Duration = Duration::from_secs(90 * 24 * 3600);
+/// A runner that was not heard of for so long does not count against a limit of runners: `Ci::Runner::STALE_TIMEOUT`, which was
+/// three months before GitLab 18.
+const STALE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a runner belongs to.
 #[non_exhaustive]
@@ -65,6 +65,13 @@ impl Role {
     /// All roles, from the lowest to the highest.
     pub(crate) const ALL: [Self; 6] =
         [Self::Stranger, Self::Guest, Self::Developer, Self::Maintainer, Self::Owner, Self::Administrator];
+
+    /// The words for all of them, for people.
+    pub(crate) const NAMES: &str = "stranger, guest, developer, maintainer, owner, administrator";
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == name)
+    }
 
     /// The word for the role, such as `maintainer`.
     #[must_use]
@@ -151,8 +158,8 @@ pub struct Registration {
     pub allowed: bool,
     /// Registration tokens are switched on in the group. If not, a registration is answered with 410.
     pub tokens_enabled: bool,
-    /// The plan allows so many runners with this registration token. `None`: no limit. Runners that were not heard of for
-    /// three months do not count.
+    /// The plan allows so many runners with this registration token. `None`: no limit. Runners that were not heard of for a
+    /// week do not count.
     pub runner_limit: Option<usize>,
 }
 
@@ -210,7 +217,7 @@ impl Coordinator {
         let gone = || Reply::message(StatusCode::GONE, "410 Gone - runner registration disallowed");
         let unknown = || Reply::message(StatusCode::FORBIDDEN, "403 Forbidden - invalid token supplied");
         if !self.settings.registration_allowed {
-            return Err(if token.is_empty() { unknown() } else { gone() });
+            return Err(if token.trim().is_empty() { unknown() } else { gone() });
         }
         let registration = self.registrations.get(token).filter(|known| known.allowed).ok_or_else(unknown)?;
         if !registration.tokens_enabled {

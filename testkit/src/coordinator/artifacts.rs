@@ -7,14 +7,20 @@ use http::header::{AUTHORIZATION, CONTENT_DISPOSITION, HOST, HeaderName, HeaderV
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, StatusCode};
+use serde_json::json;
 
-use super::files::{StoredArtifact, check_kind};
+use super::access::Role;
+use super::files::{StoredArtifact, check_format, check_pair, check_type};
 use super::limits::Limited;
 use super::params::Params;
+use super::reports::Unread;
 use super::settings::Maintenance;
 use super::trace::Caller;
 use super::wire::{self, Reply, Route};
 use super::{Body, Coordinator, Inbound, Reading, reports, tokens};
+
+/// The header with which the front proxy signs. In GitLab it has a JWT.
+const FRONT_PROXY: HeaderName = HeaderName::from_static("gitlab-workhorse-api-request");
 
 fn storage_path(job: u64, token: &str) -> String {
     format!("/object-storage/{job}?signature={}", tokens::signature(token))
@@ -29,6 +35,20 @@ pub(super) fn send_file(file: &StoredArtifact) -> Reply {
         .header(HeaderName::from_static("content-transfer-encoding"), HeaderValue::from_static("binary"))
 }
 
+fn not_allowed() -> Reply {
+    Reply::message(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed")
+}
+
+fn too_large() -> Reply {
+    Reply::message(StatusCode::PAYLOAD_TOO_LARGE, "file size has reached maximum size limit")
+}
+
+/// GitLab fails.
+fn server_error() -> Reply {
+    Reply::message(StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error")
+}
+
+/// The front proxy fails.
 fn internal_error() -> Reply {
     Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "Internal Server Error\n")
 }
@@ -53,10 +73,45 @@ impl Coordinator {
     }
 
     /// Only the front proxy may ask whether an upload is welcome, and it signs its request.
-    pub(super) fn authorize_upload(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
+    pub(super) fn authorize_upload(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
+        let artifact_type = inbound.params.text("artifact_type")?.unwrap_or_else(|| "archive".to_owned());
+        check_type(&artifact_type)?;
+        let file_size = inbound.params.integer("filesize")?;
         let token = job_token(&inbound.headers, &inbound.params, &["token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
-        Err(Reply::forbidden())
+        if !self.settings.artifacts_enabled {
+            return Err(not_allowed());
+        }
+        let signature = inbound.headers.get(FRONT_PROXY).and_then(|signature| signature.to_str().ok());
+        if signature.is_none() || signature != self.settings.front_proxy_signature.as_deref() {
+            return Err(Reply::forbidden());
+        }
+        self.authenticate_job(now, id, &token, Caller::Environment)?;
+        let limit = self.settings.artifact_size_limit;
+        if file_size.and_then(|size| u64::try_from(size).ok()).is_some_and(|size| size > limit) {
+            return Err(too_large());
+        }
+        let mut told = match &self.settings.object_storage {
+            None => json!({ "TempPath": "/var/opt/gitlab/artifacts/tmp/uploads" }),
+            Some(storage) => {
+                let upload = format!("{storage}{}", storage_path(id, &token));
+                let urls =
+                    json!({ "PartSize": 100 << 20, "PartURLs": [upload], "CompleteURL": upload, "AbortURL": upload });
+                json!({ "RemoteObject": {
+                    "ID": tokens::signature(&token),
+                    "GetURL": upload,
+                    "StoreURL": upload,
+                    "DeleteURL": upload,
+                    "SkipDelete": true,
+                    "MultipartUpload": urls,
+                } })
+            }
+        };
+        told["MaximumSize"] = json!(limit);
+        if artifact_type == "lsif" {
+            told["ProcessLsif"] = json!(true);
+        }
+        Ok(Reply::text(StatusCode::OK, "application/vnd.gitlab-workhorse+json", told.to_string()))
     }
 
     pub(super) fn upload_artifact(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
@@ -66,55 +121,82 @@ impl Coordinator {
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
         if !self.settings.artifacts_enabled {
-            return Err(Reply::message(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed"));
+            return Err(not_allowed());
         }
         self.authenticate_job(now, id, &token, Caller::Environment)?;
         if matches!(inbound.body, Body::Discarded) {
             // The upload was to be refused when its head came, and its file is gone. What changed since then comes too late.
             return Err(Reply::forbidden());
         }
+        let artifact = self.read_upload(inbound)?;
+        if self.settings.object_storage_loses_uploads {
+            return Err(Reply::message(StatusCode::INTERNAL_SERVER_ERROR, "Missing file"));
+        }
+        let Some(job) = self.jobs.get_mut(&id) else { return Err(Reply::forbidden()) };
+        let stored = job.artifact(&artifact.artifact_type);
+        let is_known = stored.is_some();
+        if let Some(stored) = stored {
+            // Before anything else of the file is looked at.
+            match stored.content.has_same_bytes(&artifact.content) {
+                Ok(true) => return Ok(Reply::number(StatusCode::CREATED)),
+                Ok(false) => {}
+                Err(_) => return Err(internal_error()),
+            }
+        }
         let bad = |message: &str| Reply::message(StatusCode::BAD_REQUEST, message);
-        let artifact_type = inbound.params.text("artifact_type")?.unwrap_or_else(|| "archive".to_owned());
-        let artifact_format = inbound.params.text("artifact_format")?.unwrap_or_else(|| "zip".to_owned());
-        check_kind(&artifact_type, &artifact_format)?;
+        let format = &artifact.artifact_format;
+        let unread = |why| match why {
+            Unread::Refused(message) => bad(&message),
+            Unread::Unsupported => server_error(),
+        };
+        let dotenv = match artifact.artifact_type.as_str() {
+            "dotenv" => reports::dotenv(&artifact.content, format, &self.settings).map_err(unread)?,
+            "annotations" => {
+                reports::annotations(&artifact.content, format, &self.settings).map_err(unread)?;
+                BTreeMap::new()
+            }
+            _ => BTreeMap::new(),
+        };
+        check_pair(&artifact.artifact_type, format)?;
+        if is_known {
+            return Err(bad("another artifact of the same type already exists"));
+        }
+        if self.settings.object_storage_fails {
+            return Err(Reply::message(StatusCode::SERVICE_UNAVAILABLE, "Input/output error"));
+        }
+        job.artifacts.push(artifact);
+        job.dotenv.extend(dotenv);
+        Ok(Reply::number(StatusCode::CREATED))
+    }
+
+    /// The file of an upload, with what the parameters say about it.
+    ///
+    /// # Errors
+    ///
+    /// Answers as the front proxy or the framework do, which look at the request before GitLab does.
+    fn read_upload(&self, inbound: &Inbound) -> Result<StoredArtifact, Reply> {
+        let params = &inbound.params;
+        let artifact_type = params.text("artifact_type")?.unwrap_or_else(|| "archive".to_owned());
+        let artifact_format = params.text("artifact_format")?.unwrap_or_else(|| "zip".to_owned());
+        check_type(&artifact_type)?;
+        check_format(&artifact_format)?;
         let (file_name, content) = match &inbound.files[..] {
-            [] => return Err(bad("Missing artifacts file!")),
+            [] => {
+                let why = if params.has("file") { "file is invalid" } else { "file is missing" };
+                return Err(Reply::error(StatusCode::BAD_REQUEST, why));
+            }
             [file] if file.name == "file" => (file.file_name.clone(), file.content.clone()),
             // The front proxy fails at a second file and at a file with another name.
             _ => return Err(internal_error()),
         };
         let limit = self.settings.artifact_size_limit;
-        let Some(content) = content.filter(|content| content.len() <= limit) else {
-            let message = "file size has reached maximum size limit";
-            return Err(Reply::message(StatusCode::PAYLOAD_TOO_LARGE, message));
-        };
-        if self.settings.object_storage_fails {
-            let message = "Object storage is not available";
-            return Err(Reply::message(StatusCode::SERVICE_UNAVAILABLE, message));
+        let content = content.filter(|content| content.len() <= limit).ok_or_else(too_large)?;
+        let accessibility = params.text("accessibility")?.unwrap_or_default();
+        if !matches!(accessibility.trim(), "" | "public" | "private" | "none") {
+            return Err(server_error());
         }
-        let dotenv = match artifact_type.as_str() {
-            "dotenv" => reports::dotenv(&content, &self.settings).map_err(|message| bad(&message))?,
-            "annotations" => {
-                reports::annotations(&content, &self.settings).map_err(|message| bad(&message))?;
-                BTreeMap::new()
-            }
-            _ => BTreeMap::new(),
-        };
-        let expire_in = inbound.params.text("expire_in")?;
-        let artifact = StoredArtifact { artifact_type, artifact_format, file_name, expire_in, content };
-        let Some(job) = self.jobs.get_mut(&id) else { return Err(Reply::forbidden()) };
-        match job.artifact(&artifact.artifact_type) {
-            Some(stored) => match stored.content.has_same_bytes(&artifact.content) {
-                Ok(true) => {}
-                Ok(false) => return Err(bad("another artifact of the same type already exists")),
-                Err(_) => return Err(internal_error()),
-            },
-            None => {
-                job.artifacts.push(artifact);
-                job.dotenv.extend(dotenv);
-            }
-        }
-        Ok(Reply::number(StatusCode::CREATED))
+        let expire_in = params.text("expire_in")?;
+        Ok(StoredArtifact { artifact_type, artifact_format, file_name, expire_in, content })
     }
 
     /// What to do with the body of a request while it comes in. Only uploads have files that are worth a place outside of the
@@ -140,14 +222,15 @@ impl Coordinator {
     }
 
     pub(super) fn download_artifacts(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
-        let token = job_token(&inbound.headers, &inbound.params, &["job_token", "token"])?;
-        self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
-        if self.executing_job(now, &token).is_none() {
-            return Err(Reply::message(StatusCode::UNAUTHORIZED, "401 Unauthorized"));
-        }
+        let limited = job_token(&inbound.headers, &inbound.params, &["token"])?;
+        self.limits.check(now, Limited::Job, &limited, self.settings.job_limit)?;
+        let role = self.downloading_role(now, inbound)?;
         let job = self.jobs.get(&id).ok_or_else(Reply::forbidden)?;
+        if role < Role::Guest {
+            return Err(Reply::forbidden());
+        }
         let archive = job.artifact("archive");
-        let archive = archive.ok_or_else(|| Reply::message(StatusCode::NOT_FOUND, "404 Not found"))?;
+        let archive = archive.ok_or_else(|| Reply::message(StatusCode::NOT_FOUND, "404 Not Found"))?;
         if let Some(storage) = &self.settings.object_storage
             && inbound.params.flag("direct_download")? == Some(true)
         {
@@ -155,6 +238,24 @@ impl Coordinator {
             return Ok(Reply::empty(StatusCode::FOUND).header_text(LOCATION, &location));
         }
         Ok(send_file(archive))
+    }
+
+    /// The role of the user in whose name the running job downloads, whose token the request has. Here an empty token is none.
+    fn downloading_role(&self, now: Timestamp, inbound: &Inbound) -> Result<Role, Reply> {
+        let parameters = ["job_token", "token"].map(|name| inbound.params.text(name));
+        let header = job_token(&inbound.headers, &Params::default(), &[])?;
+        let mut given = None;
+        for token in parameters.into_iter().chain([Ok(Some(header))]) {
+            given = given.or(token?.filter(|token| !token.trim().is_empty()));
+        }
+        let Some(token) = given else {
+            // A user is known, but may not download here.
+            self.authenticate_user(&inbound.headers, &inbound.params)?;
+            return Err(Reply::forbidden());
+        };
+        let job = self.executing_job(now, &token);
+        let job = job.ok_or_else(|| Reply::message(StatusCode::UNAUTHORIZED, "401 Unauthorized"))?;
+        Ok(job.template().user_role())
     }
 
     /// Answers a request to object storage, at an address that a download was sent to. The address is a secret in itself. A
@@ -214,7 +315,10 @@ mod tests {
             (archive, form("file", "PK"), 201),
             (archive, form("file", "other"), 400),
             ("?artifact_type=junit&artifact_format=gzip", form("file", "gz"), 201),
-            ("?artifact_type=junit&artifact_format=raw", form("file", "gz"), 400),
+            ("?artifact_type=junit&artifact_format=raw", form("file", "gz"), 201),
+            ("?artifact_type=metrics&artifact_format=raw", form("file", "gz"), 400),
+            ("?artifact_type=dotenv&artifact_format=zip", form("file", "A=1"), 500),
+            ("?accessibility=secret", form("file", "PK"), 500),
             ("?artifact_type=moon", form("file", "gz"), 400),
             ("?artifact_type=sast&artifact_format=raw", form("file", "0123456789"), 413),
             ("?artifact_type=sast&artifact_format=raw", form("else", "x"), 500),

@@ -28,6 +28,7 @@ const FORMATS: &[(&str, &[&str])] = &[
     (
         "raw",
         &[
+            "trace",
             "sast",
             "secret_detection",
             "dependency_scanning",
@@ -66,23 +67,29 @@ pub struct StoredArtifact {
     pub content: Content,
 }
 
-/// Checks that GitLab takes files of this type in this format.
-///
-/// # Errors
-///
-/// The answer with which GitLab refuses another type, another format, or the two together.
-pub(super) fn check_kind(artifact_type: &str, artifact_format: &str) -> Result<(), Reply> {
-    let wrong = |error: &str| Err(Reply::error(StatusCode::BAD_REQUEST, error));
-    if !FORMATS.iter().any(|(format, _)| *format == artifact_format) {
-        return wrong("artifact_format does not have a valid value");
+/// Refuses a type that GitLab does not have.
+pub(super) fn check_type(artifact_type: &str) -> Result<(), Reply> {
+    if is_type(artifact_type) {
+        return Ok(());
     }
-    match FORMATS.iter().find(|(_, types)| types.contains(&artifact_type)) {
-        None => wrong("artifact_type does not have a valid value"),
-        Some((format, _)) if *format != artifact_format => {
-            Err(Reply::message(StatusCode::BAD_REQUEST, "Invalid artifact format"))
-        }
-        Some(_) => Ok(()),
+    Err(Reply::error(StatusCode::BAD_REQUEST, "artifact_type does not have a valid value"))
+}
+
+/// Refuses a format that GitLab does not have.
+pub(super) fn check_format(artifact_format: &str) -> Result<(), Reply> {
+    if FORMATS.iter().any(|(format, _)| *format == artifact_format) {
+        return Ok(());
     }
+    Err(Reply::error(StatusCode::BAD_REQUEST, "artifact_format does not have a valid value"))
+}
+
+/// Refuses files of this type in another format than its own.
+pub(super) fn check_pair(artifact_type: &str, artifact_format: &str) -> Result<(), Reply> {
+    if FORMATS.iter().any(|(format, types)| *format == artifact_format && types.contains(&artifact_type)) {
+        return Ok(());
+    }
+    let message = "Validation failed: Invalid file format with specified file type";
+    Err(Reply::message(StatusCode::BAD_REQUEST, message))
 }
 
 /// Whether GitLab has artifacts of this type.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::access::Role;
 use crate::repository::{Commit, Repository};
 
 /// The one pipeline of all jobs.
@@ -48,6 +49,7 @@ pub struct NewJob {
     pub(super) allowed_exit_codes: BTreeSet<i64>,
     pub(super) environment: Option<Environment>,
     pub(super) system_id: Option<String>,
+    pub(super) user_role: Role,
 }
 
 /// The environment that a job deploys to. It shows in the variables `CI_ENVIRONMENT_…` of the job.
@@ -154,6 +156,7 @@ impl NewJob {
             allowed_exit_codes: BTreeSet::new(),
             environment: None,
             system_id: None,
+            user_role: Role::Developer,
         }
     }
 
@@ -336,6 +339,18 @@ impl NewJob {
     pub fn with_system_id(mut self, system_id: &str) -> Self {
         self.system_id = Some(system_id.to_owned());
         self
+    }
+
+    /// The role in the project of the user in whose name the job runs. The default is [`Role::Developer`]. The job of a
+    /// [`Role::Stranger`] may not download the artifacts of other jobs: it is answered with 403.
+    #[must_use]
+    pub fn with_user_role(mut self, role: Role) -> Self {
+        self.user_role = role;
+        self
+    }
+
+    pub(super) fn user_role(&self) -> Role {
+        self.user_role
     }
 
     pub(super) fn allows_failure(&self) -> bool {

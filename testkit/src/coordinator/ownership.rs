@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::access::RunnerType;
 use super::params::Params;
 use super::registration::{attributes, errors, sentence};
+use super::runners::{announced, system_id};
 use super::settings::minutes;
 use super::wire::Reply;
 use super::{Coordinator, Inbound, Timestamp, calendar, tokens};
@@ -57,7 +58,10 @@ impl Coordinator {
 
     pub(super) fn reset_token(&mut self, now: Timestamp, inbound: &Inbound) -> Result<Reply, Reply> {
         let token = inbound.params.required("token")?;
+        let system_id = system_id(&inbound.params)?;
+        let announced = announced(&inbound.params)?;
         let runner = self.authenticate_runner(now, &token)?;
+        self.contact(now, runner, &system_id, announced);
         self.check_rotation(now, runner)?;
         self.new_token(now, runner)
     }
@@ -108,9 +112,10 @@ impl Coordinator {
         let user = self.authenticate_user(&inbound.headers, &inbound.params)?;
         user.check_scopes("api create_runner")?;
         let wrong = |error: &str| Reply::error(StatusCode::BAD_REQUEST, error);
-        let named = params.text("runner_type")?;
-        let missing = "runner_type is missing, runner_type does not have a valid value";
-        let named = named.ok_or_else(|| wrong(missing))?;
+        if !params.has("runner_type") {
+            return Err(wrong("runner_type is missing, runner_type does not have a valid value"));
+        }
+        let named = params.text("runner_type")?.unwrap_or_default();
         let kind = RunnerType::named(&named).ok_or_else(|| wrong("runner_type does not have a valid value"))?;
         let needed = match kind {
             RunnerType::Instance => None,
@@ -120,7 +125,12 @@ impl Coordinator {
         if let Some(name) = needed
             && params.integer(name)?.is_none()
         {
-            return Err(wrong(&format!("{name} is missing")));
+            // A parameter that is there and empty is one of nothing.
+            return Err(if params.has(name) {
+                invalid("Missing/invalid scope")
+            } else {
+                wrong(&format!("{name} is missing"))
+            });
         }
         let mut given = attributes(params)?;
         user.check_role(kind)?;
@@ -129,7 +139,7 @@ impl Coordinator {
         }
         // Here the message is a text, while a registration tells the errors by attribute.
         if let Some(errors) = errors(&given) {
-            return Err(Reply::message(StatusCode::BAD_REQUEST, sentence(&errors)));
+            return Err(invalid(&sentence(&errors)));
         }
         let (expires_at, rotation_deadline) = self.token_times(now, params)?;
         given.insert("runner_type".to_owned(), kind.as_str().into());
@@ -150,7 +160,7 @@ impl Coordinator {
             calendar::parse(&text).map(Some).ok_or_else(invalid)
         };
         let (expires_at, deadline) = (time("token_expires_at")?, time("token_rotation_deadline")?);
-        let refused = |why: String| Err(Reply::message(StatusCode::BAD_REQUEST, why));
+        let refused = |why: String| Err(invalid(&why));
         let Some(expires) = expires_at else {
             return match deadline {
                 Some(_) => refused("token_expires_at is required when token_rotation_deadline is specified".to_owned()),
@@ -205,6 +215,11 @@ impl Coordinator {
     pub(super) fn credentials(&self, id: u64, token: &str) -> Value {
         json!({ "id": id, "token": token, "token_expires_at": self.token_expiry(id) })
     }
+}
+
+/// The refusal of a runner that a user wants to create, and that is not as it must be.
+fn invalid(why: &str) -> Reply {
+    Reply::message(StatusCode::BAD_REQUEST, format!("400 Bad request - {why}"))
 }
 
 /// Refuses if something was modified after the time that the request names. A time that cannot be read is ignored, as

@@ -40,7 +40,9 @@ impl Params {
         };
         let mut files = Vec::new();
         match media_type(headers).as_str() {
-            "application/json" if !body.is_empty() => match serde_json::from_slice(body) {
+            kind if kind != "multipart/form-data" && body.is_empty() => {}
+            // Grape takes a body without a media type for JSON.
+            "application/json" | "" => match serde_json::from_slice(body) {
                 Ok(Value::Object(members)) => params.0.extend(members),
                 Ok(_) => {}
                 Err(_) => return Err(malformed()),
@@ -55,7 +57,8 @@ impl Params {
                 params.add_form(&form)?;
                 files = form.files;
             }
-            _ => {}
+            "text/plain" => {}
+            kind => return Err(Reply::unsupported(kind)),
         }
         Ok((params, files))
     }
@@ -110,11 +113,23 @@ impl Params {
     }
 
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, Reply> {
-        text(&self.0, name)
+        text(self.0.get(name), || name.to_owned())
+    }
+
+    /// Returns a text in an object, which the parameter `parent` is.
+    pub(super) fn text_in(&self, parent: &str, name: &str) -> Result<Option<String>, Reply> {
+        let value = self.object(parent)?.and_then(|members| members.get(name));
+        text(value, || format!("{parent}[{name}]"))
     }
 
     pub(super) fn integer(&self, name: &str) -> Result<Option<i64>, Reply> {
-        integer(&self.0, name)
+        integer(self.0.get(name), || name.to_owned())
+    }
+
+    /// Returns a whole number in an object, which the parameter `parent` is.
+    pub(super) fn integer_in(&self, parent: &str, name: &str) -> Result<Option<i64>, Reply> {
+        let value = self.object(parent)?.and_then(|members| members.get(name));
+        integer(value, || format!("{parent}[{name}]"))
     }
 
     /// Returns a boolean in one of the spellings that GitLab takes. They are exact: `False` is a boolean, `FaLSE` is not.
@@ -132,21 +147,22 @@ impl Params {
     }
 
     pub(super) fn object(&self, name: &str) -> Result<Option<&Map<String, Value>>, Reply> {
-        match self.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Object(members)) => Ok(Some(members)),
-            // A form cannot write an empty object in another way.
-            Some(Value::String(text)) if text.is_empty() => Ok(None),
-            Some(_) => Err(invalid(name)),
-        }
+        object(self.0.get(name), || name.to_owned())
+    }
+
+    /// Returns an object in an object, which the parameter `parent` is.
+    pub(super) fn object_in(&self, parent: &str, name: &str) -> Result<Option<&Map<String, Value>>, Reply> {
+        let value = self.object(parent)?.and_then(|members| members.get(name));
+        object(value, || format!("{parent}[{name}]"))
     }
 
     /// Returns a list of words: a text with commas, or a list of such texts. Each word occurs once.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
         let texts: Vec<String> = match self.0.get(name) {
             Some(Value::Array(items)) => items.iter().filter_map(scalar).collect(),
-            Some(value) => scalar(value).into_iter().collect(),
-            None => Vec::new(),
+            Some(Value::String(text)) => vec![text.clone()],
+            // GitLab takes anything else for an empty list.
+            _ => Vec::new(),
         };
         let mut words: Vec<String> = Vec::new();
         for word in texts.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|word| !word.is_empty()) {
@@ -163,18 +179,44 @@ pub(super) fn is_truthy(value: &Value) -> bool {
     !matches!(value, Value::Null | Value::Bool(false))
 }
 
-/// Returns a scalar as text: the framework converts numbers and booleans.
-pub(super) fn text(members: &Map<String, Value>, name: &str) -> Result<Option<String>, Reply> {
-    match members.get(name) {
+/// Returns a scalar as text: the framework converts numbers and booleans. `name` names the parameter in the refusal.
+fn text(value: Option<&Value>, name: impl Fn() -> String) -> Result<Option<String>, Reply> {
+    match value {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => scalar(value).map(Some).ok_or_else(|| invalid(name)),
+        Some(value) => scalar(value).map(Some).ok_or_else(|| invalid(&name())),
     }
 }
 
-pub(super) fn integer(members: &Map<String, Value>, name: &str) -> Result<Option<i64>, Reply> {
-    match text(members, name)?.as_deref() {
-        None | Some("") => Ok(None),
-        Some(digits) => digits.parse().map(Some).map_err(|_| invalid(name)),
+/// Returns a whole number, converted as Ruby's `Integer` does: a text may have spaces around it and underscores between digits,
+/// and the fraction of a number is cut off.
+fn integer(value: Option<&Value>, name: impl Fn() -> String) -> Result<Option<i64>, Reply> {
+    let number = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) if text.is_empty() => return Ok(None),
+        Some(Value::String(text)) => whole_number(text.trim()),
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a fraction is to be cut off, and too large a number is saturated"
+        )]
+        Some(Value::Number(number)) => number.as_i64().or(number.as_f64().map(|number| number as i64)),
+        Some(_) => None,
+    };
+    number.map(Some).ok_or_else(|| invalid(&name()))
+}
+
+fn whole_number(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let well_formed =
+        digits.split('_').all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit()));
+    if well_formed { text.replace('_', "").parse().ok() } else { None }
+}
+
+/// Returns an object. An empty text is not one, although a form cannot write an empty object in another way.
+fn object(value: Option<&Value>, name: impl Fn() -> String) -> Result<Option<&Map<String, Value>>, Reply> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(members)) => Ok(Some(members)),
+        Some(_) => Err(invalid(&name())),
     }
 }
 
@@ -319,11 +361,38 @@ mod tests {
     }
 
     #[test]
+    fn whole_numbers_are_converted_as_ruby_does() {
+        let body = r#"{"a":" 12 ","b":"1_000","c":12.9,"d":"","e":null,"f":-3,"o":{"n":"7"}}"#;
+        let (params, _) = read(None, "application/json", body).expect("JSON");
+        let number = |name| params.integer(name).ok().flatten();
+        assert_eq!(["a", "b", "c", "d", "e", "f"].map(number), [Some(12), Some(1000), Some(12), None, None, Some(-3)]);
+        assert_eq!(params.integer_in("o", "n").ok().flatten(), Some(7));
+        for wrong in [r#""12a""#, r#""1__0""#, r#""0x1""#, r#""1.5""#, "true", "[]", "{}"] {
+            let (params, _) = read(None, "application/json", &format!(r#"{{"a":{wrong}}}"#)).expect("JSON");
+            assert!(params.integer("a").is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn media_types_are_those_of_the_api() {
+        assert!(read(None, "application/xml", "<a/>").is_err());
+        assert!(read(None, "application/xml", "").is_ok());
+        assert!(read(None, "text/plain", "a=1").is_ok_and(|(params, _)| !params.has("a")));
+        let (params, _) =
+            Params::read(None, &HeaderMap::new(), &Body::Whole(Bytes::from_static(br#"{"a":1}"#))).expect("JSON");
+        assert!(params.has("a"));
+    }
+
+    #[test]
     fn lists_are_words() {
         let (params, _) = read(Some("a=x,+y,,x&b[]=p,q&b[]=r&c=3"), "text/plain", "").expect("a query");
         assert_eq!(params.list("a"), ["x", "y"]);
         assert_eq!(params.list("b"), ["p", "q", "r"]);
         assert_eq!(params.list("c"), ["3"]);
+        let (params, _) = read(None, "application/json", r#"{"a":3,"b":[4,"5,6"],"c":null}"#).expect("JSON");
+        assert_eq!(params.list("a"), [""; 0]);
+        assert_eq!(params.list("b"), ["4", "5", "6"]);
+        assert_eq!(params.list("c"), [""; 0]);
         assert_eq!(params.list("d"), [""; 0]);
     }
 

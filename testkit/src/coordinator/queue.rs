@@ -17,7 +17,7 @@ use super::runners::Runner;
 use super::stats::Endpoint;
 use super::variables::{RunnerView, Scene};
 use super::wire::{self, Reply};
-use super::{Coordinator, Envelope, HoldId, Inbound, params, runners, tokens};
+use super::{Coordinator, Envelope, HoldId, Inbound, runners, tokens};
 use crate::repository::Repository;
 
 /// The front proxy reads no more of a job request.
@@ -95,7 +95,8 @@ impl Coordinator {
         let last_update = inbound.params.text("last_update")?;
         let system_id = runners::system_id(&inbound.params)?;
         let announced = runners::announced(&inbound.params)?;
-        let features = announced.features.clone();
+        let session = inbound.params.text_in("session", "url")?;
+        let features = announced.features.clone().unwrap_or_default();
         self.limits.check(now, Limited::JobRequest, &token, self.settings.job_request_limit)?;
         let runner = self.authenticate_runner(now, &token)?;
         if self.is_orphaned(runner) {
@@ -103,8 +104,6 @@ impl Coordinator {
         }
         self.contact(now, runner, &system_id, announced);
 
-        let session =
-            inbound.params.object("session")?.map(|session| params::text(session, "url")).transpose()?.flatten();
         let current = self.ensure_queue_value(now, runner);
         let nothing = || Reply::empty(StatusCode::NO_CONTENT).header_text(wire::LAST_UPDATE, &current);
         if self.is_paused(runner) || last_update.as_ref() == Some(&current) {

@@ -49,7 +49,7 @@ impl Coordinator {
 ///
 /// Answers with 400 if the framework refuses a parameter. What the model refuses is told by [`errors`].
 pub(super) fn attributes(params: &Params) -> Result<Map<String, Value>, Reply> {
-    check_exclusive(params, &[("maintainer_note", "maintenance_note"), ("paused", "active")])?;
+    check_exclusive(params, &[("maintainer_note", "maintenance_note"), ("active", "paused")])?;
     check_access_level(params)?;
     params.object("info")?;
     let mut given = changes(params)?;
@@ -135,11 +135,16 @@ pub(super) fn errors(attributes: &Map<String, Value>) -> Option<Vec<(&'static st
     (!errors.is_empty()).then_some(errors)
 }
 
-/// The errors in one text, with the names of attributes as Rails writes them for people.
+/// The errors in one sentence, with the names of attributes as Rails writes them for people.
 pub(super) fn sentence(errors: &[(&'static str, String)]) -> String {
     let words = errors.iter().map(|(name, why)| {
         let (first, rest) = name.split_at(1);
         format!("{}{} {why}", first.to_uppercase(), rest.replace('_', " "))
     });
-    words.collect::<Vec<_>>().join(", ")
+    let words: Vec<String> = words.collect();
+    match &words[..] {
+        [one, other] => format!("{one} and {other}"),
+        [first @ .., last] if !first.is_empty() => format!("{}, and {last}", first.join(", ")),
+        _ => words.concat(),
+    }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::access::RunnerType;
 use super::jobs::JobRecord;
-use super::params::{self, Params};
+use super::params::{Params, is_truthy};
 use super::settings::minutes;
 use super::wire::Reply;
 use super::{Coordinator, Inbound, calendar, tokens};
@@ -223,7 +223,8 @@ impl Coordinator {
         own.or(self.settings.token_expires_at.as_deref())
     }
 
-    /// A manager showed up. What it announces is only stored at first, and when what is stored is old.
+    /// A manager showed up. What it says of itself shows at once. Its features are only stored at first, and when those that are
+    /// stored are old.
     pub(super) fn contact(&mut self, now: Timestamp, runner: u64, system_id: &str, announced: Announced) {
         let refresh = self.settings.feature_refresh;
         let Some(runner) = self.runners.get_mut(&runner) else { return };
@@ -231,10 +232,11 @@ impl Coordinator {
         match runner.managers.get_mut(system_id) {
             Some(manager) => {
                 manager.contacted_at = now;
+                manager.info.extend(info);
                 if now.saturating_since(manager.stored_at) >= refresh {
                     manager.stored_at = now;
-                    manager.features = features;
-                    manager.info = info;
+                    // Features that are not told stay as they are.
+                    manager.features = features.unwrap_or(std::mem::take(&mut manager.features));
                 }
             }
             None => {
@@ -244,6 +246,7 @@ impl Coordinator {
                     runner.checked_at = now;
                     runner.managers.retain(|_, known| now.saturating_since(known.contacted_at) < STALE_AFTER);
                 }
+                let features = features.unwrap_or_default();
                 let manager = Manager { id, features, info, made_at: now, stored_at: now, contacted_at: now };
                 runner.managers.insert(system_id.to_owned(), manager);
             }
@@ -355,20 +358,23 @@ pub(super) fn system_id(params: &Params) -> Result<String, Reply> {
 /// What a manager says of itself.
 #[derive(Debug)]
 pub(super) struct Announced {
-    pub(super) features: BTreeSet<String>,
+    /// `None` if it says nothing about features.
+    pub(super) features: Option<BTreeSet<String>>,
     info: Map<String, Value>,
 }
 
 pub(super) fn announced(params: &Params) -> Result<Announced, Reply> {
-    let given = params.object("info")?;
-    let features = given.and_then(|info| info.get("features")).and_then(Value::as_object);
-    let features = features.into_iter().flatten().filter(|(_, on)| params::is_truthy(on));
+    let features = params
+        .object_in("info", "features")?
+        .map(|features| features.iter().filter(|(_, on)| is_truthy(on)).map(|(name, _)| name.clone()).collect());
+    params.object_in("info", "config")?;
+    params.object_in("info", "labels")?;
     let mut info = Map::new();
     for name in ["name", "version", "revision", "platform", "architecture", "executor"] {
-        let told = given.map(|given| params::text(given, name)).transpose()?.flatten();
+        let told = params.text_in("info", name)?.filter(|text| !text.is_empty());
         info.extend(told.map(|text| (name.to_owned(), text.into())));
     }
-    Ok(Announced { features: features.map(|(name, _)| name.clone()).collect(), info })
+    Ok(Announced { features, info })
 }
 
 #[cfg(test)]

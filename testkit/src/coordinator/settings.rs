@@ -69,7 +69,7 @@ impl HostLimit {
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// A patch that ends at or beyond this many bytes fails the job with `trace_size_exceeded`. 100 MiB; `None`: no limit.
+    /// A patch that ends at or beyond this many bytes fails the job with `trace_size_exceeded`. 100 MiB; `None` or 0: no limit.
     pub trace_size_limit: Option<u64>,
     /// The answer to a repeated end of the trace.
     pub replay: ReplayRule,
@@ -140,6 +140,11 @@ pub struct Settings {
     pub artifacts_enabled: bool,
     /// Object storage fails: uploads are answered with 503.
     pub object_storage_fails: bool,
+    /// Object storage loses a file before GitLab looks for it: uploads are answered with 500 and `Missing file`.
+    pub object_storage_loses_uploads: bool,
+    /// A request to authorize an upload comes from GitLab's front proxy if its header `Gitlab-Workhorse-Api-Request` is this
+    /// text, where GitLab expects a signed token. Another request is answered with 403, as all of them are if this is `None`.
+    pub front_proxy_signature: Option<String>,
     /// Where artifacts are stored, such as `http://127.0.0.1:9000`. A download with `direct_download=true` is answered with
     /// 302 and an address there. The simulated GitLab serves such addresses itself, whatever their host is. `None`: there
     /// is no object storage, and downloads come from GitLab.
@@ -214,6 +219,8 @@ impl Default for Settings {
             artifact_size_limit: 100 << 20,
             artifacts_enabled: true,
             object_storage_fails: false,
+            object_storage_loses_uploads: false,
+            front_proxy_signature: None,
             object_storage: None,
             upload_redirect: None,
             dotenv_size_limit: 5 << 10,

@@ -23,7 +23,7 @@ pub(super) enum Caller {
 /// Why a job endpoint does not recognise the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unrecognised {
-    /// There is no such job, the token is another one, or the token is gone because the job ended long ago.
+    /// There is no such job, the token is unknown or that of another job, or it is gone because its job ended long ago.
     Unknown,
     TokenExpired,
     NotProcessing,
@@ -51,33 +51,44 @@ impl Coordinator {
     /// Some endpoints are only called by the runner: they count as a contact of its manager, and fail a job with an expired
     /// token. The others may be called from inside the environment of the job, and leave both alone.
     pub(super) fn authenticate_job(&mut self, now: Timestamp, id: u64, token: &str, by: Caller) -> Result<(), Reply> {
-        let recognised = self.recognise_job(now, id, token);
-        if recognised == Err(Unrecognised::TokenExpired) && by == Caller::Runner {
-            self.change(id, |job| job.fail(now, "job_token_expired", None));
+        if let Err((why, owner)) = self.recognise_job(now, id, token) {
+            if why == Unrecognised::TokenExpired && by == Caller::Runner {
+                self.change(owner, |job| job.fail(now, "job_token_expired", None));
+            }
+            return Err(why.reply(self.status_of(owner)));
         }
-        recognised.map_err(|why| why.reply(self.status_of(id)))?;
         if by == Caller::Runner {
             self.heartbeat(now, id);
         }
         Ok(())
     }
 
-    /// Checks whether a job endpoint may be called with this token, and changes nothing.
-    pub(super) fn recognise_job(&self, now: Timestamp, id: u64, token: &str) -> Result<(), Unrecognised> {
+    /// Checks whether a job endpoint may be called with this token, and changes nothing. GitLab looks for the job that the token
+    /// belongs to and checks that one, before it asks whether it is the job of the call.
+    ///
+    /// # Errors
+    ///
+    /// Why not, and the number of the job that this is about.
+    pub(super) fn recognise_job(&self, now: Timestamp, id: u64, token: &str) -> Result<(), (Unrecognised, u64)> {
         let settings = &self.settings;
-        let known = |job: &&JobRecord| job.token == token && !job.is_token_removed(now, settings);
-        let job = self.jobs.get(&id).filter(known).ok_or(Unrecognised::Unknown)?;
-        if job.is_token_expired(now, settings) {
-            Err(Unrecognised::TokenExpired)
-        } else if !job.is_executing() {
-            Err(Unrecognised::NotProcessing)
-        } else if job.erased {
-            Err(Unrecognised::Erased)
-        } else if job.project_deleted {
-            Err(Unrecognised::ProjectDeleted)
+        let has_token = |job: &&JobRecord| job.token == token;
+        let called = self.jobs.get(&id).ok_or((Unrecognised::Unknown, id))?;
+        let owner = Some(called).filter(has_token).or_else(|| self.jobs.values().find(has_token));
+        let owner = owner.filter(|job| !job.is_token_removed(now, settings)).ok_or((Unrecognised::Unknown, id))?;
+        let why = if owner.is_token_expired(now, settings) {
+            Unrecognised::TokenExpired
+        } else if !owner.is_executing() {
+            Unrecognised::NotProcessing
+        } else if owner.erased {
+            Unrecognised::Erased
+        } else if owner.project_deleted {
+            Unrecognised::ProjectDeleted
+        } else if owner.id != id {
+            Unrecognised::Unknown
         } else {
-            Ok(())
-        }
+            return Ok(());
+        };
+        Err((why, owner.id))
     }
 
     pub(super) fn status_of(&self, id: u64) -> JobStatus {
@@ -88,8 +99,7 @@ impl Coordinator {
         let kind = wire::media_type(&inbound.headers);
         // The Python package `gitlab_runner_api` names no media type.
         if !kind.is_empty() && kind != "text/plain" {
-            let error = format!("The provided content-type '{kind}' is not supported.");
-            return Err(Reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
+            return Err(Reply::unsupported(&kind));
         }
         let debug_trace = inbound.params.flag("debug_trace")?;
         // A token in the query wins over the header, even an empty one.
@@ -104,7 +114,11 @@ impl Coordinator {
         };
         let start = wire::range_start(range.as_bytes());
         let end = start.saturating_add(inbound.body.bytes().len() as u64);
-        if self.settings.trace_size_limit.is_some_and(|limit| end >= limit) {
+        if start == 0 && debug_trace == Some(true) {
+            // Also if the patch is refused below.
+            self.change(id, |job| job.debug_trace = true);
+        }
+        if self.settings.trace_size_limit.is_some_and(|limit| limit > 0 && end >= limit) {
             self.change(id, |job| job.fail(now, "trace_size_exceeded", None));
             return Err(Reply::error(StatusCode::FORBIDDEN, "403 Forbidden"));
         }
@@ -115,9 +129,6 @@ impl Coordinator {
         let reply = self.change(id, |job| {
             if now < job.trace_locked_until {
                 return Err(Reply::resource_lock());
-            }
-            if start == 0 && debug_trace == Some(true) {
-                job.debug_trace = true;
             }
             let fits = start == job.trace.len() as u64;
             if fits {

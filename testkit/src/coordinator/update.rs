@@ -8,7 +8,7 @@ use http::header::HeaderValue;
 
 use super::jobs::{FinalUpdate, JobRecord, Report};
 use super::limits::Limited;
-use super::params::{self, Params};
+use super::params::Params;
 use super::payload::FAILURE_REASONS;
 use super::settings::{Settings, minutes};
 use super::trace::Caller;
@@ -17,6 +17,22 @@ use super::{Coordinator, Inbound};
 
 /// The longest key of an environment that GitLab stores.
 const MAX_ENVIRONMENT_KEY: usize = 4096;
+
+/// The states that GitLab can store with a report: all that a job or a stage can have.
+const STATES: &[&str] = &[
+    "created",
+    "waiting_for_resource",
+    "preparing",
+    "waiting_for_callback",
+    "pending",
+    "canceling",
+    "success",
+    "failed",
+    "canceled",
+    "skipped",
+    "manual",
+    "scheduled",
+];
 
 /// The parameters of an update.
 #[derive(Debug)]
@@ -32,17 +48,15 @@ struct Update {
 impl Update {
     fn read(params: &Params) -> Result<Self, Reply> {
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let (mut checksum, mut bytesize) = (None, None);
-        if let Some(output) = params.object("output")? {
-            checksum = given(params::text(output, "checksum")?);
-            bytesize = params::integer(output, "bytesize")?.and_then(|size| u64::try_from(size).ok());
-        }
+        let checksum = params.text_in("output", "checksum")?;
+        let bytesize = params.integer_in("output", "bytesize")?;
         Ok(Self {
             state: given(params.text("state")?),
             failure_reason: given(params.text("failure_reason")?),
             exit_code: params.integer("exit_code")?,
-            checksum: checksum.or(given(params.text("checksum")?)),
-            bytesize,
+            // An empty one in `output` wins as well, and counts as none.
+            checksum: given(checksum.or(params.text("checksum")?)),
+            bytesize: bytesize.and_then(|size| u64::try_from(size).ok()),
             environment_key: environment_key(params)?,
         })
     }
@@ -101,32 +115,30 @@ fn accept(now: Timestamp, job: &mut JobRecord, update: &Update, has_manager: boo
 }
 
 fn apply(now: Timestamp, job: &mut JobRecord, update: &Update, settings: &mut Settings) -> Reply {
-    match update.state.as_deref() {
-        Some("running") => {
-            job.touch(now);
-            Reply::number(StatusCode::OK)
-        }
-        Some(state @ ("success" | "failed")) => finish(now, job, update, settings, state == "success"),
-        None if update.checksum.is_some() && settings.archive_delay.is_some() => {
-            Reply::message(StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error")
-        }
-        _ => Reply::number(StatusCode::BAD_REQUEST),
+    let state = update.state.as_deref();
+    if state == Some("running") {
+        job.touch(now);
+        return Reply::number(StatusCode::OK);
     }
-}
-
-fn finish(now: Timestamp, job: &mut JobRecord, update: &Update, settings: &mut Settings, success: bool) -> Reply {
-    job.final_updates.push(FinalUpdate {
-        at: now,
-        state: if success { "success" } else { "failed" }.to_owned(),
-        failure_reason: update.failure_reason.clone(),
-        exit_code: update.exit_code,
-        checksum: update.checksum.clone(),
-        bytesize: update.bytesize,
-    });
+    let is_final = matches!(state, Some("success" | "failed"));
+    if is_final {
+        job.final_updates.push(FinalUpdate {
+            at: now,
+            state: state.unwrap_or_default().to_owned(),
+            failure_reason: update.failure_reason.clone(),
+            exit_code: update.exit_code,
+            checksum: update.checksum.clone(),
+            bytesize: update.bytesize,
+        });
+    }
     if let Some(checksum) = &update.checksum {
-        if let Some(left) = settings.reject_checksum.checked_sub(1) {
+        if is_final && let Some(left) = settings.reject_checksum.checked_sub(1) {
             settings.reject_checksum = left;
             return Reply::message(StatusCode::PRECONDITION_FAILED, "412 Precondition Failed");
+        }
+        if settings.archive_delay.is_some() && !state.is_some_and(|state| STATES.contains(&state)) {
+            // GitLab stores what is reported before it looks at the state, and fails at one that it cannot store.
+            return Reply::message(StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error");
         }
         let report = || Report { checksum: checksum.clone(), bytesize: update.bytesize, at: now };
         let first_at = job.report.get_or_insert_with(report).at;
@@ -135,10 +147,13 @@ fn finish(now: Timestamp, job: &mut JobRecord, update: &Update, settings: &mut S
             return Reply::number(StatusCode::ACCEPTED).header(wire::UPDATE_INTERVAL, interval);
         }
     }
+    if !is_final {
+        return Reply::number(StatusCode::BAD_REQUEST);
+    }
     if let Some(key) = &update.environment_key {
         job.environment_key = Some(key.clone());
     }
-    if success {
+    if state == Some("success") {
         job.succeed(now);
     } else {
         job.allow_failure |= update.exit_code.is_some_and(|code| job.template.allows_exit_code(code));

@@ -64,6 +64,12 @@ impl Reply {
         Self::message(StatusCode::FORBIDDEN, "403 Forbidden")
     }
 
+    /// The body has a media type that the framework cannot read.
+    pub(super) fn unsupported(kind: &str) -> Self {
+        let error = format!("The provided content-type '{kind}' is not supported.");
+        Self::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, error)
+    }
+
     pub(super) fn resource_lock() -> Self {
         Self::message(StatusCode::CONFLICT, "409 Conflict: Resource lock")
     }
@@ -215,11 +221,13 @@ fn not_found() -> Reply {
     Reply::error(StatusCode::NOT_FOUND, "404 Not Found")
 }
 
+/// The number in a path. One that is negative or too large is that of nothing.
 fn with_id(text: &str, route: fn(u64) -> Route) -> Route {
-    match text.parse() {
-        Ok(id) => route(id),
-        Err(_) => Route::Refused(Reply::error(StatusCode::BAD_REQUEST, "id is invalid")),
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Route::Refused(Reply::error(StatusCode::BAD_REQUEST, "id is invalid"));
     }
+    route(text.parse().unwrap_or(u64::MAX))
 }
 
 pub(super) fn media_type(headers: &HeaderMap) -> String {
@@ -281,14 +289,17 @@ mod tests {
             (Method::POST, "/api/v4/jobs/1", 405),
             (Method::PUT, "/api/v4/jobs/1/trace", 405),
             (Method::PUT, "/api/v4/jobs/one", 400),
-            (Method::PUT, "/api/v4/jobs/-1", 400),
-            (Method::PUT, "/api/v4/jobs/99999999999999999999", 400),
+            (Method::PUT, "/api/v4/jobs/-", 400),
+            (Method::PUT, "/api/v4/jobs/1.5", 400),
             (Method::POST, "/api/v4/jobs/1/what", 404),
         ] {
             match Route::of(&method, path) {
                 Route::Refused(reply) => assert_eq!(reply.into_response().status(), status, "{method} {path}"),
                 route => panic!("{method} {path}: {route:?}"),
             }
+        }
+        for path in ["/api/v4/jobs/-1", "/api/v4/jobs/99999999999999999999"] {
+            assert_eq!(Route::of(&Method::PUT, path).job(), Some(u64::MAX), "{path}");
         }
         let route = Route::of(&Method::PATCH, "/some/root/api/v4/jobs/4294967297/trace");
         assert_eq!((route.endpoint(), route.job()), (Endpoint::PatchTrace, Some(4_294_967_297)));

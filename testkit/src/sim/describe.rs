@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::coordinator::{Environment, NewJob};
+use crate::coordinator::{Environment, NewJob, Role};
 
 /// The members of a payload that a short form may give as they are.
 const PAYLOAD: &[&str] = &[
@@ -82,6 +82,10 @@ pub(super) fn job(described: Value) -> Result<NewJob, String> {
             }
             "environment" => job.with_environment(environment(&value)?),
             "system_id" => job.with_system_id(value.as_str().ok_or("system_id is a text")?),
+            "user_role" => {
+                let roles = || format!("user_role is one of {}", Role::NAMES);
+                job.with_user_role(value.as_str().and_then(Role::named).ok_or_else(roles)?)
+            }
             known if PAYLOAD.contains(&known) => job.with_member(known, value),
             unknown => return Err(format!("a job has no member {unknown}")),
         };

@@ -89,9 +89,7 @@ pub(super) fn add_user(call: &mut Call<'_>) -> Result<Response<Content>, Refusal
     let token = call.text("token")?;
     let members = call.members()?;
     let named = members.get("role").and_then(Value::as_str).unwrap_or(Role::Administrator.as_str());
-    let role = Role::ALL.into_iter().find(|role| role.as_str() == named);
-    let roles = || bad(format!("role is one of {}", Role::ALL.map(Role::as_str).join(", ")));
-    let role = role.ok_or_else(roles)?;
+    let role = Role::named(named).ok_or_else(|| bad(format!("role is one of {}", Role::NAMES)))?;
     let scopes = match members.get("scopes") {
         None => Some(vec!["api".to_owned()]),
         Some(list) => list.as_array().and_then(|list| list.iter().map(|one| one.as_str().map(str::to_owned)).collect()),
