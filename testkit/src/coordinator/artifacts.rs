@@ -117,6 +117,9 @@ impl Coordinator {
     pub(super) fn upload_artifact(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
         // The front proxy asks whether it may take the file before it does. It has read no body yet, so that a token
         // counts only in the query or in the header.
+        if let Some(artifact_type) = inbound.query.text("artifact_type")? {
+            check_type(&artifact_type)?;
+        }
         let token = job_token(&inbound.headers, &inbound.query, &["token"])?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
         self.limits.check(now, Limited::Job, &token, self.settings.job_limit)?;
@@ -222,6 +225,7 @@ impl Coordinator {
     }
 
     pub(super) fn download_artifacts(&mut self, now: Timestamp, id: u64, inbound: &Inbound) -> Result<Reply, Reply> {
+        let direct = inbound.params.flag("direct_download")? == Some(true);
         let limited = job_token(&inbound.headers, &inbound.params, &["token"])?;
         self.limits.check(now, Limited::Job, &limited, self.settings.job_limit)?;
         let role = self.downloading_role(now, inbound)?;
@@ -232,7 +236,7 @@ impl Coordinator {
         let archive = job.artifact("archive");
         let archive = archive.ok_or_else(|| Reply::message(StatusCode::NOT_FOUND, "404 Not Found"))?;
         if let Some(storage) = &self.settings.object_storage
-            && inbound.params.flag("direct_download")? == Some(true)
+            && direct
         {
             let location = format!("{storage}{}", storage_path(id, &job.token));
             return Ok(Reply::empty(StatusCode::FOUND).header_text(LOCATION, &location));

@@ -51,7 +51,9 @@ impl Coordinator {
 pub(super) fn attributes(params: &Params) -> Result<Map<String, Value>, Reply> {
     check_exclusive(params, &[("maintainer_note", "maintenance_note"), ("active", "paused")])?;
     check_access_level(params)?;
-    params.object("info")?;
+    for name in ["name", "version", "revision", "platform", "architecture"] {
+        params.text_in("info", name)?;
+    }
     let mut given = changes(params)?;
     given.entry("paused").or_insert(Value::Bool(false));
     given.entry("tag_list").or_insert_with(|| json!([]));

@@ -174,7 +174,9 @@ mod tests {
         let plain =
             |bytes: &'static [u8], format| dotenv(&Bytes::from_static(bytes).into(), format, &Settings::default());
         assert_eq!(plain(b"A=1", "zip"), Err(Unread::Unsupported));
-        for bytes in [&b"A=1"[..], b"\xef\xbb\xbfA=1\n", b"\xff\xfeA\0=\01\0\r\0\n\0", b"\xfe\xff\0A\0=\01"] {
+        for bytes in
+            [&b"A=1"[..], b"\xef\xbb\xbfA=1\n", b"\xff\xfeA\x00=\x001\x00\r\x00\n\x00", b"\xfe\xff\x00A\x00=\x001"]
+        {
             assert_eq!(plain(bytes, "raw"), Ok(BTreeMap::from([("A".to_owned(), "1".to_owned())])), "{bytes:?}");
         }
         let replaced = plain(b"A=\xff", "raw").expect("what is no text is replaced");

@@ -57,7 +57,11 @@ fn matches_with(name: &str, argument: &Value, actual: Option<&Value>) -> bool {
         "$prefix" => text.zip(wanted).is_some_and(|(text, prefix)| text.starts_with(prefix)),
         "$type" => actual.is_some_and(|actual| match wanted {
             Some("integer") => actual.is_i64() || actual.is_u64(),
+            Some("number") => actual.is_number(),
             Some("string") => actual.is_string(),
+            Some("boolean") => actual.is_boolean(),
+            Some("list" | "array") => actual.is_array(),
+            Some("object") => actual.is_object(),
             other => panic!("there is no type {other:?}"),
         }),
         "$in" => list(argument).iter().any(|one| matches(one, actual)),

@@ -50,6 +50,7 @@ impl Gitlab for InProcess {
             "guest" => Role::Guest,
             "developer" => Role::Developer,
             "maintainer" => Role::Maintainer,
+            "owner" => Role::Owner,
             "administrator" => Role::Administrator,
             other => return Err(format!("there is no role {other}")),
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderValue, Response};
 use serde_json::{Map, Value, json};
 
 use crate::encode::{encode, plain};
@@ -18,10 +18,19 @@ const LOCKED: u64 = 3600;
 /// Nothing was heard of a runner for so long that it is stale.
 const STALE: Duration = Duration::from_secs(120 * 24 * 3600);
 
+/// The number of a job that does not exist.
+const NO_JOB: u64 = 999_999_999_999;
+/// What the front proxy writes into the header with which it signs.
+const SIGNATURE: &str = "signed-by-the-front-proxy";
+
 /// A simulated GitLab, and the variables of a vector.
 pub(crate) struct Lab<G> {
     gitlab: G,
     variables: BTreeMap<String, Value>,
+    /// The role of the user in whose name the jobs run that the vector takes for granted.
+    role: Option<String>,
+    /// Whether requests to authorize an upload come from the front proxy.
+    signs: bool,
 }
 
 impl<G: Gitlab> Lab<G> {
@@ -32,7 +41,8 @@ impl<G: Gitlab> Lab<G> {
             ("registration_token", json!(REGISTRATION_TOKEN)),
             ("access_token", json!(ACCESS_TOKEN)),
         ];
-        Self { gitlab, variables: variables.map(|(name, value)| (name.to_owned(), value)).into() }
+        let variables = variables.map(|(name, value)| (name.to_owned(), value)).into();
+        Self { gitlab, variables, role: None, signs: false }
     }
 
     /// Brings about the state, sends the requests, and checks the answers and what is stored.
@@ -44,12 +54,30 @@ impl<G: Gitlab> Lab<G> {
         for step in list(&vector["given"]) {
             self.step(step).map_err(|why| format!("given {step}: {why}"))?;
         }
+        self.complete(vector)?;
         let meanwhile = list(&vector["meanwhile"]).to_vec();
         let response = self.send(&vector["request"], &meanwhile)?;
         self.check("answer", &vector["expect"], &response)?;
         for (number, next) in list(&vector["then"]).iter().enumerate() {
             let response = self.send(&next["request"], &[])?;
             self.check(&format!("answer {}", number + 2), &next["expect"], &response)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the jobs that a vector names and no step makes: they run, and what is downloaded is there.
+    fn complete(&mut self, vector: &Value) -> Result<(), String> {
+        let request = vector["request"].to_string();
+        let downloads = vector["request"]["method"] == "GET" && request.contains("/artifacts");
+        for name in ["job", "dep", "other"] {
+            if !request.contains(&format!("${{{name}.")) || self.variables.contains_key(&format!("{name}.id")) {
+                continue;
+            }
+            let job = self.role.as_ref().map_or(json!({}), |role| json!({ "user_role": role }));
+            self.step(&json!({ "op": "running", "as": name, "job": job }))?;
+            if name == "job" && downloads {
+                self.step(&json!({ "op": "upload", "text": "PK" }))?;
+            }
         }
         Ok(())
     }
@@ -135,28 +163,30 @@ impl<G: Gitlab> Lab<G> {
             }
             "orphaned_runner" => {
                 let runner = self.number("runner.id")?;
-                self.gitlab.set_runner_type(runner, step["runner_type"].as_str().ok_or("no type")?)?;
+                self.gitlab.set_runner_type(runner, step["runner_type"].as_str().unwrap_or("project_type"))?;
                 self.gitlab.happen_to_runner(runner, "orphan")?;
             }
             "gitaly_fails" => self.set_one("gitaly_failures", json!(1))?,
-            // A request below names a job that no step makes: these steps include one that runs.
-            "artifact_limit_of" => {
-                self.set_one("artifact_size_limit", json!(1000))?;
-                self.step(&json!({ "op": "running" }))?;
-            }
-            "artifacts_disabled" => {
-                self.set_one("artifacts_enabled", json!(false))?;
-                self.step(&json!({ "op": "running" }))?;
-            }
+            "artifact_limit_of" => self.set_one("artifact_size_limit", json!(1000))?,
+            "artifacts_disabled" => self.set_one("artifacts_enabled", json!(false))?,
             "dotenv_limits" => {
-                self.set_one("dotenv_variable_limit", step["variables"].clone())?;
-                self.step(&json!({ "op": "running" }))?;
+                for (member, setting) in [("variables", "dotenv_variable_limit"), ("size", "dotenv_size_limit")] {
+                    if let Some(limit) = step.get(member) {
+                        self.set_one(setting, limit.clone())?;
+                    }
+                }
             }
-            "remote_storage" if step.get("missing").is_none() => {
+            // The step names no limits. These are exceeded by every file.
+            "annotations_limits" => {
+                self.set_one("annotations_list_limit", json!(0))?;
+                self.set_one("annotations_size_limit", json!(0))?;
+            }
+            "object_storage_fails" => self.set_one("object_storage_fails", json!(true))?,
+            "remote_storage" => {
                 self.set_one("object_storage", json!("https://storage.example.test"))?;
-                self.step(&json!({ "op": "running" }))?;
-                self.step(&json!({ "op": "upload", "text": "PK" }))?;
+                self.set_one("object_storage_loses_uploads", json!(step["missing"] == true))?;
             }
+            "front_proxy_signs" => self.sign(step["case"].as_str().unwrap_or_default())?,
             "pause" => self.gitlab.happen_to_runner(self.number("runner.id")?, "pause")?,
             "pass_time" => {
                 self.gitlab.pass(Duration::from_secs(step["seconds"].as_u64().ok_or("no seconds")?))?;
@@ -181,6 +211,34 @@ impl<G: Gitlab> Lab<G> {
                 self.variables.insert(name, value);
             }
             other => return Err(format!("nothing here brings about {other:?}")),
+        }
+        Ok(())
+    }
+
+    /// From now on, requests to authorize an upload come from the front proxy.
+    fn sign(&mut self, case: &str) -> Result<(), String> {
+        self.signs = true;
+        self.set_one("front_proxy_signature", json!(SIGNATURE))?;
+        match case {
+            "remote storage" => self.step(&json!({ "op": "remote_storage" }))?,
+            "no such job" => {
+                self.step(&json!({ "op": "running" }))?;
+                self.variables.insert("job.id".to_owned(), json!(NO_JOB));
+            }
+            "rate limit" => {
+                self.step(&json!({ "op": "running" }))?;
+                self.set_one("job_limit", json!(1))?;
+                let form = json!({ "token": "${job.token}" });
+                self.call(
+                    &json!({ "method": "POST", "path": "/jobs/${job.id}/artifacts/authorize", "form": form }),
+                    200,
+                )?;
+            }
+            "migrations" => {
+                self.step(&json!({ "op": "running" }))?;
+                self.set_one("migration_backoff", json!(true))?;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -242,16 +300,24 @@ impl<G: Gitlab> Lab<G> {
         }))
     }
 
-    /// A user, who has `${access_token}`, and `${user.token}` where the step names a runner.
+    /// A user, who has `${access_token}` and `${user.token}`. Where the step names a type, the runner is of this type, and
+    /// `${access_token}` stays that of an administrator.
     fn add_user(&mut self, step: &Value) -> Result<(), String> {
-        let role = step["role"].as_str().ok_or("no role")?;
-        let role = if role == "plain user" { "stranger" } else { role };
+        let role = match step["role"].as_str().ok_or("no role")? {
+            "plain user" => "stranger",
+            "admin" => "administrator",
+            // GitLab tells them apart, but not in what concerns runners.
+            "reporter" | "planner" => "guest",
+            same => same,
+        };
+        self.role = Some(role.to_owned());
+        self.variables.insert("user.token".to_owned(), json!("glpat-user"));
+        self.gitlab.add_user("glpat-user", role, &["api"])?;
         let Some(kind) = step["runner_type"].as_str() else {
             return self.gitlab.add_user(ACCESS_TOKEN, role, &["api"]);
         };
-        self.gitlab.set_runner_type(self.number("runner.id")?, &format!("{kind}_type"))?;
-        self.variables.insert("user.token".to_owned(), json!("glpat-user"));
-        self.gitlab.add_user("glpat-user", role, &["api"])
+        let kind = kind.strip_suffix("_type").unwrap_or(kind);
+        self.gitlab.set_runner_type(self.number("runner.id")?, &format!("{kind}_type"))
     }
 
     fn add_runner(&mut self, step: &Value) -> Result<(), String> {
@@ -261,7 +327,9 @@ impl<G: Gitlab> Lab<G> {
             body.insert("token".to_owned(), json!("${registration_token}"));
             json!({ "method": "POST", "path": "/runners", "json": body })
         } else {
-            body.insert("runner_type".to_owned(), json!("instance_type"));
+            body.entry("runner_type").or_insert(json!("instance_type"));
+            body.entry("group_id").or_insert(json!(1));
+            body.entry("project_id").or_insert(json!(1));
             let headers = json!({ "PRIVATE-TOKEN": "${access_token}" });
             json!({ "method": "POST", "path": "/user/runners", "headers": headers, "json": body })
         };
@@ -353,7 +421,11 @@ impl<G: Gitlab> Lab<G> {
         let times = request["times"].as_u64().unwrap_or(1);
         let mut last = None;
         for _ in 0..times {
-            last = Some(match self.gitlab.submit(encode(&request)?)? {
+            let mut request = encode(&request)?;
+            if self.signs && request.uri().path().ends_with("/authorize") {
+                request.headers_mut().insert("gitlab-workhorse-api-request", HeaderValue::from_static(SIGNATURE));
+            }
+            last = Some(match self.gitlab.submit(request)? {
                 Sent::Answered(response) => response,
                 Sent::Held => {
                     for step in meanwhile {
@@ -391,7 +463,10 @@ impl<G: Gitlab> Lab<G> {
         }
         for fact in list(&expected["stored"]) {
             let what = fact["what"].as_str().unwrap_or_default();
-            check(&format!("{place}: stored {what}"), &fact["is"], self.stored(fact)?.as_ref())?;
+            let actual = self.stored(fact)?.filter(|value| !value.is_null());
+            // A fact that is null is absent.
+            let actual = if fact["is"].is_null() { Some(actual.unwrap_or_default()) } else { actual };
+            check(&format!("{place}: stored {what}"), &fact["is"], actual.as_ref())?;
         }
         Ok(())
     }
@@ -431,12 +506,10 @@ impl<G: Gitlab> Lab<G> {
                 Some(managers.unwrap_or_default().keys().cloned().collect())
             }
             ("runner", name) => runner.and_then(|told| told["attributes"].get(name).cloned()),
-            ("manager", "version" | "revision") => {
-                runner.and_then(|told| known(manager(&told)["info"][attribute].clone()))
-            }
             ("manager", "contacted_at") => {
                 return runner.map_or(Ok(None), |told| time(&manager(&told)["contacted_at"]));
             }
+            ("manager", told_by_it) => runner.and_then(|told| known(manager(&told)["info"][told_by_it].clone())),
             _ => return Err(format!("there is no {what} here")),
         })
     }

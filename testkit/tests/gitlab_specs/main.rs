@@ -1,6 +1,7 @@
 //! What GitLab's own tests assert about the runner API, run against the simulated GitLab.
 //!
-//! The vectors are the files `../gitlab-specs/*.jsonl`; `../gitlab-specs/README.md` explains their members.
+//! The vectors are the files `../gitlab-specs/*.jsonl`, and our own in `../gitlab-specs/ours`. `../gitlab-specs/README.md`
+//! explains their members.
 //! `../gitlab-specs/left-out.txt` lists the vectors that do not pass, with a reason for each. A test fails if a vector
 //! outside this list fails, and also if a vector in the list passes, so the list stays correct.
 //!
@@ -30,9 +31,9 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gitlab-specs")
 }
 
-/// All vectors, in the order of their files.
-fn vectors() -> Vec<Value> {
-    let entries = fs::read_dir(folder()).expect("the vectors are there");
+/// All vectors in a folder, in the order of their files.
+fn vectors(folder: &Path) -> Vec<Value> {
+    let entries = fs::read_dir(folder).expect("the vectors are there");
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
     files.sort();
@@ -55,11 +56,27 @@ fn left_out() -> BTreeMap<String, String> {
     list
 }
 
-/// Runs all vectors, each against a GitLab of its own. Those in the list must fail, all others must pass.
+/// Runs all vectors, those of GitLab's specs and our own, each against a GitLab of its own. Those in the list must fail, all
+/// others must pass.
 fn run<G: Gitlab>(start: impl Fn() -> Result<G, String>) {
-    let (vectors, mut left_out) = (vectors(), left_out());
-    let mut passed = 0;
+    let mut left_out = left_out();
     let mut wrong = Vec::new();
+    for (whose, folder) in [("of GitLab's specs", folder()), ("of our own", folder().join("ours"))] {
+        run_folder(whose, &folder, &start, &mut left_out, &mut wrong);
+    }
+    wrong.extend(left_out.keys().map(|id| format!("{id} is listed as left out, but no file contains it")));
+    assert!(wrong.is_empty(), "{} vectors:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn run_folder<G: Gitlab>(
+    whose: &str,
+    folder: &Path,
+    start: &impl Fn() -> Result<G, String>,
+    left_out: &mut BTreeMap<String, String>,
+    wrong: &mut Vec<String>,
+) {
+    let vectors = vectors(folder);
+    let mut passed = 0;
     for vector in &vectors {
         let id = vector["id"].as_str().expect("an ID");
         let outcome = start().and_then(|gitlab| Lab::new(gitlab).run(vector));
@@ -70,9 +87,7 @@ fn run<G: Gitlab>(start: impl Fn() -> Result<G, String>) {
             (Err(why), None) => wrong.push(format!("{id} ({}): {why}", vector["ref"].as_str().unwrap_or_default())),
         }
     }
-    wrong.extend(left_out.keys().map(|id| format!("{id} is listed as left out, but no file contains it")));
-    println!("{passed} of {} vectors pass", vectors.len());
-    assert!(wrong.is_empty(), "{} of {} vectors:\n{}", wrong.len(), vectors.len(), wrong.join("\n"));
+    println!("{passed} of {} vectors {whose} pass", vectors.len());
 }
 
 #[test]
