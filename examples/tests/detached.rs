@@ -158,7 +158,7 @@ fn two_hundred_kills_lose_no_job() {
             }
         }
     }
-    // From here on nobody dies. What was handed out and never accepted is handed out again.
+    // From here on nobody dies. What was handed out and never accepted has failed, and is retried as a new job.
     let deadline = Instant::now() + Duration::from_secs(120);
     while gitlab.jobs().iter().any(is_open) && Instant::now() < deadline {
         assert!(detached(&["step", place]).wait().unwrap().success());

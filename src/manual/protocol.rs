@@ -112,9 +112,10 @@
 //!
 //! A job request is not idempotent: GitLab hands a job out once. If the answer is lost, no runner has the job until one of
 //! GitLab's timeouts fails it. [`AssignmentUncertain`](crate::PollerEvent::AssignmentUncertain) reports that, once for each
-//! request. A server with two-phase commit hands the job out again after two minutes, so the runner announces that feature. A
-//! runner can do no more than wait for the answer. Job requests therefore have a long deadline, and
-//! [`drain`](crate::Poller::drain) waits for one that is in flight.
+//! request. A server with two-phase commit fails such a job after two minutes, with the reason `runner_provisioning_timeout`, and
+//! may retry it as a new job. The runner announces that feature, so that the loss costs minutes and not an hour. A runner can do no
+//! more than wait for the answer. Job requests therefore have a long deadline, and [`drain`](crate::Poller::drain) waits for one
+//! that is in flight.
 //!
 //! # Features and system ID
 //!

@@ -167,7 +167,8 @@ impl Record {
         _ = fs::remove_dir(folder);
     }
 
-    /// The same in a state directory. GitLab may hand a job out again that nobody accepted: then the old record is closed.
+    /// The same in a state directory. If GitLab hands out a job of which there is a record, such as after it was restored from a
+    /// backup, then the old record is closed.
     pub(crate) fn create_in(state_dir: &Path, job: &JobRecord) -> Result<Self, FileError> {
         let id = job.assignment().id();
         let folder = absolute(state_dir)?.join(id.to_string());

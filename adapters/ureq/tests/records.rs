@@ -580,7 +580,8 @@ fn a_log_that_is_not_whole_makes_no_record() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
-/// Lent, never accepted, and lent again: the record of the first time is closed, unless somebody still has it.
+/// GitLab hands out a job of which there is a record, as after a restore from a backup: the old record is closed, unless somebody
+/// has it.
 #[test]
 fn a_job_that_is_handed_out_again_gets_a_new_record() {
     let mut gitlab = Coordinator::new(Settings::default().with(|settings| settings.two_phase_commit = true));
@@ -600,7 +601,7 @@ fn a_job_that_is_handed_out_again_gets_a_new_record() {
 
     let mut runner = runner(&server).with_state_dir(&state);
     assert!(matches!(runner.request_job(), Err(Error::Held { .. })), "two processes have one job");
-    assert_eq!(held(&server, ids[0]).0, JobStatus::Pending, "nobody accepts it, so that GitLab hands it out again");
+    assert_eq!(held(&server, ids[0]).0, JobStatus::Pending, "nobody accepts it, so that GitLab will fail it");
     other.leave().unwrap();
 
     let mut job = runner.request_job().unwrap().unwrap();
