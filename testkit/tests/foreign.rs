@@ -181,6 +181,17 @@ fn jobs_are_steered_from_outside() {
         ("POST", "/_sim/jobs", r#"{"dependencies":[true]}"#, 400, "names or numbers of jobs"),
         ("GET", "/_sim/jobs/7", "", 404, "no job 7"),
         ("GET", "/_sim/moon", "", 404, "no GET /_sim/moon"),
+        ("PUT", "/_sim/jobs", "{}", 405, "no PUT /_sim/jobs, but GET, POST"),
+        ("GET", "/_sim/jobs?status=pending", "", 400, "no parameters in its query"),
+        (
+            "POST",
+            "/_sim/users",
+            r#"{"token":"t","rol":"guest"}"#,
+            400,
+            "no member rol; the members are: token, role, scopes",
+        ),
+        ("POST", "/_sim/jobs/1/erase", "{", 400, "not JSON"),
+        ("POST", "/_sim/jobs/1/erase", r#"{"now":true}"#, 400, "no member now; the members are: none"),
     ] {
         let (code, answer) = sim.sim(method, path, body);
         assert!(code == status && answer["error"].as_str().unwrap().contains(why), "{path} {body}: {code} {answer}");

@@ -81,6 +81,17 @@ impl Call<'_> {
         }
     }
 
+    /// Refuses a body with another member than these.
+    pub(super) fn check_members(&self, known: &[&str]) -> Result<(), Refusal> {
+        let Some(unknown) =
+            self.members()?.into_iter().map(|(name, _)| name).find(|name| !known.contains(&name.as_str()))
+        else {
+            return Ok(());
+        };
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Err(bad(format!("there is no member {unknown}; the members are: {known}")))
+    }
+
     /// A member of the body that is a number of seconds.
     pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>, Refusal> {
         let wrong = || bad(format!("{name} is a number of seconds"));

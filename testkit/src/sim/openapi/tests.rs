@@ -134,6 +134,18 @@ fn the_description_has_exactly_the_operations_that_are_dispatched() {
 }
 
 #[test]
+fn the_description_has_exactly_the_members_that_are_taken() {
+    let document = document();
+    for (method, path, members) in control::members() {
+        let operation = &document["paths"][path][method.as_str().to_lowercase()];
+        let schema = resolve(&document, &operation["requestBody"]["content"]["application/json"]["schema"]);
+        let described = schema["properties"].as_object().into_iter().flat_map(|properties| properties.keys());
+        let described: BTreeSet<&str> = described.map(String::as_str).collect();
+        assert_eq!(described, members.iter().copied().collect(), "{method} {path}");
+    }
+}
+
+#[test]
 fn the_description_has_exactly_the_settings_that_there_are() {
     let document = document();
     let view = settings::view(&Settings::default());
