@@ -13,7 +13,7 @@ use super::access::Role;
 use super::files::{StoredArtifact, check_format, check_pair, check_type};
 use super::limits::Limited;
 use super::params::Params;
-use super::reports::Unread;
+use super::reports::ReportError;
 use super::settings::Maintenance;
 use super::trace::Caller;
 use super::wire::{self, Reply, Route};
@@ -149,8 +149,8 @@ impl Coordinator {
         let bad = |message: &str| Reply::message(StatusCode::BAD_REQUEST, message);
         let format = &artifact.artifact_format;
         let unread = |why| match why {
-            Unread::Refused(message) => bad(&message),
-            Unread::Unsupported => server_error(),
+            ReportError::Refused(message) => bad(&message),
+            ReportError::Unsupported => server_error(),
         };
         let dotenv = match artifact.artifact_type.as_str() {
             "dotenv" => reports::dotenv(&artifact.content, format, &self.settings).map_err(unread)?,

@@ -16,19 +16,23 @@ const MAX_ANNOTATIONS: usize = 1000;
 
 /// Why a report is not taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unread {
+pub(super) enum ReportError {
     /// The message with which GitLab refuses the file.
     Refused(String),
     /// GitLab cannot read files of this format, and fails.
     Unsupported,
 }
 
-fn refused(message: impl Into<String>) -> Unread {
-    Unread::Refused(message.into())
+fn refused(message: impl Into<String>) -> ReportError {
+    ReportError::Refused(message.into())
 }
 
 /// Reads a dotenv file.
-pub(super) fn dotenv(file: &Content, format: &str, settings: &Settings) -> Result<BTreeMap<String, String>, Unread> {
+pub(super) fn dotenv(
+    file: &Content,
+    format: &str,
+    settings: &Settings,
+) -> Result<BTreeMap<String, String>, ReportError> {
     let limit = settings.dotenv_size_limit;
     if file.len() >= limit {
         return Err(refused(format!("Dotenv Artifact Too Big. Maximum Allowable Size: {limit}")));
@@ -53,7 +57,7 @@ pub(super) fn dotenv(file: &Content, format: &str, settings: &Settings) -> Resul
 }
 
 /// Checks the key of a variable. The first one that is wrong is told with all that is wrong about it.
-fn check_key(key: &str) -> Result<(), Unread> {
+fn check_key(key: &str) -> Result<(), ReportError> {
     let mut errors = Vec::new();
     if key.is_empty() {
         errors.push("Key can't be blank");
@@ -68,7 +72,7 @@ fn check_key(key: &str) -> Result<(), Unread> {
 }
 
 /// Checks an annotations file: an object of lists of external links.
-pub(super) fn annotations(file: &Content, format: &str, settings: &Settings) -> Result<(), Unread> {
+pub(super) fn annotations(file: &Content, format: &str, settings: &Settings) -> Result<(), ReportError> {
     let limit = settings.annotations_size_limit;
     if file.len() > limit {
         return Err(refused(format!("Annotations Artifact Too Big. Maximum Allowable Size: {limit}")));
@@ -113,11 +117,11 @@ fn is_annotation_list(list: &Value) -> bool {
 }
 
 /// The text of a report. GitLab takes UTF-16 as well, which PowerShell writes, and replaces what is no text.
-fn text(file: &Content, format: &str) -> Result<String, Unread> {
+fn text(file: &Content, format: &str) -> Result<String, ReportError> {
     let bytes = match format {
         "gzip" => unpack(MultiGzDecoder::new(file.reader())),
         "raw" => unpack(file.reader()),
-        _ => return Err(Unread::Unsupported),
+        _ => return Err(ReportError::Unsupported),
     };
     let bytes = bytes.ok_or_else(|| refused("Invalid Format"))?;
     let utf16 = |unit: fn([u8; 2]) -> u16, bytes: &[u8]| {
@@ -173,7 +177,7 @@ mod tests {
         assert_eq!(too_big, Err(refused("Dotenv Artifact Too Big. Maximum Allowable Size: 10")));
         let plain =
             |bytes: &'static [u8], format| dotenv(&Bytes::from_static(bytes).into(), format, &Settings::default());
-        assert_eq!(plain(b"A=1", "zip"), Err(Unread::Unsupported));
+        assert_eq!(plain(b"A=1", "zip"), Err(ReportError::Unsupported));
         for bytes in
             [&b"A=1"[..], b"\xef\xbb\xbfA=1\n", b"\xff\xfeA\x00=\x001\x00\r\x00\n\x00", b"\xfe\xff\x00A\x00=\x001"]
         {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response};
+use http::Response;
 use serde_json::{Map, Value, json};
 
 use crate::encode::{encode, plain};
@@ -29,8 +29,8 @@ pub(crate) struct Lab<G> {
     variables: BTreeMap<String, Value>,
     /// The role of the user in whose name the jobs run that the vector takes for granted.
     role: Option<String>,
-    /// Whether requests to authorize an upload come from the front proxy.
-    signs: bool,
+    /// Whether requests to authorize an upload come from the front proxy, and the query that it adds.
+    signs: Option<&'static str>,
 }
 
 impl<G: Gitlab> Lab<G> {
@@ -42,7 +42,7 @@ impl<G: Gitlab> Lab<G> {
             ("access_token", json!(ACCESS_TOKEN)),
         ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value)).into();
-        Self { gitlab, variables, role: None, signs: false }
+        Self { gitlab, variables, role: None, signs: None }
     }
 
     /// Brings about the state, sends the requests, and checks the answers and what is stored.
@@ -170,10 +170,11 @@ impl<G: Gitlab> Lab<G> {
             "artifact_limit_of" => self.set_one("artifact_size_limit", json!(1000))?,
             "artifacts_disabled" => self.set_one("artifacts_enabled", json!(false))?,
             "dotenv_limits" => {
-                for (member, setting) in [("variables", "dotenv_variable_limit"), ("size", "dotenv_size_limit")] {
-                    if let Some(limit) = step.get(member) {
-                        self.set_one(setting, limit.clone())?;
-                    }
+                if step.get("variables").is_none() {
+                    // Without a size, every file is too large.
+                    self.set_one("dotenv_size_limit", json!(step["size"].as_u64().unwrap_or(0)))?;
+                } else {
+                    self.set_one("dotenv_variable_limit", step["variables"].clone())?;
                 }
             }
             // The step names no limits. These are exceeded by every file.
@@ -217,7 +218,7 @@ impl<G: Gitlab> Lab<G> {
 
     /// From now on, requests to authorize an upload come from the front proxy.
     fn sign(&mut self, case: &str) -> Result<(), String> {
-        self.signs = true;
+        self.signs = Some("");
         self.set_one("front_proxy_signature", json!(SIGNATURE))?;
         match case {
             "remote storage" => self.step(&json!({ "op": "remote_storage" }))?,
@@ -225,6 +226,9 @@ impl<G: Gitlab> Lab<G> {
                 self.step(&json!({ "op": "running" }))?;
                 self.variables.insert("job.id".to_owned(), json!(NO_JOB));
             }
+            // What these are about is missing in the request.
+            "too large" => self.signs = Some("?filesize=104857601"),
+            "lsif" => self.signs = Some("?artifact_type=lsif"),
             "rate limit" => {
                 self.step(&json!({ "op": "running" }))?;
                 self.set_one("job_limit", json!(1))?;
@@ -417,15 +421,17 @@ impl<G: Gitlab> Lab<G> {
     /// Sends a request as often as it says. The last answer counts. A held request is answered after the steps of
     /// `meanwhile`, when its wait ends.
     fn send(&mut self, request: &Value, meanwhile: &[Value]) -> Result<Response<Bytes>, String> {
-        let request = self.resolve(request)?;
+        let mut request = self.resolve(request)?;
+        if let Some(query) = self.signs
+            && let Some(path) = request["path"].as_str().filter(|path| path.ends_with("/authorize"))
+        {
+            request["path"] = json!(format!("{path}{query}"));
+            request["headers"]["Gitlab-Workhorse-Api-Request"] = json!(SIGNATURE);
+        }
         let times = request["times"].as_u64().unwrap_or(1);
         let mut last = None;
         for _ in 0..times {
-            let mut request = encode(&request)?;
-            if self.signs && request.uri().path().ends_with("/authorize") {
-                request.headers_mut().insert("gitlab-workhorse-api-request", HeaderValue::from_static(SIGNATURE));
-            }
-            last = Some(match self.gitlab.submit(request)? {
+            last = Some(match self.gitlab.submit(encode(&request)?)? {
                 Sent::Answered(response) => response,
                 Sent::Held => {
                     for step in meanwhile {
