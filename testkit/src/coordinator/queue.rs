@@ -1,5 +1,6 @@
 //! `POST /jobs/request`, and the front proxy that holds it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -129,9 +130,10 @@ impl Coordinator {
             let patience = self.settings.acceptance_patience;
             let longest = self.runners.get(&runner).and_then(Runner::maximum_timeout);
             let payload = self.payload_for(now, id, runner, session.clone());
+            let refusal = self.refusal(id, &features);
             let handed_out = self.change(id, |job| {
-                if !job.features.is_subset(&features) {
-                    job.fail(now, "runner_unsupported", None);
+                if let Some(reason) = refusal {
+                    job.fail(now, reason, None);
                     return None;
                 }
                 job.payload = payload.unwrap_or_default();
@@ -156,6 +158,21 @@ impl Coordinator {
 }
 
 impl Coordinator {
+    /// Why GitLab fails a job when it is about to hand it out to a runner with these features.
+    fn refusal(&self, id: u64, features: &BTreeSet<String>) -> Option<&'static str> {
+        let job = self.jobs.get(&id)?;
+        let is_erased = |id: &u64| self.jobs.get(id).is_some_and(|needed| needed.erased);
+        if job.dependencies.iter().any(is_erased) {
+            Some("missing_dependency_failure")
+        } else if !job.features.is_subset(features) {
+            Some("runner_unsupported")
+        } else if job.project_deleted {
+            Some("project_deleted")
+        } else {
+            None
+        }
+    }
+
     /// The payload of a job as this runner gets it.
     fn payload_for(&self, now: Timestamp, id: u64, runner: u64, session_url: Option<String>) -> Option<Value> {
         let job = self.jobs.get(&id)?;
