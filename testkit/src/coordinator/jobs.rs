@@ -255,7 +255,7 @@ impl JobRecord {
         self.requests.get(&endpoint).copied().unwrap_or(0)
     }
 
-    /// The runner that got the job.
+    /// The runner that got the job, or to which it was about to be handed out when it failed.
     #[must_use]
     pub fn runner(&self) -> Option<u64> {
         self.runner

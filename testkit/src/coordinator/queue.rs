@@ -121,24 +121,20 @@ impl Coordinator {
                 return Err(Reply::message(StatusCode::CONFLICT, "409 Conflict"));
             }
             self.remove_pending(id);
-            if let Some(left) = self.settings.gitaly_failures.checked_sub(1) {
-                self.settings.gitaly_failures = left;
-                self.change(id, |job| job.fail(now, "scheduler_failure", None));
-                continue;
-            }
             let two_phase = self.settings.two_phase_commit && features.contains("two_phase_job_commit");
             let patience = self.settings.acceptance_patience;
             let longest = self.runners.get(&runner).and_then(Runner::maximum_timeout);
             let payload = self.payload_for(now, id, runner, session.clone());
             let refusal = self.refusal(id, &features);
             let handed_out = self.change(id, |job| {
+                // Also of a job that fails now.
+                job.runner = Some(runner);
                 if let Some(reason) = refusal {
                     job.fail(now, reason, None);
                     return None;
                 }
                 job.payload = payload.unwrap_or_default();
                 job.limit_timeout(longest);
-                job.runner = Some(runner);
                 job.system_id = Some(system_id.clone());
                 job.handed_out_at = Some(now);
                 job.count(Endpoint::RequestJob);
@@ -153,13 +149,16 @@ impl Coordinator {
                 return Ok(reply);
             }
         }
+        if self.candidate(runner, &system_id).is_none() {
+            return Ok(nothing());
+        }
         Err(Reply::message(StatusCode::CONFLICT, "409 Conflict"))
     }
 }
 
 impl Coordinator {
     /// Why GitLab fails a job when it is about to hand it out to a runner with these features.
-    fn refusal(&self, id: u64, features: &BTreeSet<String>) -> Option<&'static str> {
+    fn refusal(&mut self, id: u64, features: &BTreeSet<String>) -> Option<&'static str> {
         let job = self.jobs.get(&id)?;
         let is_erased = |id: &u64| self.jobs.get(id).is_some_and(|needed| needed.erased);
         if job.dependencies.iter().any(is_erased) {
@@ -169,7 +168,9 @@ impl Coordinator {
         } else if job.project_deleted {
             Some("project_deleted")
         } else {
-            None
+            // The payload is made, for which GitLab asks Gitaly.
+            self.settings.gitaly_failures = self.settings.gitaly_failures.checked_sub(1)?;
+            Some("scheduler_failure")
         }
     }
 

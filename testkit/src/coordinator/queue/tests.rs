@@ -86,7 +86,7 @@ fn a_job_that_needs_a_feature_the_runner_lacks_is_failed() {
     let (first, second) = (lab.gitlab.queue(lab.now, needy()), lab.gitlab.queue(lab.now, NewJob::default()));
     assert_eq!(body(&lab.request_job(&work(&["refspecs"])))["id"], second);
     assert_eq!((lab.status(first), lab.job(first).failure_reason()), ("failed", Some("runner_unsupported")));
-    assert_eq!(lab.job(first).runner(), None);
+    assert_eq!(lab.job(first).runner(), Some(lab.runner));
 
     lab.gitlab.queue(lab.now, needy());
     assert!(header(&lab.request_job(&work(&[])), LAST_UPDATE).is_some());
