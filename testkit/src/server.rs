@@ -16,15 +16,14 @@ use std::time::Duration;
 use gitlab_runner_api::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
 
-use self::shared::{Door, Shared};
+use self::shared::{Open, Shared};
 use crate::coordinator::Coordinator;
 use crate::time_limit::TimeLimit;
-use crate::treatment::Treatment;
 
 pub(crate) use self::clock::Clock;
 pub(crate) use self::connection::outside;
 pub use self::root::{InvalidRoot, Root};
-pub(crate) use self::shared::{Later, Passage};
+pub(crate) use self::shared::{Door, Later, Passage};
 
 /// How many connections wait to be accepted. A client that finds no room tries again only after a second, and the 128 of the
 /// standard library are few if thousands of runners come back at once. Linux allows for 4,096 unless it is told otherwise.
@@ -64,15 +63,14 @@ impl Server {
     /// If the operating system refuses a port or a thread.
     pub fn start(coordinator: Coordinator) -> io::Result<Self> {
         let listen = Listen::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        let door = Box::new(|_: &mut _, _, _: &_| Passage::GitLab(Treatment::Deliver));
-        Self::start_behind(coordinator, listen, door, Clock::start())
+        Self::start_behind(coordinator, listen, Box::new(Open), Clock::start())
     }
 
     /// Starts to serve with a door before GitLab.
     pub(crate) fn start_behind(
         coordinator: Coordinator,
         listen: Listen,
-        door: Box<Door>,
+        door: Box<dyn Door>,
         clock: Clock,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -85,7 +83,7 @@ impl Server {
         let served = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("simulated-gitlab".to_owned())
-            .spawn(move || connection::serve(&runtime, listener, &served))?;
+            .spawn(move || connection::serve(runtime, listener, &served))?;
         Ok(Self {
             shared,
             url: listen.url(address),

@@ -67,7 +67,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
-use http::Request;
+use http::request::Parts;
+use http::{Request, Response};
 use serde_json::{Map, Value};
 
 pub use faults::{Fault, InvalidFault};
@@ -79,7 +80,7 @@ pub use crate::server::{InvalidRoot, Root};
 use crate::content::Content;
 use crate::coordinator::{Coordinator, NewJob, Settings};
 use crate::dice::Dice;
-use crate::server::{self, Clock, Later, Listen, Passage, Server};
+use crate::server::{self, Clock, Door, Later, Listen, Passage, Server};
 #[cfg(feature = "tls")]
 use crate::tls::Identity;
 use crate::treatment::Treatment;
@@ -227,33 +228,10 @@ pub fn serve(mut coordinator: Coordinator, options: Options) -> io::Result<Serve
         identity,
         ..Listen::at(address)
     };
+    let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
     let guard = Guard::new(control_token, hosts, remote);
-    let mut faults = Faults::new(faults, Dice::new(seed));
-    let door = move |gitlab: &mut Coordinator, now, request: &Request<Bytes>| {
-        if let Err(refusal) = guard.check_source(request) {
-            return Passage::Answered(control::refused(refusal));
-        }
-        if request.uri().path().starts_with("/_sim/") {
-            if let Err(refusal) = guard.check_change(request) {
-                return Passage::Answered(control::refused(refusal));
-            }
-            gitlab.advance(now);
-            return match control::answer(gitlab, &mut faults, now, request) {
-                (response, None) => Passage::Answered(response),
-                (response, Some(time)) => Passage::Advanced(time, response),
-            };
-        }
-        if let Some(file) = git::answer(gitlab, now, request) {
-            return Passage::Answered(file);
-        }
-        match page::answer(gitlab, &guard, &root, now, request) {
-            Some(page) => Passage::Later(Later::new(move || page.response().map(Content::from))),
-            None if has_other_root(request.uri().path()) => Passage::Answered(server::outside(request.uri().path())),
-            // Faults are for runners, not for the test that watches them.
-            None if Coordinator::is_for_users(request) => Passage::GitLab(Treatment::Deliver),
-            None => Passage::GitLab(faults.treat(request)),
-        }
-    };
+    let guard = guard.ok_or_else(|| invalid("the control token has letters, digits, -, _, . and ~, at least one"))?;
+    let door = Entrance { guard, root, faults: Faults::new(faults, Dice::new(seed)) };
     let clock = start.map_or_else(Clock::start, Clock::standing_at);
     let server = Server::start_behind(coordinator, listen, Box::new(door), clock)?;
     let url = server.url();
@@ -265,6 +243,47 @@ pub fn serve(mut coordinator: Coordinator, options: Options) -> io::Result<Serve
         settings.kept_requests = settings.kept_requests.min(KEPT_REQUESTS);
     });
     Ok(server)
+}
+
+/// What looks at each request before GitLab does: the guard, the control API, the repository, the page and the faults.
+struct Entrance {
+    guard: Guard,
+    root: Root,
+    faults: Faults,
+}
+
+impl Door for Entrance {
+    fn refuse(&self, head: &Parts) -> Option<Response<Content>> {
+        let checked = self.guard.check_source(head).and_then(|()| {
+            let is_control = head.uri.path().starts_with(control::BELOW);
+            if is_control { self.guard.check_change(&head.method, &head.headers) } else { Ok(()) }
+        });
+        checked.err().map(|refusal| guard::protect(control::refused(refusal)))
+    }
+
+    fn pass(&mut self, gitlab: &mut Coordinator, now: Timestamp, request: &Request<Bytes>) -> Passage {
+        self.decide(gitlab, now, request).map(guard::protect)
+    }
+}
+
+impl Entrance {
+    fn decide(&mut self, gitlab: &mut Coordinator, now: Timestamp, request: &Request<Bytes>) -> Passage {
+        let path = request.uri().path();
+        if path.starts_with(control::BELOW) {
+            gitlab.advance(now);
+            return control::answer(gitlab, &mut self.faults, now, request);
+        }
+        if let Some(passage) = git::answer(gitlab, now, request) {
+            return passage;
+        }
+        match page::answer(gitlab, &self.guard, &self.root, now, request) {
+            Some(page) => Passage::Later(Later::new(move || page.response().map(Content::from))),
+            None if has_other_root(path) => Passage::Answered(server::outside(path)),
+            // Faults are for runners, not for the test that watches them.
+            None if Coordinator::is_for_users(request) => Passage::GitLab(Treatment::Deliver),
+            None => Passage::GitLab(self.faults.treat(request)),
+        }
+    }
 }
 
 /// Whether this is a path of the API of a GitLab at another root. [`Coordinator`] takes it for its own.
@@ -309,3 +328,6 @@ pub fn change_settings(settings: &mut Settings, changes: &Map<String, Value>) ->
 pub fn report(gitlab: &Coordinator) -> Value {
     control::report(gitlab)
 }
+
+#[cfg(test)]
+mod tests;

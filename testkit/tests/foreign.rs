@@ -104,18 +104,27 @@ fn only_who_has_the_token_can_change_something_and_no_other_site_can_ask() {
     let sim = Sim::start(&["--allow-host", "gitlab.test"]);
     let address = sim.told("url").strip_prefix("http://").unwrap().to_owned();
     let token = format!("Control-Token: {}", sim.told("control_token"));
-    let cookie = format!("Cookie: control_token={}", sim.told("control_token"));
+    let own = format!("Origin: http://{address}");
+    let named = |port: &str, token: &str| format!("Cookie: control_token_{port}={token}");
+    let port = address.rsplit_once(':').unwrap().1;
+    let (cookie, wrong) = (named(port, sim.told("control_token")), named(port, "wrong"));
+    let of_another_port = named("1", sim.told("control_token"));
     let job = r#"{"name":"x"}"#;
     for (headers, status) in [
         (vec![], 401),
         (vec!["Control-Token: wrong"], 401),
-        (vec!["Cookie: control_token=wrong"], 401),
+        (vec!["Control-Token:"], 401),
+        (vec![&wrong, &own], 401),
+        (vec![&of_another_port, &own], 401),
+        // A page of another site sends the cookie too. It also says that it is one.
+        (vec![&cookie], 401),
+        (vec![&cookie, "Sec-Fetch-Site: same-site"], 403),
         (vec![token.as_str(), "Origin: https://evil.example"], 403),
         (vec![&cookie, "Origin: null"], 403),
         (vec![&cookie, "Origin: http://127.0.0.1:1"], 403),
         (vec![&token], 201),
-        (vec![&cookie], 201),
-        (vec![&cookie, &format!("Origin: http://{address}")], 201),
+        (vec![&cookie, "Sec-Fetch-Site: same-origin"], 201),
+        (vec![&cookie, &own], 201),
     ] {
         let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
         assert_eq!(sim.call("POST", "/_sim/jobs", &headers, job).unwrap().0, status, "{headers}");
@@ -422,6 +431,8 @@ fn wrong_usage_is_told_in_one_sentence() {
         (&["--seed"], 2, "--seed needs a value"),
         (&["--seed", "x"], 2, "--seed needs a whole number"),
         (&["--listen", "here"], 2, "--listen needs an address"),
+        (&["--control-token", ""], 2, "--control-token needs letters"),
+        (&["--control-token", "a;b"], 2, "--control-token needs letters"),
         (&["--root", "gitlab"], 2, "--root needs a path such as /gitlab"),
         (&["--repository", "/nowhere"], 1, "--repository"),
         (&["--fault", "moon"], 2, "WHAT:WHERE"),

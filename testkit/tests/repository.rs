@@ -5,11 +5,17 @@
 mod program;
 
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use gitlab_runner_api_testkit::TimeLimit;
 use program::{Sim, has};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -355,6 +361,61 @@ fn nothing_but_objects_is_served_and_only_to_jobs() {
     assert_eq!(none.call("GET", "/acme/widgets.git/info/refs", "", "").unwrap().0, 404);
 }
 
+/// Jobs are queued and clones are made while git takes its time. Everybody else is served, and the program ends.
+#[test]
+fn a_slow_git_delays_nobody_else() {
+    let Some(desk) = Desk::new() else { return };
+    let sha = desk.commit("one", "First");
+    let (tools, hold, started) = (desk.path("tools"), desk.path("hold"), desk.path("started"));
+    fs::create_dir(&tools).unwrap();
+    let real = String::from_utf8(Command::new("sh").args(["-c", "command -v git"]).output().unwrap().stdout).unwrap();
+    let slow = format!(
+        "#!/bin/sh\nif test -e '{}'; then echo >>'{}'; fi\nwhile test -e '{}'; do sleep 0.05; done\nexec '{}' \"$@\"\n",
+        hold.display(),
+        started.display(),
+        hold.display(),
+        real.trim()
+    );
+    fs::write(tools.join("git"), slow).unwrap();
+    fs::set_permissions(tools.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
+    let work = desk.path("work");
+    let words = ["--repository", work.to_str().unwrap()];
+    let sim = Sim::start_with(TimeLimit::TEST, &words, &[("PATH", &path)]);
+    let payload = job(&sim, &json!({}));
+    let credentials = basic("gitlab-ci-token", payload["token"].as_str().unwrap());
+
+    let begin = |number: usize| {
+        while fs::read(&started).unwrap_or_default().len() < number {
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let (queued, listed) = thread::scope(|scope| {
+        fs::write(&hold, "").unwrap();
+        let queued = scope.spawn(|| sim.sim("POST", "/_sim/jobs", r#"{"name":"slow"}"#));
+        let listed = scope.spawn(|| sim.call("GET", "/acme/widgets.git/info/refs", &credentials, ""));
+        begin(2);
+        // While git hangs.
+        assert_eq!(sim.sim("GET", "/_sim/jobs", "").1.as_array().map(Vec::len), Some(1));
+        assert_eq!(sim.request_job().unwrap().0, 204);
+        fs::remove_file(&hold).unwrap();
+        (queued.join().unwrap(), listed.join().unwrap().unwrap())
+    });
+    assert_eq!((queued.0, listed.0), (201, 200));
+    assert!(listed.1.contains(&format!("{sha}\trefs/heads/trunk\n")), "{}", listed.1);
+    let (_, jobs) = sim.sim("GET", "/_sim/jobs", "");
+    assert_eq!(jobs[1]["name"], "slow");
+
+    fs::remove_file(&started).unwrap();
+    fs::write(&hold, "").unwrap();
+    let mut client = TcpStream::connect(sim.address()).unwrap();
+    let head = format!("GET /acme/widgets.git/info/refs HTTP/1.1\r\nHost: localhost\r\n{credentials}\r\n");
+    client.write_all(head.as_bytes()).unwrap();
+    begin(1);
+    assert_eq!(sim.terminate(), 0, "it ends although git hangs");
+    fs::remove_file(&hold).unwrap();
+}
+
 /// Names of branches and tags, messages and authors may contain HTML. Git forbids only a few characters.
 #[test]
 fn a_script_in_the_names_of_a_repository_does_no_harm() {
@@ -370,7 +431,8 @@ fn a_script_in_the_names_of_a_repository_does_no_harm() {
     assert_eq!(variable(&tag, "CI_COMMIT_TAG"), evil);
     desk.git(".", &["clone", "--quiet", "--branch", evil, repo_url(&branch), "clone"]);
     let token = sim.told("control_token");
-    let cookie = format!("Cookie: control_token={token}\r\n");
+    let port = sim.address().rsplit_once(':').unwrap().1;
+    let cookie = format!("Cookie: control_token_{port}={token}\r\n");
     for path in ["/".to_owned(), format!("/jobs/{}", branch["id"]), format!("/jobs/{}", tag["id"])] {
         let (head, page) = sim.exchange("GET", &path, &cookie, "").unwrap();
         assert!(!page.contains("<img") && !page.contains("alert(2)</script>"), "{path}: {page}");

@@ -188,7 +188,13 @@ fn options() -> Result<Wanted, Failure> {
             "registration-token" => options.registration_token = Some(text),
             "runner-token" => options.runner_token = Some(text),
             "access-token" => options.access_token = Some(text),
-            "control-token" => options.control_token = Some(text),
+            "control-token" => {
+                let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+                if text.is_empty() || !text.bytes().all(is_plain) {
+                    return Err(wrong("letters, digits, -, _, . or ~"));
+                }
+                options.control_token = Some(text);
+            }
             "allow-host" => {
                 let host = text.parse().ok().filter(|host: &Authority| host.host() == text);
                 host.ok_or_else(|| wrong("the name of a host, such as gitlab.test"))?;

@@ -27,11 +27,8 @@ fn storage_path(job: u64, token: &str) -> String {
 }
 
 pub(super) fn send_file(file: &StoredArtifact) -> Reply {
-    let name = file.file_name.replace(|c: char| c == '"' || c.is_control(), "_");
-    let encoded: String = form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20");
-    let disposition = format!("attachment; filename=\"{name}\"; filename*=UTF-8''{encoded}");
     Reply::file(StatusCode::OK, "application/octet-stream", file.content.clone())
-        .header_text(CONTENT_DISPOSITION, &disposition)
+        .header_text(CONTENT_DISPOSITION, &file.disposition())
         .header(HeaderName::from_static("content-transfer-encoding"), HeaderValue::from_static("binary"))
 }
 
@@ -360,6 +357,29 @@ mod tests {
         assert_eq!(get(&mut lab, &path, &token).0, 401, "its job has ended");
         assert_eq!(get(&mut lab, "/jobs/7/artifacts", &other).0, 403);
         assert_eq!(lab.call(Method::POST, &path, &headers, &form("file", "PK")).status(), 403);
+    }
+
+    /// A name that cannot be a header must not make a download one that a browser shows.
+    #[test]
+    fn a_download_is_an_attachment_whatever_its_name_is() {
+        for (file_name, expected) in [
+            ("a.zip", "attachment; filename=\"a.zip\"; filename*=UTF-8''a.zip"),
+            ("a b\"\\\r\nX: 1", "attachment; filename=\"a b____X: 1\"; filename*=UTF-8''a%20b%22%5C__X%3A%201"),
+            ("é.html", "attachment; filename=\"_.html\"; filename*=UTF-8''%C3%A9.html"),
+            ("", "attachment; filename=\"\"; filename*=UTF-8''"),
+        ] {
+            let (kind, format) = ("archive".to_owned(), "zip".to_owned());
+            let (file_name, content) = (file_name.to_owned(), bytes::Bytes::new().into());
+            let file = super::StoredArtifact {
+                artifact_type: kind,
+                artifact_format: format,
+                file_name,
+                expire_in: None,
+                content,
+            };
+            let response = super::send_file(&file).into_response();
+            assert_eq!(response.headers()["content-disposition"], expected);
+        }
     }
 
     #[test]

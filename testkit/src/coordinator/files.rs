@@ -67,6 +67,17 @@ pub struct StoredArtifact {
     pub content: Content,
 }
 
+impl StoredArtifact {
+    /// The `Content-Disposition` of a download. It can be a header whatever the name of the file is, so that no browser shows
+    /// the file in place of storing it.
+    pub(crate) fn disposition(&self) -> String {
+        let whole = self.file_name.replace(char::is_control, "_");
+        let plain = whole.replace(|c: char| !matches!(c, ' '..='~') || matches!(c, '"' | '\\'), "_");
+        let encoded: String = form_urlencoded::byte_serialize(whole.as_bytes()).collect();
+        format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{}", encoded.replace('+', "%20"))
+    }
+}
+
 /// Refuses a type that GitLab does not have.
 pub(super) fn check_type(artifact_type: &str) -> Result<(), Reply> {
     if is_type(artifact_type) {

@@ -35,11 +35,13 @@ const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
 /// answered first asks for the job at once.
 const ANSWERED_AT_ONCE: usize = 64;
 
-pub(super) fn serve(runtime: &Runtime, listener: TcpListener, shared: &Arc<Shared>) {
+pub(super) fn serve(runtime: Runtime, listener: TcpListener, shared: &Arc<Shared>) {
     runtime.spawn(accept(listener, Arc::clone(shared)));
     runtime.spawn(answer_held(Arc::clone(shared)));
     // What was spawned ends when the runtime is dropped, at the next point where it waits.
     runtime.block_on(shared.stop.notified());
+    // Nobody is there any more for whom something slow is made on another thread, such as a list that git does not finish.
+    runtime.shutdown_background();
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -110,18 +112,27 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<R
             ));
         }
     }
-    let reading = shared.state().coordinator.reading(shared.clock.now(), &parts);
+    let (refused, reading) = {
+        let state = shared.state();
+        match state.door.refuse(&parts) {
+            Some(refused) => (Some(refused), Reading::Discard),
+            None => (None, state.coordinator.reading(shared.clock.now(), &parts)),
+        }
+    };
     let body = match incoming::read(&parts.headers, body, reading).await {
         Ok(body) => body,
         Err(refusal) => return Ok(refusal.map(|why| Outgoing::new(why.into()))),
     };
+    if let Some(refused) = refused {
+        return Ok(refused.map(Outgoing::new));
+    }
     let (passage, request) = {
         let mut state = shared.state();
         let now = shared.clock.now();
         let State { coordinator, door, .. } = &mut *state;
         let whole = if let Body::Whole(bytes) = &body { bytes.clone() } else { Bytes::new() };
         let seen = Request::from_parts(parts, whole);
-        let passage = door(coordinator, now, &seen);
+        let passage = door.pass(coordinator, now, &seen);
         (passage, seen.map(|_| body))
     };
     let treatment = match passage {
@@ -140,8 +151,14 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<R
         }
         Passage::Later(later) => {
             // On another thread: this one serves everybody else.
-            let made = tokio::task::spawn_blocking(|| later.make()).await;
-            return made.map(|response| response.map(Outgoing::new)).map_err(io::Error::other);
+            let finish = tokio::task::spawn_blocking(|| later.prepare()).await.map_err(io::Error::other)?;
+            let response = {
+                let mut state = shared.state();
+                let now = shared.clock.now();
+                finish(&mut state.coordinator, now)
+            };
+            shared.changed.notify_one();
+            return Ok(response.map(Outgoing::new));
         }
         Passage::GitLab(treatment) => treatment,
     };

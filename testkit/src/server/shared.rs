@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
+use http::request::Parts;
 use http::{Request, Response};
 use tokio::sync::{Notify, oneshot};
 
@@ -35,11 +36,30 @@ pub(super) struct State {
     pub(super) coordinator: Coordinator,
     /// The connections of held requests.
     pub(super) waiting: BTreeMap<HoldId, oneshot::Sender<Response<Bytes>>>,
-    pub(super) door: Box<Door>,
+    pub(super) door: Box<dyn Door>,
 }
 
-/// Looks at each request before GitLab does. The body is empty if it is a form with files, which the door does not see.
-pub(super) type Door = dyn FnMut(&mut Coordinator, Timestamp, &Request<Bytes>) -> Passage + Send;
+/// Looks at each request before GitLab does.
+pub(crate) trait Door: Send {
+    /// The answer to a request that is refused for its head alone. Its body is not kept in memory.
+    fn refuse(&self, head: &Parts) -> Option<Response<Content>>;
+
+    /// Decides on a request that was read. The body is empty if it is a form with files, which the door does not see.
+    fn pass(&mut self, gitlab: &mut Coordinator, now: Timestamp, request: &Request<Bytes>) -> Passage;
+}
+
+/// Every request is GitLab's.
+pub(super) struct Open;
+
+impl Door for Open {
+    fn refuse(&self, _: &Parts) -> Option<Response<Content>> {
+        None
+    }
+
+    fn pass(&mut self, _: &mut Coordinator, _: Timestamp, _: &Request<Bytes>) -> Passage {
+        Passage::GitLab(Treatment::Deliver)
+    }
+}
 
 /// What the door does with a request.
 #[derive(Debug)]
@@ -50,20 +70,53 @@ pub(crate) enum Passage {
     Answered(Response<Content>),
     /// It is not GitLab's affair, and lets this much time pass.
     Advanced(Duration, Response<Content>),
-    /// It is not GitLab's affair, and to make the answer takes long.
+    /// It is not GitLab's affair, and a part of the work takes long.
     Later(Later),
 }
 
-/// Makes an answer from a copy of what it needs, so that no other request waits for it.
-pub(crate) struct Later(Box<dyn FnOnce() -> Response<Content> + Send>);
+/// Finishes an answer under the lock.
+pub(crate) type Finish = Box<dyn FnOnce(&mut Coordinator, Timestamp) -> Response<Content> + Send>;
+
+/// An answer in two steps. The first takes long, and is made on another thread from a copy of what it needs, so that no other
+/// request waits for it. The second is quick, and sees the coordinator.
+pub(crate) struct Later(Box<dyn FnOnce() -> Finish + Send>);
 
 impl Later {
+    /// An answer that needs no second step.
     pub(crate) fn new(make: impl FnOnce() -> Response<Content> + Send + 'static) -> Self {
-        Self(Box::new(make))
+        Self::then(make, |_, _, response| response)
     }
 
-    pub(crate) fn make(self) -> Response<Content> {
+    /// An answer that `finish` makes from what `prepare` returns.
+    pub(crate) fn then<T: Send + 'static>(
+        prepare: impl FnOnce() -> T + Send + 'static,
+        finish: impl FnOnce(&mut Coordinator, Timestamp, T) -> Response<Content> + Send + 'static,
+    ) -> Self {
+        Self(Box::new(move || {
+            let prepared = prepare();
+            Box::new(move |gitlab, now| finish(gitlab, now, prepared))
+        }))
+    }
+
+    pub(crate) fn prepare(self) -> Finish {
         (self.0)()
+    }
+
+    /// Changes the answer once it is made.
+    fn map(self, change: fn(Response<Content>) -> Response<Content>) -> Self {
+        Self::then(|| self.prepare(), move |gitlab, now, finish| change(finish(gitlab, now)))
+    }
+}
+
+impl Passage {
+    /// Changes the answer, if it is not GitLab's.
+    pub(crate) fn map(self, change: fn(Response<Content>) -> Response<Content>) -> Self {
+        match self {
+            Self::GitLab(treatment) => Self::GitLab(treatment),
+            Self::Answered(response) => Self::Answered(change(response)),
+            Self::Advanced(by, response) => Self::Advanced(by, change(response)),
+            Self::Later(later) => Self::Later(later.map(change)),
+        }
     }
 }
 
@@ -74,7 +127,7 @@ impl fmt::Debug for Later {
 }
 
 impl Shared {
-    pub(super) fn new(coordinator: Coordinator, door: Box<Door>, listen: &Listen, clock: Clock) -> Self {
+    pub(super) fn new(coordinator: Coordinator, door: Box<dyn Door>, listen: &Listen, clock: Clock) -> Self {
         Self {
             clock,
             state: Mutex::new(State { coordinator, waiting: BTreeMap::new(), door }),

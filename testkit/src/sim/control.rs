@@ -7,8 +7,6 @@ mod runners;
 
 pub(super) use instance::report;
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
 use http::header::{ALLOW, HeaderValue};
@@ -22,9 +20,13 @@ use super::faults::Faults;
 use crate::content::Content;
 use crate::coordinator::Coordinator;
 use crate::routes::{self, Operation};
+use crate::server::Passage;
+
+/// The paths of all operations begin with this.
+pub(super) const BELOW: &str = "/_sim/";
 
 /// What an operation does.
-type Act = fn(&mut Call<'_>) -> Result<Response<Content>, Refusal>;
+type Act = fn(&mut Call<'_>) -> Result<Passage, Refusal>;
 
 /// An operation, and the members that its body may have.
 struct Control {
@@ -108,21 +110,21 @@ pub(super) fn members() -> impl Iterator<Item = (&'static Method, &'static str, 
     OPERATIONS.iter().filter_map(known)
 }
 
-/// Answers a request to steer the simulation. The second part is the time that the request lets pass.
+/// Answers a request to steer the simulation. `HEAD` is answered as `GET`, without the body.
 pub(super) fn answer(
     gitlab: &mut Coordinator,
     faults: &mut Faults,
     now: Timestamp,
     request: &Request<Bytes>,
-) -> (Response<Content>, Option<Duration>) {
+) -> Passage {
     let path = request.uri().path();
+    let method = if *request.method() == Method::HEAD { &Method::GET } else { request.method() };
     let found: Vec<_> = routes::at(OPERATIONS, path).collect();
     let allowed: Vec<&str> = found.iter().map(|(operation, _)| operation.method.as_str()).collect();
-    let Some((operation, values)) = found.into_iter().find(|(operation, _)| operation.method == *request.method())
-    else {
-        return (not_there(request, &allowed), None);
+    let Some((operation, values)) = found.into_iter().find(|(operation, _)| operation.method == *method) else {
+        return Passage::Answered(not_there(request, &allowed));
     };
-    let mut call = Call { gitlab, faults, now, body: request.body(), values, advance: None };
+    let mut call = Call { gitlab, faults, now, body: request.body(), values };
     let checked = if request.uri().query().is_some_and(|query| !query.is_empty()) {
         Err(call::bad(format!("{} {path} has no parameters in its query", request.method())))
     } else if matches!(*request.method(), Method::POST | Method::PATCH) {
@@ -130,8 +132,8 @@ pub(super) fn answer(
     } else {
         Ok(())
     };
-    let response = checked.and_then(|()| (operation.act.act)(&mut call)).unwrap_or_else(refused);
-    (response, call.advance)
+    let acted = checked.and_then(|()| (operation.act.act)(&mut call));
+    acted.unwrap_or_else(|refusal| Passage::Answered(refused(refusal)))
 }
 
 /// The answer to a request for which there is no operation, at a path where these methods are allowed.

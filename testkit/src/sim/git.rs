@@ -11,8 +11,9 @@ use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, Header
 use http::{Method, Request, Response, StatusCode};
 
 use crate::content::Content;
-use crate::coordinator::{Coordinator, JobRecord, PROJECT_PATH};
+use crate::coordinator::{Coordinator, NewJob, PROJECT_PATH};
 use crate::repository::Repository;
+use crate::server::{Later, Passage};
 
 /// The user name of a job.
 const USER: &str = "gitlab-ci-token";
@@ -22,8 +23,9 @@ const DENIED: &str = "HTTP Basic: Access denied. If a password was provided for 
                       or you're required to use a token instead of a password. If a token was provided, it was either \
                       incorrect, expired, or improperly scoped.\n";
 
-/// The answer to a request for the repository; `None` if it is for something else, or there is no repository.
-pub(super) fn answer(gitlab: &Coordinator, now: Timestamp, request: &Request<Bytes>) -> Option<Response<Content>> {
+/// The answer to a request for the repository; `None` if it is for something else, or there is no repository. Who may read it is
+/// decided at once. The program git and the disk may be slow, so that nobody else waits for them.
+pub(super) fn answer(gitlab: &Coordinator, now: Timestamp, request: &Request<Bytes>) -> Option<Passage> {
     let repository = gitlab.repository()?;
     let path = request.uri().path().strip_prefix('/')?.strip_prefix(PROJECT_PATH)?.strip_prefix(".git/")?;
     let token = password(request.headers());
@@ -31,13 +33,17 @@ pub(super) fn answer(gitlab: &Coordinator, now: Timestamp, request: &Request<Byt
         let mut response = text(StatusCode::UNAUTHORIZED, DENIED);
         let challenge = HeaderValue::from_static("Basic realm=\"GitLab\"");
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-        return Some(response);
+        return Some(Passage::Answered(response));
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Some(text(StatusCode::FORBIDDEN, "The repository can only be read, by git's plain protocol.\n"));
+        let why = "The repository can only be read, by git's plain protocol.\n";
+        return Some(Passage::Answered(text(StatusCode::FORBIDDEN, why)));
     }
-    let found = file(repository, job, path);
-    Some(found.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "There is no such file in the repository.\n")))
+    let (repository, job, path) = (repository.clone(), job.template().clone(), path.to_owned());
+    Some(Passage::Later(Later::new(move || {
+        let found = file(&repository, &job, &path);
+        found.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "There is no such file in the repository.\n"))
+    })))
 }
 
 /// The password of a request in which [`USER`] presents itself.
@@ -49,7 +55,7 @@ fn password(headers: &HeaderMap) -> Option<String> {
 }
 
 /// A file of the repository. What may change is made anew, because the file of that name may be missing or out of date.
-fn file(repository: &Repository, job: &JobRecord, path: &str) -> Option<Response<Content>> {
+fn file(repository: &Repository, job: &NewJob, path: &str) -> Option<Response<Content>> {
     let made = |body: String| {
         let mut response = text(StatusCode::OK, body);
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -58,7 +64,7 @@ fn file(repository: &Repository, job: &JobRecord, path: &str) -> Option<Response
     Some(match path {
         "HEAD" => made(format!("ref: refs/heads/{}\n", repository.default_branch())),
         // If the type of this answer is not that of git's other protocol, the client knows that it must use the plain one.
-        "info/refs" => match repository.advertise(&job.template().hidden_references()) {
+        "info/refs" => match repository.advertise(&job.hidden_references()) {
             Ok(list) => made(list),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },

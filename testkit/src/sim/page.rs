@@ -12,10 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
 use http::header::{
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, SET_COOKIE,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LOCATION, SET_COOKIE,
 };
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 
 use super::control;
 use super::guard::{self, Guard};
@@ -26,13 +25,15 @@ const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 const STYLE_PATH: &str = "/_page/page.css";
 const SCRIPT_PATH: &str = "/_page/page.js";
+/// What begins the path of the page of a job.
+const JOB_PATH: &str = "/jobs/";
 
 /// The colours of a log that are no class of the style sheet are attributes; they hold numbers only.
 const POLICY: &str = "default-src 'none'; style-src 'self'; style-src-attr 'unsafe-inline'; script-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The cookie and the parameter of the query with the token for changes.
-const TOKEN: &str = guard::COOKIE_NAME;
+/// The parameter of the query with the token for changes.
+const TOKEN: &str = "control_token";
 
 const NEW_JOB: &str = "<details><summary>New job</summary><form data-path=\"/_sim/jobs\">\
     <label>Name <input name=\"name\" value=\"test\" required></label>\
@@ -90,7 +91,6 @@ impl Page {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         // It has nothing but digits and quotation marks.
         headers.extend(HeaderValue::try_from(version).ok().map(|version| (ETAG, version)));
         response
@@ -106,14 +106,20 @@ pub(super) fn answer(
     request: &Request<Bytes>,
 ) -> Option<Page> {
     let uri = request.uri();
+    let is_page = matches!(uri.path(), "/" | STYLE_PATH | SCRIPT_PATH) || uri.path().starts_with(JOB_PATH);
+    if is_page && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "The page can only be read.\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Some(Page::Made(response));
+    }
     if uri.path() == "/"
         && let Some(token) = parameter(uri.query(), TOKEN)
     {
         // Behind TLS the browser must not show the cookie to a server of the same name that does without.
         let secure = gitlab.settings().external_url.starts_with("https://");
-        return Some(Page::Made(admit(guard, root, secure, &token)));
+        return Some(Page::Made(admit(guard, root, secure, &token, request.headers())));
     }
-    let may_change = guard.has_token(request.headers());
+    let may_change = guard.has_cookie(request.headers());
     let known = request.headers().get(IF_NONE_MATCH).cloned();
     let file = |kind, text: &str| Page::Rendered {
         status: StatusCode::OK,
@@ -148,25 +154,29 @@ fn parameter(query: Option<&str>, name: &str) -> Option<String> {
 }
 
 /// Gives the browser a cookie with the token, and shows the list.
-fn admit(guard: &Guard, root: &Root, secure: bool, token: &str) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
+fn admit(guard: &Guard, root: &Root, secure: bool, token: &str, headers: &HeaderMap) -> Response<Bytes> {
     let home = format!("{}/", root.as_str());
     // A path with a slash at its end would leave out the root itself.
     let path = if root.as_str().is_empty() { "/" } else { root.as_str() };
     let secure = if secure { "; Secure" } else { "" };
-    let cookie = HeaderValue::try_from(format!("{TOKEN}={token}; Path={path}; HttpOnly; SameSite=Strict{secure}"));
+    let name = guard::cookie_name(headers);
+    let cookie = HeaderValue::try_from(format!("{name}={token}; Path={path}; HttpOnly; SameSite=Strict{secure}"));
     match (cookie, HeaderValue::try_from(&home)) {
         (Ok(cookie), Ok(home)) if guard.is_token(token.as_bytes()) => {
+            let mut response = Response::new(Bytes::new());
             *response.status_mut() = StatusCode::SEE_OTHER;
             response.headers_mut().insert(LOCATION, home);
             response.headers_mut().insert(SET_COOKIE, cookie);
+            response
         }
-        _ => {
-            *response.status_mut() = StatusCode::FORBIDDEN;
-            *response.body_mut() =
-                Bytes::from_static(b"This is not the control_token that the program printed at its start.\n");
-        }
+        _ => plain(StatusCode::FORBIDDEN, "This is not the control_token that the program printed at its start.\n"),
     }
+}
+
+fn plain(status: StatusCode, why: &'static str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(why.as_bytes()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
@@ -186,7 +196,7 @@ fn page(view: &View<'_>, path: &str, query: Option<&str>) -> Option<Parts> {
     if path == "/" {
         return Some((StatusCode::OK, "Simulated GitLab".to_owned(), list(view, query), None, END_OF_FOOTER));
     }
-    let id = path.strip_prefix("/jobs/")?;
+    let id = path.strip_prefix(JOB_PATH)?;
     let gitlab = view.gitlab;
     Some(match id.parse().ok().and_then(|id| gitlab.job(id)) {
         Some(job) => {
@@ -378,7 +388,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
     fn guard() -> Guard {
-        Guard::new("secret".to_owned(), Vec::new(), false)
+        Guard::new("secret".to_owned(), Vec::new(), false).unwrap()
     }
 
     fn get(gitlab: &Coordinator, path: &str) -> Response<Bytes> {
@@ -441,7 +451,6 @@ mod tests {
             let response = get(&gitlab, &path);
             assert!(!text(&response).contains("<img"), "{path}");
             assert!(response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().contains("script-src 'self'"));
-            assert_eq!(response.headers()[X_CONTENT_TYPE_OPTIONS], "nosniff");
         }
         assert!(text(&get(&gitlab, "/")).contains("&lt;img src=x onerror=alert(1)&gt;&quot;&#39;"));
     }
@@ -473,6 +482,15 @@ mod tests {
             assert_eq!(get(&gitlab, path).status(), StatusCode::NOT_FOUND, "{path}");
         }
         assert_eq!(get(&gitlab, STYLE_PATH).headers()[CONTENT_TYPE], "text/css; charset=utf-8");
+        for path in ["/", "/?control_token=secret", "/jobs/7", STYLE_PATH, SCRIPT_PATH] {
+            for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "MOON"] {
+                let request = Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();
+                let refused = answer(&gitlab, &guard(), &Root::default(), NOW, &request).unwrap().response();
+                assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
+                assert_eq!(refused.headers()[ALLOW], "GET, HEAD");
+                assert!(!refused.headers().contains_key(SET_COOKIE), "{method} {path}");
+            }
+        }
     }
 
     #[test]

@@ -24,10 +24,15 @@ impl Sim {
 
     /// Starts it for a test that may take so long.
     pub(crate) fn start_for(span: Duration, words: &[&str]) -> Self {
+        Self::start_with(span, words, &[])
+    }
+
+    /// Starts it with these variables in its environment.
+    pub(crate) fn start_with(span: Duration, words: &[&str], vars: &[(&str, &str)]) -> Self {
         let limit = TimeLimit::start(span);
         let mut command = Command::new(env!("CARGO_BIN_EXE_simulated-gitlab"));
-        let mut child =
-            command.args(["--listen", "127.0.0.1:0"]).args(words).stdout(Stdio::piped()).spawn().expect("it starts");
+        command.args(["--listen", "127.0.0.1:0"]).args(words).envs(vars.iter().copied()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
         Self { child, ready: serde_json::from_str(&line).expect("JSON"), _limit: limit }

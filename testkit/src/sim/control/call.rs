@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::content::Content;
 use crate::coordinator::Coordinator;
 use crate::routes::Values;
+use crate::server::Passage;
 use crate::sim::faults::Faults;
 pub(super) use crate::sim::guard::Refusal;
 use crate::sim::settings;
@@ -23,8 +24,6 @@ pub(super) struct Call<'a> {
     pub(super) body: &'a Bytes,
     /// The values of the parameters in the path.
     pub(super) values: Values<'a>,
-    /// The time that the request lets pass.
-    pub(super) advance: Option<Duration>,
 }
 
 /// Refuses a body that is not what it should be.
@@ -39,17 +38,25 @@ pub(super) fn missing(why: impl Into<String>) -> Refusal {
 
 /// An answer in JSON.
 pub(super) fn told(status: StatusCode, body: &Value) -> Response<Content> {
-    let mut response = raw("application/json", Bytes::from(format!("{body}\n")));
+    let mut response = typed("application/json", Bytes::from(format!("{body}\n")));
     *response.status_mut() = status;
     response
 }
 
-pub(super) fn ok(body: &Value) -> Result<Response<Content>, Refusal> {
-    Ok(told(StatusCode::OK, body))
+pub(super) fn ok(body: &Value) -> Result<Passage, Refusal> {
+    Ok(Passage::Answered(told(StatusCode::OK, body)))
+}
+
+pub(super) fn created(body: &Value) -> Result<Passage, Refusal> {
+    Ok(Passage::Answered(told(StatusCode::CREATED, body)))
+}
+
+pub(super) fn raw(kind: &'static str, body: impl Into<Content>) -> Result<Passage, Refusal> {
+    Ok(Passage::Answered(typed(kind, body)))
 }
 
 /// An answer of this media type.
-pub(super) fn raw(kind: &'static str, body: impl Into<Content>) -> Response<Content> {
+pub(super) fn typed(kind: &'static str, body: impl Into<Content>) -> Response<Content> {
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response

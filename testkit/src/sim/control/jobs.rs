@@ -4,97 +4,115 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gitlab_runner_api::Timestamp;
+use http::header::{CONTENT_DISPOSITION, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::call::{Call, Refusal, bad, missing, ok, raw, seconds, told};
+use super::call::{Call, Refusal, bad, created, missing, ok, raw, seconds, told, typed};
+use super::refused;
 use crate::content::Content;
-use crate::coordinator::{Coordinator, JobRecord};
+use crate::coordinator::{Coordinator, JobRecord, NewJob};
+use crate::server::{Later, Passage};
 use crate::sim::describe;
 
-pub(super) fn list(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn list(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     ok(&call.gitlab.jobs().map(view).collect())
 }
 
-pub(super) fn queue(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn queue(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let mut job = describe::job(call.json()?).map_err(bad)?;
-    if let Some(missing) = call.gitlab.missing_dependency(&job) {
-        return Err(bad(format!("there is no job {missing} to depend on")));
-    }
-    if let Some(repository) = call.gitlab.repository()
-        && !job.check_out(repository)
-    {
-        return Err(bad(format!("the repository has no {}", job.source_reference())));
-    }
-    let id = call.gitlab.queue(call.now, job);
-    Ok(told(StatusCode::CREATED, &json!({ "id": id })))
+    let Some(repository) = call.gitlab.repository().cloned() else {
+        return Ok(Passage::Answered(enqueue(call.gitlab, call.now, job)));
+    };
+    // To ask git takes long, and nobody else is to wait for it.
+    let check_out = move || {
+        let found = job.check_out(&repository);
+        (job, found)
+    };
+    let finish = |gitlab: &mut Coordinator, now, (job, found): (NewJob, bool)| {
+        if found {
+            return enqueue(gitlab, now, job);
+        }
+        refused(bad(format!("the repository has no {}", job.source_reference())))
+    };
+    Ok(Passage::Later(Later::then(check_out, finish)))
 }
 
-pub(super) fn show(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+fn enqueue(gitlab: &mut Coordinator, now: Timestamp, job: NewJob) -> Response<Content> {
+    match gitlab.missing_dependency(&job) {
+        Some(missing) => refused(bad(format!("there is no job {missing} to depend on"))),
+        None => told(StatusCode::CREATED, &json!({ "id": gitlab.queue(now, job) })),
+    }
+}
+
+pub(super) fn show(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     ok(&view(call.job()?))
 }
 
-pub(super) fn show_token(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn show_token(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     ok(&json!({ "token": call.job()?.token() }))
 }
 
-pub(super) fn show_trace(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
-    Ok(raw("text/plain; charset=utf-8", Bytes::copy_from_slice(call.job()?.trace())))
+pub(super) fn show_trace(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+    raw("text/plain; charset=utf-8", Bytes::copy_from_slice(call.job()?.trace()))
 }
 
-pub(super) fn show_artifact(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn show_artifact(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let (job, kind) = (call.job()?, call.value(1));
     let file = job.artifact(kind).ok_or_else(|| missing(format!("job {} left no {kind}", job.id())))?;
-    Ok(raw("application/octet-stream", file.content.clone()))
+    let disposition = HeaderValue::try_from(file.disposition());
+    let mut response = typed("application/octet-stream", file.content.clone());
+    response.headers_mut().extend(disposition.ok().map(|disposition| (CONTENT_DISPOSITION, disposition)));
+    Ok(Passage::Answered(response))
 }
 
-pub(super) fn cancel(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn cancel(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let force = call.flag("force", false)?;
     let act = if force { Coordinator::force_cancel } else { Coordinator::cancel };
     call.change(act)
 }
 
-pub(super) fn retry(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn retry(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let id = call.job()?.id();
     let again = call.gitlab.retry(call.now, id).and_then(|again| call.gitlab.job(again));
     let why = || Refusal(StatusCode::CONFLICT, format!("job {id} has not ended, or it was retried already"));
-    again.map(|job| told(StatusCode::CREATED, &view(job))).ok_or_else(why)
+    created(&view(again.ok_or_else(why)?))
 }
 
-pub(super) fn watch(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn watch(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let watched = call.flag("watched", true)?;
     call.change(|gitlab, _, job| gitlab.watch(job, watched))
 }
 
-pub(super) fn erase(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn erase(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     call.change(|gitlab, _, job| gitlab.erase(job))
 }
 
-pub(super) fn delete_project(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn delete_project(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     call.change(|gitlab, _, job| gitlab.delete_project(job))
 }
 
-pub(super) fn lock(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn lock(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let until = call.until()?;
     call.change(|gitlab, _, job| gitlab.lock_job(job, until))
 }
 
-pub(super) fn lock_log(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn lock_log(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let until = call.until()?;
     call.change(|gitlab, _, job| gitlab.lock_trace(job, until))
 }
 
-pub(super) fn lose_log(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn lose_log(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let keep = call.members()?.get("keep").map_or(Some(0), Value::as_u64);
     let keep = keep.ok_or_else(|| bad("keep is a number of bytes"))?;
     call.change(|gitlab, _, job| gitlab.forget_trace_tail(job, keep))
 }
 
-pub(super) fn revoke_token(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn revoke_token(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     call.change(|gitlab, _, job| gitlab.revoke_job_token(job))
 }
 
-pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Response<Content>, Refusal> {
+pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let after = call.duration("seconds")?.unwrap_or(Duration::ZERO);
     call.change(|gitlab, now, job| gitlab.expire_job_token(job, now.saturating_add(after)))
 }
@@ -119,7 +137,7 @@ impl Call<'_> {
     }
 
     /// Changes the job that the path names, and shows it.
-    fn change(&mut self, change: impl FnOnce(&mut Coordinator, Timestamp, u64)) -> Result<Response<Content>, Refusal> {
+    fn change(&mut self, change: impl FnOnce(&mut Coordinator, Timestamp, u64)) -> Result<Passage, Refusal> {
         let id = self.job()?.id();
         change(self.gitlab, self.now, id);
         ok(&view(self.job()?))
