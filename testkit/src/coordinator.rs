@@ -72,6 +72,7 @@ use self::limits::{HostHeaders, Limits};
 use self::params::Params;
 use self::pending::Pending;
 use self::record::Journal;
+use self::retention::{Bounds, Leavings};
 use self::runners::Runner;
 use self::wire::{Reply, Route};
 use crate::content::Content;
@@ -126,8 +127,10 @@ pub struct Coordinator {
     next_job: u64,
     /// The jobs that have ended and are kept, in the order in which they ended.
     ended: VecDeque<u64>,
-    /// How many were to be kept when old jobs were last dropped. `None`: a job has ended since.
-    swept: Option<usize>,
+    ended_logs: Leavings,
+    ended_artifacts: Leavings,
+    /// How much was to be kept when old jobs were last dropped. `None`: a job has ended since.
+    swept: Option<Bounds>,
     /// How many jobs are running.
     running: usize,
     pending: Pending,
@@ -187,6 +190,8 @@ impl Coordinator {
             next_manager: 1,
             jobs: BTreeMap::new(),
             ended: VecDeque::new(),
+            ended_logs: Leavings::default(),
+            ended_artifacts: Leavings::default(),
             swept: None,
             running: 0,
             pending: Pending::default(),
@@ -556,8 +561,7 @@ impl Coordinator {
             self.remove_pending(id);
         }
         if has_ended {
-            self.ended.push_back(id);
-            self.swept = None;
+            self.note_end(id);
         }
         Some((result, has_ended))
     }

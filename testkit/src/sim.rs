@@ -12,9 +12,11 @@
 //! The server may be below a path, speak TLS, and serve a git repository that jobs are about: see [`Options`]. All addresses in
 //! payloads and answers are then those of this server. The paths below are relative to its URL. Other paths are answered with 404.
 //!
-//! To let it run for long, the program keeps the last 1,000 jobs that have ended, with their logs and files, and the last
-//! 10,000 requests. The settings `kept_jobs` and `kept_requests` change that. A runner manager that was not heard of for a week is
-//! removed, as in GitLab. Jobs that have not ended, runners, users and registration tokens stay until somebody ends or removes them.
+//! To let it run for long, the program drops what is oldest: logs of jobs that have ended beyond 256 MiB, their files beyond 4 GiB,
+//! the jobs themselves beyond 1,000, and the record of requests beyond 10,000. The settings `kept_log_bytes`,
+//! `kept_artifact_bytes`, `kept_jobs` and `kept_requests` change that. A job, a log or a file that was dropped is answered with 404
+//! and a sentence. A runner manager that was not heard of for a week is removed, as in GitLab. Jobs that have not ended, with their
+//! logs and files, runners, users and registration tokens stay until somebody ends or removes them.
 //!
 //! | Request | Answer |
 //! |---|---|
@@ -90,6 +92,8 @@ use guard::Guard;
 /// How much the program keeps, if the settings do not keep less.
 const KEPT_JOBS: usize = 1000;
 const KEPT_REQUESTS: usize = 10_000;
+const KEPT_LOG_BYTES: u64 = 256 << 20;
+const KEPT_ARTIFACT_BYTES: u64 = 4 << 30;
 
 /// How a simulated GitLab is served.
 ///
@@ -241,6 +245,8 @@ pub fn serve(mut coordinator: Coordinator, options: Options) -> io::Result<Serve
         settings.record_requests = true;
         settings.kept_jobs = settings.kept_jobs.min(KEPT_JOBS);
         settings.kept_requests = settings.kept_requests.min(KEPT_REQUESTS);
+        settings.kept_log_bytes = settings.kept_log_bytes.min(KEPT_LOG_BYTES);
+        settings.kept_artifact_bytes = settings.kept_artifact_bytes.min(KEPT_ARTIFACT_BYTES);
     });
     Ok(server)
 }

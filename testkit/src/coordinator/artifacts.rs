@@ -231,7 +231,8 @@ impl Coordinator {
             return Err(Reply::forbidden());
         }
         let archive = job.artifact("archive");
-        let archive = archive.ok_or_else(|| Reply::message(StatusCode::NOT_FOUND, "404 Not Found"))?;
+        let why = || job.why_no_artifacts(&self.settings).unwrap_or_else(|| "404 Not Found".to_owned());
+        let archive = archive.ok_or_else(|| Reply::message(StatusCode::NOT_FOUND, why()))?;
         if let Some(storage) = &self.settings.object_storage
             && direct
         {
@@ -269,7 +270,11 @@ impl Coordinator {
         let signature = inbound.query.text("signature")?.unwrap_or_default();
         let job = self.jobs.get(&id).filter(|job| signature == tokens::signature(&job.token));
         let archive = job.and_then(|job| job.artifact("archive"));
-        archive.map(send_file).ok_or_else(|| Reply::empty(StatusCode::FORBIDDEN))
+        let dropped = job.and_then(|job| job.why_no_artifacts(&self.settings));
+        archive.map(send_file).ok_or_else(|| {
+            let gone = dropped.map(|why| Reply::message(StatusCode::NOT_FOUND, why));
+            gone.unwrap_or_else(|| Reply::empty(StatusCode::FORBIDDEN))
+        })
     }
 
     /// The other address that an upload is to be sent to, unless the request came there already.

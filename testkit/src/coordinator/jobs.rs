@@ -58,7 +58,11 @@ pub struct JobRecord {
     pub(super) failure_reason: Option<String>,
     pub(super) exit_code: Option<i64>,
     pub(super) trace: Vec<u8>,
+    /// The log was dropped to bound the memory. It had so many bytes, with this checksum.
+    pub(super) dropped_log: Option<(u64, u32)>,
     pub(super) artifacts: Vec<StoredArtifact>,
+    /// The files were dropped to bound the memory.
+    pub(super) dropped_artifacts: bool,
     pub(super) dotenv: BTreeMap<String, String>,
     pub(super) environment_key: Option<String>,
     pub(super) appended_at: Timestamp,
@@ -107,7 +111,9 @@ impl JobRecord {
             failure_reason: None,
             exit_code: None,
             trace: Vec::new(),
+            dropped_log: None,
             artifacts: Vec::new(),
+            dropped_artifacts: false,
             dotenv: BTreeMap::new(),
             environment_key: None,
             appended_at: now,
@@ -196,10 +202,69 @@ impl JobRecord {
         &self.template
     }
 
-    /// The stored trace.
+    /// The stored trace. It is empty if it was dropped.
     #[must_use]
     pub fn trace(&self) -> &[u8] {
         &self.trace
+    }
+
+    /// Whether the trace was dropped because of [`Settings::kept_log_bytes`](crate::Settings::kept_log_bytes).
+    #[must_use]
+    pub fn is_log_dropped(&self) -> bool {
+        self.dropped_log.is_some()
+    }
+
+    /// The number of bytes of the trace, also after it was dropped.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.dropped_log.map_or(self.trace.len() as u64, |(bytes, _)| bytes)
+    }
+
+    /// The CRC-32 of the trace, also after it was dropped.
+    #[must_use]
+    pub fn log_crc32(&self) -> u32 {
+        self.dropped_log.map_or_else(|| crc32fast::hash(&self.trace), |(_, checksum)| checksum)
+    }
+
+    /// Whether the files were dropped because of [`Settings::kept_artifact_bytes`](crate::Settings::kept_artifact_bytes).
+    #[must_use]
+    pub fn are_artifacts_dropped(&self) -> bool {
+        self.dropped_artifacts
+    }
+
+    pub(super) fn drop_log(&mut self) {
+        // A user may have erased it meanwhile.
+        if !self.trace.is_empty() {
+            self.dropped_log = Some((self.trace.len() as u64, crc32fast::hash(&self.trace)));
+            self.trace = Vec::new();
+        }
+    }
+
+    pub(super) fn drop_artifacts(&mut self) {
+        self.dropped_artifacts |= !self.artifacts.is_empty();
+        self.artifacts = Vec::new();
+    }
+
+    /// Why the log is not there, if it was dropped.
+    pub(crate) fn why_no_log(&self, settings: &Settings) -> Option<String> {
+        let (id, kept) = (self.id, settings.kept_log_bytes);
+        self.dropped_log.map(|_| {
+            format!(
+                "the log of job {id} was dropped: of the logs of jobs that have ended the last {kept} bytes are kept \
+                 (the setting kept_log_bytes)"
+            )
+        })
+    }
+
+    /// Why a file is not there, if the files were dropped.
+    pub(crate) fn why_no_artifacts(&self, settings: &Settings) -> Option<String> {
+        let (id, kept) = (self.id, settings.kept_artifact_bytes);
+        self.dropped_artifacts.then(|| {
+            format!(
+                "the files of job {id} were dropped: of the files of jobs that have ended the last {kept} bytes are kept \
+                 (the setting kept_artifact_bytes)"
+            )
+        })
     }
 
     /// The files the job left, in the order they came.

@@ -17,12 +17,21 @@ pub struct RequestRecord {
     pub at: Timestamp,
     /// The method, such as `PATCH`.
     pub method: String,
-    /// The path without the query, which may contain tokens.
+    /// The path without the query, which may contain tokens. Of a path that is very long only the beginning.
     pub path: String,
     /// The status of the answer. `None` while the request is held, and if its client went away.
     pub status: Option<u16>,
     /// What the request changed, in words such as `job 4294967297 running` or `log of job 4294967297 12 bytes`.
     pub changes: Vec<String>,
+}
+
+/// How much of a path is recorded. All paths of GitLab are much shorter.
+const PATH_RECORDED: usize = 1000;
+
+/// The beginning of a path, so that nobody can fill the memory with paths that do not exist.
+fn shortened(path: &str) -> String {
+    let end = (0..=PATH_RECORDED.min(path.len())).rev().find(|at| path.is_char_boundary(*at)).unwrap_or(0);
+    path[..end].to_owned()
 }
 
 /// What a request has changed so far: whether each job that it touched was pending before, and whether each runner was there.
@@ -67,7 +76,7 @@ impl Coordinator {
         let record = RequestRecord {
             at: now,
             method: parts.method.to_string(),
-            path: parts.uri.path().to_owned(),
+            path: shortened(parts.uri.path()),
             status: None,
             changes: Vec::new(),
         };
@@ -181,6 +190,8 @@ mod tests {
         lab.pass(seconds(50));
         assert_eq!(lab.gitlab.poll(lab.now).map(|(held, _)| held), Some(hold));
         assert_eq!(told(&lab)[5], "POST /jobs/request Some(204) ");
+        lab.json(Method::GET, &format!("/{}", "é".repeat(2000)), &json!({}));
+        assert_eq!(lab.gitlab.requests().last().map(|record| record.path.len()), Some(super::PATH_RECORDED));
         lab.gitlab.clear_requests();
         assert_eq!(lab.gitlab.requests().count(), 0);
     }

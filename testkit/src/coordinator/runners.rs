@@ -18,6 +18,14 @@ use super::{Coordinator, Inbound, calendar, tokens};
 const STALE_AFTER: Duration = minutes(7 * 24 * 60);
 /// How often stale managers are looked for.
 const STALE_CHECK: Duration = minutes(60);
+/// So many managers of a runner are stored, more than any test has. Else whoever has the token of a runner could fill the memory
+/// with system IDs. The one that was not heard of for the longest time is removed first.
+const MANAGERS: usize = 10_000;
+/// So many features of a manager are stored, and so many bytes of the name of each.
+const FEATURES: usize = 1000;
+const FEATURE_NAME: usize = 255;
+/// So many characters of each text that a manager says of itself are stored.
+const INFO_TEXT: usize = 2048;
 /// A manager that does not name its system ID is filed under this one.
 const LEGACY_SYSTEM_ID: &str = "<legacy>";
 
@@ -246,6 +254,11 @@ impl Coordinator {
                     runner.checked_at = now;
                     runner.managers.retain(|_, known| now.saturating_since(known.contacted_at) < STALE_AFTER);
                 }
+                if runner.managers.len() >= MANAGERS {
+                    let oldest = runner.managers.iter().min_by_key(|(_, known)| known.contacted_at);
+                    let oldest = oldest.map(|(system_id, _)| system_id.clone());
+                    oldest.map(|system_id| runner.managers.remove(&system_id));
+                }
                 let features = features.unwrap_or_default();
                 let manager = Manager { id, features, info, made_at: now, stored_at: now, contacted_at: now };
                 runner.managers.insert(system_id.to_owned(), manager);
@@ -364,14 +377,17 @@ pub(super) struct Announced {
 }
 
 pub(super) fn announced(params: &Params) -> Result<Announced, Reply> {
-    let features = params
-        .object_in("info", "features")?
-        .map(|features| features.iter().filter(|(_, on)| is_truthy(on)).map(|(name, _)| name.clone()).collect());
+    let is_wanted = |name: &str, on: &Value| name.len() <= FEATURE_NAME && is_truthy(on);
+    let features = params.object_in("info", "features")?.map(|features| {
+        let wanted = features.iter().filter(|(name, on)| is_wanted(name, on));
+        wanted.take(FEATURES).map(|(name, _)| name.clone()).collect()
+    });
     params.object_in("info", "config")?;
     params.object_in("info", "labels")?;
     let mut info = Map::new();
     for name in ["name", "version", "revision", "platform", "architecture", "executor"] {
         let told = params.text_in("info", name)?.filter(|text| !text.is_empty());
+        let told = told.map(|text| text.chars().take(INFO_TEXT).collect::<String>());
         info.extend(told.map(|text| (name.to_owned(), text.into())));
     }
     Ok(Announced { features, info })

@@ -179,9 +179,15 @@ pub struct Settings {
     pub record_requests: bool,
     /// So many requests are recorded, the newest. `simulated-gitlab` keeps 10,000.
     pub kept_requests: usize,
-    /// So many jobs that have ended are kept, with their logs and files; the ones that ended first are dropped. A dropped job
-    /// is unknown to all calls. `simulated-gitlab` keeps 1,000.
+    /// So many jobs that have ended are kept; the ones that ended first are dropped. A dropped job is unknown to all calls.
+    /// `simulated-gitlab` keeps 1,000.
     pub kept_jobs: usize,
+    /// So many bytes of the logs of jobs that have ended are kept; the logs of the jobs that ended first are dropped. Calls for
+    /// a dropped log are answered with 404. `simulated-gitlab` keeps 256 MiB.
+    pub kept_log_bytes: u64,
+    /// So many bytes of the files of jobs that have ended are kept; the files of the jobs that ended first are dropped, but not
+    /// those that another job still waits for. Calls for a dropped file are answered with 404. `simulated-gitlab` keeps 4 GiB.
+    pub kept_artifact_bytes: u64,
     /// Number of the first job. Above 2^32, so that 32-bit clients fail.
     pub first_job_id: u64,
 }
@@ -236,6 +242,8 @@ impl Default for Settings {
             record_requests: false,
             kept_requests: usize::MAX,
             kept_jobs: usize::MAX,
+            kept_log_bytes: u64::MAX,
+            kept_artifact_bytes: u64::MAX,
             first_job_id: (1 << 32) + 1,
         }
     }

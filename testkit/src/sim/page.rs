@@ -201,7 +201,8 @@ fn page(view: &View<'_>, path: &str, query: Option<&str>) -> Option<Parts> {
     Some(match id.parse().ok().and_then(|id| gitlab.job(id)) {
         Some(job) => {
             let shown = last_lines(job.trace());
-            (StatusCode::OK, job.name().to_owned(), one(view, job, shown.len()), Some(shown.to_vec()), END)
+            let log = (!job.is_log_dropped()).then(|| shown.to_vec());
+            (StatusCode::OK, job.name().to_owned(), one(view, job, shown.len()), log, END)
         }
         None => {
             let why = id.parse().map_or_else(|_| "there is no such job".to_owned(), |id| control::no_job(gitlab, id));
@@ -256,7 +257,7 @@ fn list(view: &View<'_>, query: Option<&str>) -> String {
             badge(job),
             reason(job),
             runner(gitlab, job),
-            size(job.trace().len() as u64),
+            size(job.log_bytes()),
             buttons(view, job),
         );
     }
@@ -301,6 +302,10 @@ fn one(view: &View<'_>, job: &JobRecord, shown: usize) -> String {
         );
     }
     page.push_str("</div>");
+    let settings = gitlab.settings();
+    for why in [job.why_no_log(settings), job.why_no_artifacts(settings)].into_iter().flatten() {
+        _ = write!(page, "<p class=\"gone\">404: {}.</p>", escape(&why));
+    }
     if shown < job.trace().len() {
         let (id, part) = (job.id(), size(shown as u64));
         _ = write!(page, "<p>These are the last {part}. <a href=\"/_sim/jobs/{id}/trace\">The whole log</a></p>");

@@ -141,3 +141,52 @@ fn a_path_is_refused_with_the_methods_that_it_has() {
         }
     }
 }
+
+/// A client that asks for what was dropped is told so, in each API and on the page.
+#[test]
+fn what_was_dropped_is_not_found_and_never_empty() {
+    let (mut gitlab, id) = gitlab();
+    gitlab.set_access_token("glpat-x");
+    let token = gitlab.job(id).expect("a job").token().to_owned();
+    let send = |gitlab: &mut Coordinator, method: &str, path: String, headers: &[(&str, &str)], body: &'static [u8]| {
+        let request = Request::builder().method(method).uri(format!("http://localhost/api/v4{path}"));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.header("job-token", &token).body(Bytes::from_static(body)).expect("a request");
+        gitlab.respond(NOW, request)
+    };
+    let form = b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.zip\"\r\n\r\nPK\r\n--x--\r\n";
+    let multipart = [("content-type", "multipart/form-data; boundary=x")];
+    let range = [("content-type", "text/plain"), ("content-range", "0-2")];
+    assert_eq!(send(&mut gitlab, "POST", format!("/jobs/{id}/artifacts"), &multipart, form).status(), 201);
+    assert_eq!(send(&mut gitlab, "PATCH", format!("/jobs/{id}/trace"), &range, b"log").status(), 202);
+    assert_eq!(send(&mut gitlab, "PUT", format!("/jobs/{id}?state=success&token={token}"), &[], b"").status(), 200);
+    let (log, file) = (format!("/_sim/jobs/{id}/trace"), format!("/_sim/jobs/{id}/artifacts/archive"));
+    let read = |gitlab: &mut Coordinator, path: &str| {
+        let (response, _) = ask(gitlab, request("GET", path, &[]));
+        let text = response.body().to_bytes().expect("read").to_vec();
+        (response.status().as_u16(), String::from_utf8(text).expect("text"))
+    };
+    assert_eq!((read(&mut gitlab, &log), read(&mut gitlab, &file)), ((200, "log".into()), (200, "PK".into())));
+
+    (gitlab.settings_mut().kept_log_bytes, gitlab.settings_mut().kept_artifact_bytes) = (2, 1);
+    for (path, setting) in [(&log, "kept_log_bytes"), (&file, "kept_artifact_bytes")] {
+        let (status, text) = read(&mut gitlab, path);
+        assert!(status == 404 && text.contains("dropped") && text.contains(setting), "{status} {text}");
+        let path = path.replace("/_sim/", "/projects/4242/").replace("/archive", "");
+        let response = send(&mut gitlab, "GET", path, &[("private-token", "glpat-x")], b"");
+        let text = String::from_utf8_lossy(response.body()).into_owned();
+        assert!(response.status() == 404 && text.contains("dropped") && text.contains(setting), "{text}");
+        let (status, page) = read(&mut gitlab, &format!("/jobs/{id}"));
+        assert!(status == 200 && page.contains(setting) && !page.contains("<pre>"), "{page}");
+    }
+    let (_, shown) = read(&mut gitlab, &format!("/_sim/jobs/{id}"));
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!((&shown["trace_bytes"], &shown["trace_dropped"]), (&3.into(), &true.into()), "{shown}");
+    let checksum = format!("{:08x}", crc32fast::hash(b"log"));
+    assert_eq!((&shown["trace_crc32"], &shown["artifacts_dropped"]), (&checksum.into(), &true.into()), "{shown}");
+    gitlab.settings_mut().kept_jobs = 0;
+    for path in [&log, &file, &format!("/jobs/{id}"), &format!("/_sim/jobs/{id}")] {
+        let (status, text) = read(&mut gitlab, path);
+        assert!(status == 404 && text.contains("was dropped") && text.contains("kept_jobs"), "{status} {text}");
+    }
+}

@@ -1,8 +1,10 @@
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::{FEATURE_NAME, FEATURES, INFO_TEXT, MANAGERS, announced};
 use crate::coordinator::calendar;
 use crate::coordinator::fixture::{Lab, TOKEN, body, seconds, work};
+use crate::coordinator::params::Params;
 use crate::coordinator::settings::minutes;
 
 #[test]
@@ -237,4 +239,33 @@ fn a_token_is_rotated_until_its_deadline() {
     let answer = lab.call(Method::POST, &path, &[("private-token", "glpat-admin")], b"");
     assert_eq!((answer.status().as_u16(), body(&answer)), passed, "a user is refused as well");
     assert_eq!(lab.json(Method::POST, "/runners/verify", &json!({ "token": made["token"] })).status(), 200);
+}
+
+#[test]
+fn a_runner_has_a_bounded_number_of_managers_that_say_a_bounded_amount() {
+    let mut lab = Lab::new(|_| {});
+    let said = |length: usize| {
+        let many: Map<String, Value> = (0..FEATURES + 10).map(|number| (number.to_string(), true.into())).collect();
+        let mut info = Map::from_iter([("name".to_owned(), "é".repeat(length).into())]);
+        info.insert("features".to_owned(), many.into());
+        info["features"]["f".repeat(length)] = true.into();
+        json!({ "token": TOKEN, "system_id": "s_large", "info": info })
+    };
+    lab.request_job(&said(INFO_TEXT + 1));
+    let stored = lab.gitlab.manager_info(lab.runner, "s_large").expect("a manager");
+    assert_eq!(stored["name"].as_str().map(|name| name.chars().count()), Some(INFO_TEXT));
+    let features = lab.gitlab.manager_features(lab.runner, "s_large").expect("a manager");
+    assert!(features.len() == FEATURES && features.iter().all(|name| name.len() <= FEATURE_NAME));
+    for number in 0..MANAGERS + 10 {
+        lab.pass(std::time::Duration::from_millis(1));
+        lab.gitlab.contact(
+            lab.now,
+            lab.runner,
+            &format!("s_{number}"),
+            announced(&Params::default()).expect("nothing"),
+        );
+    }
+    let managers: Vec<&str> = lab.gitlab.managers(lab.runner).collect();
+    assert_eq!(managers.len(), MANAGERS);
+    assert!(!managers.contains(&"s_large") && !managers.contains(&"s_9") && managers.contains(&"s_10"));
 }

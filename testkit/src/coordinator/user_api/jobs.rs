@@ -63,6 +63,9 @@ pub(super) fn show(gitlab: &mut Coordinator, asked: &Asked<'_>) -> Result<Reply,
 
 pub(super) fn trace(gitlab: &mut Coordinator, asked: &Asked<'_>) -> Result<Reply, Reply> {
     let job = job(gitlab, asked, Role::Guest)?;
+    if let Some(why) = job.why_no_log(&gitlab.settings) {
+        return Err(Reply::message(StatusCode::NOT_FOUND, why));
+    }
     // GitLab writes `infile` where the standard has `inline`.
     let disposition = format!("infile; filename=\"{}.log\"", job.id);
     Ok(Reply::text(StatusCode::OK, "text/plain", job.trace.clone()).header_text(CONTENT_DISPOSITION, &disposition))
@@ -74,9 +77,9 @@ pub(super) fn artifacts(gitlab: &mut Coordinator, asked: &Asked<'_>) -> Result<R
     if !files::is_type(&kind) {
         return Err(Reply::error(StatusCode::BAD_REQUEST, "file_type does not have a valid value"));
     }
-    let file = job(gitlab, asked, Role::Guest)?.artifact(&kind);
-    let missing = || Reply::message(StatusCode::NOT_FOUND, "404 Not Found");
-    file.map(artifacts::send_file).ok_or_else(missing)
+    let job = job(gitlab, asked, Role::Guest)?;
+    let why = || job.why_no_artifacts(&gitlab.settings).unwrap_or_else(|| "404 Not Found".to_owned());
+    job.artifact(&kind).map(artifacts::send_file).ok_or_else(|| Reply::message(StatusCode::NOT_FOUND, why()))
 }
 
 pub(super) fn cancel(gitlab: &mut Coordinator, asked: &Asked<'_>) -> Result<Reply, Reply> {

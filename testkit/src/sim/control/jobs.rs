@@ -54,12 +54,18 @@ pub(super) fn show_token(call: &mut Call<'_>) -> Result<Passage, Refusal> {
 }
 
 pub(super) fn show_trace(call: &mut Call<'_>) -> Result<Passage, Refusal> {
-    raw("text/plain; charset=utf-8", Bytes::copy_from_slice(call.job()?.trace()))
+    let job = call.job()?;
+    if let Some(why) = job.why_no_log(call.gitlab.settings()) {
+        return Err(missing(why));
+    }
+    raw("text/plain; charset=utf-8", Bytes::copy_from_slice(job.trace()))
 }
 
 pub(super) fn show_artifact(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let (job, kind) = (call.job()?, call.value(1));
-    let file = job.artifact(kind).ok_or_else(|| missing(format!("job {} left no {kind}", job.id())))?;
+    let dropped = job.why_no_artifacts(call.gitlab.settings());
+    let why = || missing(dropped.unwrap_or_else(|| format!("job {} left no {kind}", job.id())));
+    let file = job.artifact(kind).ok_or_else(why)?;
     let disposition = HeaderValue::try_from(file.disposition());
     let mut response = typed("application/octet-stream", file.content.clone());
     response.headers_mut().extend(disposition.ok().map(|disposition| (CONTENT_DISPOSITION, disposition)));
@@ -185,13 +191,15 @@ pub(super) fn view(job: &JobRecord) -> Value {
         "started_at": job.started_at().map(seconds),
         "updated_at": seconds(job.updated_at()),
         "history": history.collect::<Vec<_>>(),
-        "trace_bytes": job.trace().len(),
-        "trace_crc32": format!("{:08x}", crc32fast::hash(job.trace())),
+        "trace_bytes": job.log_bytes(),
+        "trace_crc32": format!("{:08x}", job.log_crc32()),
+        "trace_dropped": job.is_log_dropped(),
         "debug_trace": job.debug_trace(),
         "reported_checksum": job.reported_checksum(),
         "reported_bytesize": job.reported_bytesize(),
         "final_updates": updates.collect::<Vec<_>>(),
         "artifacts": job.artifacts().iter().map(artifact).collect::<Vec<_>>(),
+        "artifacts_dropped": job.are_artifacts_dropped(),
         "dotenv": job.dotenv(),
         "runtime_environment_key": job.environment_key(),
         "requests": requests,
