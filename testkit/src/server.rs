@@ -1,5 +1,6 @@
 //! The simulated GitLab behind a loopback HTTP server.
 
+mod budget;
 mod clock;
 mod connection;
 mod incoming;
@@ -28,6 +29,10 @@ pub(crate) use self::shared::{Door, Later, Passage};
 /// How many connections wait to be accepted. A client that finds no room tries again only after a second, and the 128 of the
 /// standard library are few if thousands of runners come back at once. Linux allows for 4,096 unless it is told otherwise.
 const BACKLOG: u32 = 4096;
+
+/// How long a client may stay silent where it is its turn: between two requests, within one, and while an answer waits to be read.
+/// GitLab's nginx has about one minute. Two are more than the 90 seconds for which clients written in Go keep connections.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A [`Coordinator`] that listens on a port of this machine, in real time, until it is dropped.
 ///
@@ -155,6 +160,8 @@ pub(crate) struct Listen {
     pub(crate) root: Root,
     /// The host in the URL, if the address stands for all addresses of this machine.
     pub(crate) name: Option<String>,
+    /// How long a silent client is waited for.
+    pub(crate) patience: Duration,
     #[cfg(feature = "tls")]
     pub(crate) identity: Option<crate::tls::Identity>,
 }
@@ -166,6 +173,7 @@ impl Listen {
             address,
             root: Root::default(),
             name: None,
+            patience: PATIENCE,
             #[cfg(feature = "tls")]
             identity: None,
         }

@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+use tokio_io_timeout::TimeoutWriter;
 #[cfg(feature = "tls")]
 use tokio_rustls::TlsAcceptor;
 
-use super::incoming;
+use super::incoming::{self, Patient};
 use super::outgoing::Outgoing;
 use super::shared::{Passage, Shared, State};
 use crate::content::Content;
@@ -70,10 +71,28 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>) {
     serve_requests(stream, shared).await;
 }
 
-async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
-    let service = service_fn(move |request| handle(request, Arc::clone(&shared)));
+async fn serve_requests(stream: impl AsyncRead + AsyncWrite, shared: Arc<Shared>) {
+    let patience = shared.patience;
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(patience));
+    let service = service_fn(move |request| admit(request, Arc::clone(&shared)));
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(patience);
     // A broken connection is the client's affair.
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let _ = server.serve_connection(TokioIo::new(Box::pin(stream)), service).await;
+}
+
+/// Answers a request, as long as the answers that nobody reads do not take too much memory. What changes something is always
+/// answered, because it has happened.
+async fn admit(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<Response<Outgoing>> {
+    let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let mut response = handle(request, &shared).await?;
+    if !response.body_mut().count(&shared.answers) && only_reads {
+        let why = "too many large answers are on their way to clients that do not read them";
+        let refusal = incoming::refusal(StatusCode::SERVICE_UNAVAILABLE, why);
+        return Ok(refusal.map(|why| Outgoing::new(why.into())));
+    }
+    Ok(response)
 }
 
 /// Answers held requests when their wait ends.
@@ -100,12 +119,14 @@ async fn answer_held(shared: Arc<Shared>) {
     }
 }
 
-async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<Response<Outgoing>> {
+async fn handle(request: Request<Incoming>, shared: &Shared) -> io::Result<Response<Outgoing>> {
     let (mut parts, body) = request.into_parts();
+    let body = Patient::new(body, shared.patience);
+    let mut share = shared.bodies.share();
     match shared.root.strip(&parts.uri) {
         Some(uri) => parts.uri = uri,
         None => {
-            let refusal = incoming::read(&parts.headers, body, Reading::Discard).await.err();
+            let refusal = incoming::read(&parts.headers, body, Reading::Discard, &mut share).await.err();
             return Ok(refusal.map_or_else(
                 || outside(parts.uri.path()).map(Outgoing::new),
                 |broken| broken.map(|why| Outgoing::new(why.into())),
@@ -119,7 +140,7 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<R
             None => (None, state.coordinator.reading(shared.clock.now(), &parts)),
         }
     };
-    let body = match incoming::read(&parts.headers, body, reading).await {
+    let body = match incoming::read(&parts.headers, body, reading, &mut share).await {
         Ok(body) => body,
         Err(refusal) => return Ok(refusal.map(|why| Outgoing::new(why.into()))),
     };
@@ -167,7 +188,7 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<R
         Treatment::Answer(status) => return Ok(Treatment::page(status).map(|page| Outgoing::new(page.into()))),
         Treatment::Deliver | Treatment::LoseAnswer | Treatment::Delay(_) => {}
     }
-    let response = answer(request, &shared).await;
+    let response = answer(request, shared).await;
     match treatment {
         Treatment::LoseAnswer => return Err(io::ErrorKind::ConnectionReset.into()),
         Treatment::Delay(pause) => tokio::time::sleep(pause).await,

@@ -1,29 +1,68 @@
 //! The bodies of requests.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::TryStreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
+use tokio::time::Sleep;
 
+use super::budget::Share;
 use crate::coordinator::{Body, Reading};
 use crate::form::{Form, FormError, Keep};
 
 /// The largest body that is read into memory. Artifacts are not, and have a limit of their own.
 const WHOLE_LIMIT: usize = 64 << 20;
 
+/// A body whose sender may not be silent for long. One that sends half of it would hold memory and a connection for ever.
+pub(super) struct Patient {
+    body: Incoming,
+    patience: Duration,
+    /// Runs while nothing comes.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    pub(super) fn new(body: Incoming, patience: Duration) -> Self {
+        Self { body, patience, silence: None }
+    }
+}
+
+impl hyper::body::Body for Patient {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            this.silence = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)));
+        }
+        let patience = this.patience;
+        let silence = this.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        silence.as_mut().poll(cx).map(|()| Some(Err(io::ErrorKind::TimedOut.into())))
+    }
+}
+
 /// Reads a body to its end, as a rule before it is answered. A connection that was closed before the end would take the answer
-/// with it.
+/// with it. `share` grows with what is kept in memory.
 ///
 /// # Errors
 ///
 /// The answer, if GitLab is not to see the request.
-pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, reading: Reading) -> Result<Body, Response<Bytes>> {
+pub(super) async fn read(
+    headers: &HeaderMap,
+    mut body: Patient,
+    reading: Reading,
+    share: &mut Share,
+) -> Result<Body, Response<Bytes>> {
     match reading {
-        Reading::Whole => whole(body).await,
+        Reading::Whole => whole(body, share).await,
         Reading::Discard => {
             skip(&mut body).await?;
             Ok(Body::Discarded)
@@ -35,7 +74,7 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, reading: Readi
         }
         Reading::Form { limit } => {
             let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-            let pieces = (&mut body).into_data_stream().map_err(io::Error::other);
+            let pieces = (&mut body).into_data_stream();
             let form = Form::read(kind, pieces, Keep::OnDisk { limit }).await;
             // What follows the end of the form, or the place where it was given up.
             skip(&mut body).await?;
@@ -45,21 +84,28 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, reading: Readi
                 Err(FormError::TooLarge) => {
                     Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, "the fields of the form are too large"))
                 }
+                Err(FormError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => Err(broken(&error)),
                 Err(FormError::Io(error)) => Err(refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
             }
         }
     }
 }
 
-async fn whole(mut body: Incoming) -> Result<Body, Response<Bytes>> {
+async fn whole(mut body: Patient, share: &mut Share) -> Result<Body, Response<Bytes>> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(broken)?;
+        let frame = frame.map_err(|error| broken(&error))?;
         let Some(data) = frame.data_ref() else { continue };
-        if bytes.len() + data.len() > WHOLE_LIMIT {
+        let size = bytes.len() + data.len();
+        let fits = size <= WHOLE_LIMIT;
+        if !fits || !share.grow_to(size) {
             drop(bytes);
             skip(&mut body).await?;
-            return Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"));
+            return Err(if fits {
+                refusal(StatusCode::SERVICE_UNAVAILABLE, "too many large requests are on their way")
+            } else {
+                refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")
+            });
         }
         bytes.extend_from_slice(data);
     }
@@ -67,19 +113,22 @@ async fn whole(mut body: Incoming) -> Result<Body, Response<Bytes>> {
 }
 
 /// Reads the rest of a body and forgets it.
-async fn skip(body: &mut Incoming) -> Result<(), Response<Bytes>> {
+async fn skip(body: &mut Patient) -> Result<(), Response<Bytes>> {
     while let Some(frame) = body.frame().await {
-        frame.map_err(broken)?;
+        frame.map_err(|error| broken(&error))?;
     }
     Ok(())
 }
 
 /// The answer to a body that broke off. As a rule nobody is there to read it.
-fn broken(error: hyper::Error) -> Response<Bytes> {
+fn broken(error: &io::Error) -> Response<Bytes> {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return refusal(StatusCode::REQUEST_TIMEOUT, "the rest of the body did not come");
+    }
     refusal(StatusCode::BAD_REQUEST, &error.to_string())
 }
 
-fn refusal(status: StatusCode, why: &str) -> Response<Bytes> {
+pub(super) fn refusal(status: StatusCode, why: &str) -> Response<Bytes> {
     let mut response = Response::new(format!("{why}\n").into());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));

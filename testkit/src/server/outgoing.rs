@@ -2,12 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
+use super::budget::{Budget, SMALL, Share};
 use crate::content::Content;
 
 /// How much of a file is read at once.
@@ -26,6 +28,27 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub(super) fn new(content: Content) -> Self {
         Self { content, sent: 0, reading: None }
+    }
+
+    /// Takes a part of the budget, until the last byte has left the memory. Returns whether there is room for it.
+    pub(super) fn count(&mut self, budget: &Arc<Budget>) -> bool {
+        let Some(bytes) = self.content.in_memory().filter(|bytes| bytes.len() > SMALL).cloned() else { return true };
+        let mut share = budget.share();
+        let fits = share.grow_to(bytes.len());
+        self.content = Content::from(Bytes::from_owner(Counted { bytes, _share: share }));
+        fits
+    }
+}
+
+/// Bytes with their part of the budget. The connection keeps pieces of them for longer than the body of the answer lives.
+struct Counted {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

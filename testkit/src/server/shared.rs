@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-#[cfg(feature = "tls")]
-use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,11 +11,17 @@ use http::request::Parts;
 use http::{Request, Response};
 use tokio::sync::{Notify, oneshot};
 
+use super::budget::Budget;
 use super::clock::Clock;
 use super::{Listen, Root};
 use crate::content::Content;
 use crate::coordinator::{Coordinator, HoldId};
 use crate::treatment::Treatment;
+
+/// The most memory for bodies of requests, and for answers: several of the largest at once. Else many clients that send half of a
+/// body, or that do not read their answers, could fill the memory.
+pub(super) const BODIES_LIMIT: usize = 256 << 20;
+pub(super) const ANSWERS_LIMIT: usize = 512 << 20;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -27,6 +31,11 @@ pub(super) struct Shared {
     pub(super) changed: Notify,
     pub(super) stop: Notify,
     pub(super) root: Root,
+    pub(super) patience: Duration,
+    /// The memory for bodies of requests that are being read.
+    pub(super) bodies: Arc<Budget>,
+    /// The memory for answers that are being sent.
+    pub(super) answers: Arc<Budget>,
     /// `None`: connections are not encrypted.
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
@@ -134,6 +143,9 @@ impl Shared {
             changed: Notify::new(),
             stop: Notify::new(),
             root: listen.root.clone(),
+            patience: listen.patience,
+            bodies: Budget::new(BODIES_LIMIT),
+            answers: Budget::new(ANSWERS_LIMIT),
             #[cfg(feature = "tls")]
             tls: listen.identity.as_ref().map(|identity| Arc::clone(&identity.config)),
         }

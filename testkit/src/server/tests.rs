@@ -1,10 +1,12 @@
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
 
+use super::shared::{ANSWERS_LIMIT, BODIES_LIMIT, Open};
+use super::{Clock, Listen};
 use crate::coordinator::Reading;
 use crate::{Coordinator, Maintenance, NewJob, Server, Settings, TimeLimit};
 
@@ -315,4 +317,101 @@ fn an_upload_is_sent_to_another_address_before_its_body_is_read() {
     let (answer, _) = client.call("POST /api/v4/jobs/request", r#"{"token":"glrt-fake"}"#);
     assert!(answer.starts_with("http/1.1 204"), "{answer}");
     assert_eq!(server.with(|gitlab, _| gitlab.stats().answers(307)), 1);
+}
+
+/// A server that does not wait long for clients that are silent, with a job that runs and has a log of 8 MiB.
+fn impatient(patience: Duration) -> (Server, u64, String) {
+    let (mut gitlab, id, token) = running();
+    gitlab.add_runner("glrt-fake");
+    let log = vec![b'x'; 8 << 20];
+    let patch = http::Request::patch(format!("/api/v4/jobs/{id}/trace")).header("job-token", &token);
+    let patch = patch.header("content-range", format!("0-{}", log.len() - 1)).body(log.into()).expect("a request");
+    assert_eq!(gitlab.respond(SystemTime::now().into(), patch).status(), 202);
+    gitlab.set_access_token("glpat-fake");
+    let listen = Listen { patience, ..Listen::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))) };
+    let server = Server::start_behind(gitlab, listen, Box::new(Open), Clock::start()).expect("a server");
+    (server.with_time_limit(TimeLimit::TEST), id, token)
+}
+
+/// How much of the budgets for bodies and for answers is taken.
+fn taken(server: &Server) -> [usize; 2] {
+    [server.shared.bodies.taken(), server.shared.answers.taken()]
+}
+
+fn wait_until_taken(server: &Server, wanted: impl Fn([usize; 2]) -> bool) {
+    while !wanted(taken(server)) {
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_silent_client_loses_its_connection_and_what_it_holds() {
+    let (server, id, token) = impatient(Duration::from_millis(300));
+    let half = "a".repeat(1 << 20);
+    let json = "content-type: application/json\r\ncontent-length: 2000000\r\n\r\n";
+    let form = "content-type: multipart/form-data; boundary=xx\r\ncontent-length: 2000000\r\n\r\n--xx\r\n";
+    for (sent, answer) in [
+        (String::new(), ""),
+        ("POST /api/v4/jobs/request HTTP/1.1\r\nhost: x\r\ncontent-".to_owned(), ""),
+        (format!("POST /api/v4/jobs/request HTTP/1.1\r\nhost: x\r\n{json}{half}"), "HTTP/1.1 408 "),
+        (
+            format!("POST /api/v4/jobs/{id}/artifacts HTTP/1.1\r\nhost: x\r\njob-token: {token}\r\n{form}"),
+            "HTTP/1.1 408 ",
+        ),
+        // One whose body is not kept.
+        (format!("POST /api/v4/jobs/7/artifacts HTTP/1.1\r\nhost: x\r\n{form}"), "HTTP/1.1 408 "),
+        (
+            "POST /api/v4/jobs/request HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab".to_owned(),
+            "HTTP/1.1 408 ",
+        ),
+    ] {
+        let mut client = Client::connect(&server);
+        client.0.write_all(sent.as_bytes()).expect("sent");
+        let mut told = Vec::new();
+        client.0.read_to_end(&mut told).expect("the end");
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert!(told.starts_with(answer) && told.is_empty() == answer.is_empty(), "{answer}: {told}");
+    }
+    let reads = |path: &str| {
+        let mut client = Client::connect(&server);
+        client
+            .0
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nprivate-token: glpat-fake\r\n\r\n").as_bytes())
+            .expect("sent");
+        client
+    };
+    let _clients: Vec<Client> = (0..3).map(|_| reads(&format!("/api/v4/projects/4242/jobs/{id}/trace"))).collect();
+    wait_until_taken(&server, |[_, answers]| answers > 0);
+    wait_until_taken(&server, |taken| taken == [0, 0]);
+}
+
+#[test]
+fn what_is_on_its_way_takes_a_bounded_memory_and_small_requests_are_served() {
+    let (server, id, _) = impatient(PATIENCE);
+    let mut client = Client::connect(&server);
+    let large = format!(r#"{{"token":"glrt-fake","info":{{"name":"{}"}}}}"#, "a".repeat(200 << 10));
+    let read = |client: &mut Client, path: &str| {
+        let head = format!(
+            "GET /api/v4/projects/4242/jobs/{id}{path} HTTP/1.1\r\nhost: x\r\nprivate-token: glpat-fake\r\n\r\n"
+        );
+        client.0.write_all(head.as_bytes()).expect("sent");
+        client.receive()
+    };
+    let (mut bodies, mut answers) = (server.shared.bodies.share(), server.shared.answers.share());
+    assert!(bodies.grow_to(BODIES_LIMIT) && answers.grow_to(ANSWERS_LIMIT));
+    for (told, status) in [
+        (client.call("POST /api/v4/jobs/request", &large), 503),
+        (read(&mut client, "/trace"), 503),
+        (client.call("POST /api/v4/jobs/request", r#"{"token":"glrt-fake"}"#), 204),
+        (read(&mut client, ""), 200),
+    ] {
+        assert!(told.0.starts_with(&format!("http/1.1 {status} ")), "{}", told.0);
+        assert!(status != 503 || String::from_utf8_lossy(&told.1).contains("on their way"), "{:?}", told.1);
+    }
+    drop((bodies, answers));
+    let (head, log) = read(&mut client, "/trace");
+    assert!(head.starts_with("http/1.1 200") && log.len() == 8 << 20, "{head}");
+    let (head, _) = client.call("POST /api/v4/jobs/request", &large);
+    assert!(head.starts_with("http/1.1 204"), "{head}");
+    wait_until_taken(&server, |taken| taken == [0, 0]);
 }

@@ -5,6 +5,13 @@ use std::fmt::Write;
 
 use super::escape;
 
+/// How many sections may be open at once. More would only make the page slow.
+const DEPTH: usize = 64;
+
+/// The longest marker of a section that is looked at. Nothing longer is one, so that no part of a log is searched twice.
+const MARKER: usize = 1000;
+const MARKER_END: &str = "\r\x1b[0K";
+
 /// The log as HTML. All text of the log is escaped.
 pub(super) fn render(log: &str) -> String {
     let mut page = Page::default();
@@ -76,10 +83,11 @@ impl Page {
         if let Some(rest) = log.strip_prefix("section_").and_then(|marker| self.section(marker)) {
             return rest;
         }
-        let end = log.find(['\x1b', '\r', '\n']).unwrap_or(log.len());
         // A marker may follow text on its line. The first letter is no marker, or it would have been taken above.
-        let marker = log.get(1..end).and_then(|text| text.find("section_")).map_or(end, |at| at + 1);
-        let (text, rest) = log.split_at(marker);
+        let bytes = log.as_bytes();
+        let is_end =
+            |at: &usize| matches!(bytes[*at], b'\x1b' | b'\r' | b'\n') || bytes[*at..].starts_with(b"section_");
+        let (text, rest) = log.split_at((1..bytes.len()).find(is_end).unwrap_or(bytes.len()));
         self.text(text);
         rest
     }
@@ -156,16 +164,20 @@ impl Page {
     }
 
     /// `start:<seconds>:<name>` or `end:...`, up to the control sequence at its end. Returns what follows; none if it is no marker.
-    fn section<'a>(&mut self, marker: &'a str) -> Option<&'a str> {
-        let (kind, rest) = marker.split_once(':')?;
-        let (time, rest) = rest.split_once(':')?;
-        let (name, rest) = rest.split_once("\r\x1b[0K")?;
+    fn section<'a>(&mut self, log: &'a str) -> Option<&'a str> {
+        // All that belongs to a marker is near.
+        let near = (0..=MARKER.min(log.len())).rev().find(|at| log.is_char_boundary(*at))?;
+        let end = log[..near].find(MARKER_END)?;
+        let (marker, rest) = (&log[..end], &log[end + MARKER_END.len()..]);
+        let (kind, marker) = marker.split_once(':')?;
+        let (time, name) = marker.split_once(':')?;
         let time: u64 = time.parse().ok()?;
         let (name, options) = name.split_once('[').unwrap_or((name, ""));
         if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) || options.contains('\n') {
             return None;
         }
         match kind {
+            "start" if self.open.len() >= DEPTH => {}
             "start" => {
                 self.end_line_if_begun();
                 let open = if options.contains("collapsed=true") { "" } else { " open" };
@@ -213,12 +225,20 @@ impl Page {
         for (at, seconds) in self.durations {
             page.push_str(&self.out[copied..at]);
             // Writing to a text does not fail.
-            _ = write!(page, "<span class=\"duration\">{:02}:{:02}</span>", seconds / 60, seconds % 60);
+            _ = write!(page, "<span class=\"duration\">{}</span>", took(seconds));
             copied = at;
         }
         page.push_str(&self.out[copied..]);
         page
     }
+}
+
+/// How long a section took, as GitLab writes it: with hours only if there are any, and a year at most.
+fn took(seconds: u64) -> String {
+    const YEAR: u64 = 365 * 24 * 3600 + 24 * 3600 / 4;
+    let seconds = seconds.min(YEAR);
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours:02}:{minutes:02}:{seconds:02}") } else { format!("{minutes:02}:{seconds:02}") }
 }
 
 impl Style {
@@ -279,6 +299,7 @@ impl Colour {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time_limit::TimeLimit;
 
     fn check(rows: &[(&str, &str)]) {
         for (log, html) in rows {
@@ -346,9 +367,41 @@ mod tests {
                     took("00:02")
                 ),
             ),
+            (
+                "section_start:1:a\r\x1b[0KA\nsection_end:3662:a\r\x1b[0K",
+                &format!("<details open data-section=\"a\"><summary>{}A</summary></details>", took("01:01:01")),
+            ),
             ("section_end:1:a\r\x1b[0K", ""),
             ("section_moon:1:a\r\x1b[0K sss", " sss"),
             ("section_start:x", "section_start:x"),
         ]);
+    }
+
+    /// No log makes the page look at the same text again and again: each of these would take minutes.
+    #[test]
+    fn a_log_that_is_made_to_be_slow_is_not() {
+        let _limit = TimeLimit::start(TimeLimit::TEST);
+        let size = 500 << 10;
+        let fill = |text: &str| text.repeat(size / text.len());
+        for text in [
+            "section_",
+            "section_ ",
+            "section_start:",
+            "section_start:1:",
+            "section_start:1:a",
+            "section_start:1:a\r",
+            "section_start:1:a[",
+            "section_start:1:a\r\x1b[0K",
+            "section_end:1:a\r\x1b[0K",
+            "section_start:1:a\r\x1b[0Ksection_end:1:b\r\x1b[0K",
+            "\x1b[1mx\x1b[0m",
+            "\x1b",
+            "\x1b[",
+            "\r",
+        ] {
+            assert!(render(&fill(text)).len() < 20 * size, "{text:?}");
+        }
+        let deep = fill("section_start:1:a\r\x1b[0K");
+        assert_eq!(render(&deep).matches("<details").count(), DEPTH, "{}", deep.len());
     }
 }
