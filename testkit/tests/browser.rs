@@ -212,7 +212,11 @@ fn the_page_shows_jobs_and_follows_a_log() {
         assert_eq!(width, json!([390, 390]), "{path}");
         keep_picture(&mut browser, picture);
     }
-    // The table stays where the reader has scrolled it.
+    // The buttons of a job are in sight.
+    let right = "Array.from(document.querySelectorAll('td button'), it => it.getBoundingClientRect().right)";
+    assert!(browser.evaluate(&format!("Math.max(...{right}) <= 390")).as_bool().unwrap());
+    // A table that is wider than its place stays where the reader has scrolled it.
+    browser.resize(640, 844, false);
     browser.evaluate("document.querySelector('.wide').scrollLeft = 120");
     browser.evaluate("window.shown = document.querySelector('main')");
     sim.sim("POST", "/_sim/jobs", r#"{"name":"another"}"#);
@@ -275,4 +279,75 @@ fn the_page_is_whole_without_a_script() {
     assert!(page.contains("<span class=\"duration\">00:01</span>Title</summary>"), "{page}");
     assert!(page.contains("&lt;img src=x onerror=alert(1)&gt;.zip") && !page.contains("<img"), "{page}");
     assert_eq!(sim.call("GET", "/jobs/7", "", "").unwrap().0, 404);
+}
+
+/// What a log may contain beside well-formed lines: a wide line, a table, colours on colours, dim and hidden text, links, cursor
+/// moves, bytes that are no text, a section that begins in the middle of a line and one that never ends.
+const ROUGH: &str = concat!(
+    "section_start:1700000000:step_script\r\x1b[0K\x1b[36;1mExecuting \"step_script\" stage of the job script\x1b[0;m\n",
+    "\x1b[0K\x1b[32;1m$ cargo test --workspace --all-features\x1b[0;m\n",
+    "https://gitlab.example.test/acme/widgets/-/jobs/artifacts/main/raw/target/criterion/report/index.html?job=benchmarks&with=a-very-long-query-that-never-ends\n",
+    "| name      | before |  after |\n| --------- | ------ | ------ |\n| requests  |  12345 |  23456 |\n",
+    "\x1b[30mblack\x1b[31m red\x1b[32m green\x1b[33m yellow\x1b[34m blue\x1b[35m magenta\x1b[36m cyan\x1b[37m white\x1b[0m\n",
+    "\x1b[90mblack\x1b[91m red\x1b[92m green\x1b[93m yellow\x1b[94m blue\x1b[95m magenta\x1b[96m cyan\x1b[97m white\x1b[0m\n",
+    "\x1b[40mblack\x1b[41m red\x1b[42m green\x1b[43m yellow\x1b[44m blue\x1b[45m magenta\x1b[46m cyan\x1b[47m white\x1b[0m\n",
+    "\x1b[100mblack\x1b[101m red\x1b[102m green\x1b[103m yellow\x1b[104m blue\x1b[105m magenta\x1b[106m cyan\x1b[107m white\x1b[0m\n",
+    "\x1b[38;5;16mblack\x1b[38;5;18m navy\x1b[38;5;235m grey\x1b[38;2;10;10;40m midnight\x1b[0m \x1b[7mreverse\x1b[0m \x1b[2mdim\x1b[0m \x1b[8mhidden\x1b[0m\n",
+    "a \x1b]8;;javascript:alert(1)\x1b\\link\x1b]8;;\x07 and a title \x1b]0;evil\x07.\n",
+    "one\x1b[2Atwo\x1b[5Cthree\x1b[2Kfour \u{fffd} end\n",
+    "text before section_start:1700000003:middle[collapsed=true]\r\x1b[0KA folded section with a name that is so long that it does not stand on one line of a phone\ninside\nsection_end:1700000075:middle\r\x1b[0K",
+    "section_start:1700000080:open_end\r\x1b[0KA section that does not end\n",
+    "Downloading    0%\rDownloading   57%\rDownloading  100%\n",
+    "last line",
+);
+
+#[test]
+fn the_page_bears_what_is_rough() {
+    let sim = Sim::start(&[]);
+    let Some(mut browser) = Browser::start() else {
+        println!("skipped: there is no browser here to show the page in");
+        return;
+    };
+    browser.prefer("light");
+    browser.resize(960, 560, false);
+    browser.open(sim.told("page"));
+    keep_picture(&mut browser, "empty.png");
+    let name =
+        "integration/with-a-name-that-has-no-place-to-break-and-goes-on-and-on-and-on-until-nobody-reads-it-any-more";
+    let mut job = Job::start(&sim, &json!({ "name": name, "stage": "a stage" }));
+    browser.wait_for("document.querySelector('td.name')");
+    keep_picture(&mut browser, "one.png");
+    browser.open(&format!("{}/jobs/{}", sim.told("url"), job.id));
+    assert!(
+        browser.evaluate("document.querySelector('main').innerText.includes('There is no log.')").as_bool().unwrap()
+    );
+    keep_picture(&mut browser, "no-log.png");
+    job.log(&sim, ROUGH);
+    browser.wait_for("document.querySelector('pre')?.textContent.includes('last line')");
+    // What could lead somewhere, and what is for a terminal, is not there.
+    let shown = browser.evaluate("document.querySelector('pre').innerText");
+    let shown = shown.as_str().unwrap();
+    assert!(
+        shown.contains("a link and a title .") && !shown.contains("javascript") && !shown.contains("57%"),
+        "{shown}"
+    );
+    assert_eq!(browser.evaluate("document.querySelectorAll('pre a, pre script').length"), 0);
+    // No text has the colour of what is behind it, but for what the job wants to hide.
+    let same = "Array.from(document.querySelectorAll('pre span'), it => getComputedStyle(it))\
+                .filter(it => it.visibility !== 'hidden' && it.color === it.backgroundColor).length";
+    assert_eq!(browser.evaluate(same), 0);
+    for (scheme, width, height, phone, picture) in [
+        ("light", 960, 760, false, "rough.png"),
+        ("dark", 960, 760, false, "rough-dark.png"),
+        ("light", 390, 844, true, "rough-phone.png"),
+        ("dark", 390, 844, true, "rough-phone-dark.png"),
+    ] {
+        browser.prefer(scheme);
+        browser.resize(width, height, phone);
+        browser.wait_for(&format!("innerWidth === {width}"));
+        browser.evaluate("scrollTo(0, 0)");
+        keep_picture(&mut browser, picture);
+        let wide = browser.evaluate("document.documentElement.scrollWidth");
+        assert_eq!(wide, json!(width), "{picture}");
+    }
 }

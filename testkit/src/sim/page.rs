@@ -49,13 +49,14 @@ const LISTED: usize = 200;
 const LOG_SHOWN: usize = 500 << 10;
 
 /// The states by which the list can be filtered.
-const FILTERS: [JobStatus; 6] = [
+const FILTERS: [JobStatus; 7] = [
     JobStatus::Pending,
     JobStatus::Running,
     JobStatus::Canceling,
     JobStatus::Success,
     JobStatus::Failed,
     JobStatus::Canceled,
+    JobStatus::Skipped,
 ];
 
 /// An answer that is still to be made.
@@ -201,7 +202,7 @@ fn page(view: &View<'_>, path: &str, query: Option<&str>) -> Option<Parts> {
     Some(match id.parse().ok().and_then(|id| gitlab.job(id)) {
         Some(job) => {
             let shown = last_lines(job.trace());
-            let log = (!job.is_log_dropped()).then(|| shown.to_vec());
+            let log = (!shown.is_empty()).then(|| shown.to_vec());
             (StatusCode::OK, job.name().to_owned(), one(view, job, shown.len()), log, END)
         }
         None => {
@@ -230,15 +231,18 @@ const END_OF_FOOTER: &str = "</footer></body></html>";
 fn list(view: &View<'_>, query: Option<&str>) -> String {
     let View { gitlab, now, .. } = *view;
     let asked = |name: &str| parameter(query, name).unwrap_or_default();
-    let (status, name) = (asked("status"), asked("name"));
-    let fits = |job: &&JobRecord| (status.is_empty() || job.status().as_str() == status) && job.name().contains(&name);
+    let (status, name, before) = (asked("status"), asked("name"), asked("before").parse().unwrap_or(u64::MAX));
+    let fits = |job: &&JobRecord| {
+        let has_status = status.is_empty() || job.status().as_str() == status;
+        has_status && job.name().contains(&name) && job.id() < before
+    };
     let mut newest: Vec<&JobRecord> = gitlab.jobs().filter(fits).collect();
     newest.reverse();
     let mut page = String::from("<h1>Simulated GitLab</h1><nav>");
-    _ = write!(page, "<a href=\"/\"{}>all</a>", if status.is_empty() { " aria-current=\"page\"" } else { "" });
-    for filter in FILTERS.map(JobStatus::as_str) {
+    for filter in std::iter::once("").chain(FILTERS.map(JobStatus::as_str)) {
         let current = if status == filter { " aria-current=\"page\"" } else { "" };
-        _ = write!(page, "<a href=\"/?status={filter}\"{current}>{filter}</a>");
+        let label = if filter.is_empty() { "all" } else { filter };
+        _ = write!(page, "<a href=\"{}\"{current}>{label}</a>", list_at(filter, &name, None));
     }
     let (runners, requests) = (gitlab.runners().count() as u64, gitlab.stats().total());
     _ = write!(page, "<span>{}, {}</span></nav>", count(runners, "runner"), count(requests, "request"));
@@ -261,13 +265,38 @@ fn list(view: &View<'_>, query: Option<&str>) -> String {
             buttons(view, job),
         );
     }
+    if newest.is_empty() {
+        let why = if gitlab.jobs().next().is_none() { "No job was queued yet." } else { "There is no such job." };
+        _ = write!(page, "<tr><td class=\"none\" colspan=\"9\">{why}</td></tr>");
+    }
     page.push_str("</tbody></table></div>");
-    if newest.len() > LISTED {
-        _ = write!(page, "<p>These are the newest {LISTED} of {} jobs.</p>", newest.len());
+    if newest.len() > LISTED || before < u64::MAX {
+        page.push_str("<nav>");
+        if before < u64::MAX {
+            _ = write!(page, "<a href=\"{}\">Newest jobs</a>", list_at(&status, &name, None));
+        }
+        if let Some(last) = newest.get(LISTED - 1).filter(|_| newest.len() > LISTED) {
+            let older = list_at(&status, &name, Some(last.id()));
+            _ = write!(page, "<a href=\"{older}\">Older jobs</a><span>{LISTED} of {} jobs</span>", newest.len());
+        }
+        page.push_str("</nav>");
     }
     page.push_str("</main><footer>");
     page.push_str(if view.may_change { NEW_JOB } else { READ_ONLY });
     page
+}
+
+/// The address of the list of jobs with this status and this in their names, of which all have smaller numbers than `before`.
+fn list_at(status: &str, name: &str, before: Option<u64>) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    let before = before.map(|id| id.to_string()).unwrap_or_default();
+    for (key, value) in
+        [("status", status), ("name", name), ("before", &before)].iter().filter(|pair| !pair.1.is_empty())
+    {
+        query.append_pair(key, value);
+    }
+    let query = query.finish();
+    escape(&if query.is_empty() { "/".to_owned() } else { format!("/?{query}") })
 }
 
 /// What stands before the log of a job, of which the last `shown` bytes are shown.
@@ -305,6 +334,9 @@ fn one(view: &View<'_>, job: &JobRecord, shown: usize) -> String {
     let settings = gitlab.settings();
     for why in [job.why_no_log(settings), job.why_no_artifacts(settings)].into_iter().flatten() {
         _ = write!(page, "<p class=\"gone\">404: {}.</p>", escape(&why));
+    }
+    if job.log_bytes() == 0 {
+        page.push_str("<p class=\"gone\">There is no log.</p>");
     }
     if shown < job.trace().len() {
         let (id, part) = (job.id(), size(shown as u64));
@@ -426,6 +458,30 @@ mod tests {
         assert!(text(&get(&gitlab, "/")).contains("0 runners, 0 requests"));
         gitlab.add_runner("glrt-x");
         assert!(text(&get(&gitlab, "/")).contains("1 runner, 0 requests"));
+    }
+
+    #[test]
+    fn very_many_jobs_are_listed_in_parts() {
+        let mut gitlab = Coordinator::new(Settings::default());
+        assert!(text(&get(&gitlab, "/")).contains("No job was queued yet."));
+        let ids: Vec<u64> =
+            (0..LISTED * 2 + 1).map(|number| gitlab.queue(NOW, NewJob::new(format!("a&b {number}")))).collect();
+        let (mut path, mut seen) = ("/?name=a%26b&status=pending".to_owned(), Vec::new());
+        loop {
+            let page = text(&get(&gitlab, &path)).to_owned();
+            seen.extend(page.split("<tr><td><a href=\"/jobs/").skip(1).map(|row| row[..10].parse::<u64>().unwrap()));
+            let Some(link) = page.split("href=\"").find(|rest| rest.contains("\">Older jobs</a>")) else { break };
+            path = link.split('"').next().unwrap().replace("&amp;", "&");
+            assert!(path.contains("status=pending&name=a%26b&before="), "{path}");
+        }
+        assert!(seen.into_iter().eq(ids.into_iter().rev()));
+        assert!(text(&get(&gitlab, &path)).contains(">Newest jobs<"));
+        for none in ["/?name=moon", "/?before=1", "/?status=failed"] {
+            assert!(text(&get(&gitlab, none)).contains("There is no such job."), "{none}");
+        }
+        // A filter of states keeps the name, and is no HTML.
+        let page = text(&get(&gitlab, "/?name=%22%3E%3Cimg")).to_owned();
+        assert!(page.contains("/?status=failed&amp;name=%22%3E%3Cimg\"") && !page.contains("<img"), "{page}");
     }
 
     #[test]

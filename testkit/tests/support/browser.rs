@@ -1,14 +1,13 @@
 //! A browser that is steered by its DevTools protocol, over the pipe that Chromium offers for that.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use base64::Engine;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::program::has;
 
@@ -17,7 +16,8 @@ pub(crate) struct Browser {
     process: Child,
     commands: ChildStdin,
     messages: BufReader<ChildStdout>,
-    profile: PathBuf,
+    /// Deleted after the browser has ended.
+    _profile: TempDir,
     session: Option<Value>,
     last: u64,
 }
@@ -26,13 +26,13 @@ impl Browser {
     /// Starts the browser; none if there is none here.
     pub(crate) fn start() -> Option<Self> {
         let program = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| has(name))?;
-        let profile = std::env::temp_dir().join(format!("simulated-gitlab-browser-{}", std::process::id()));
+        let profile = tempfile::tempdir().expect("a folder");
         // It reads commands from descriptor 3 and writes messages to descriptor 4, and says other things on its output.
         let mut process = Command::new("sh")
             .args(["-c", "exec \"$@\" 3<&0 4>&1 0</dev/null 1>&2", "sh", program, "--remote-debugging-pipe"])
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"])
             .args(["--disable-component-update", "--disable-sync", "--hide-scrollbars"])
-            .arg(format!("--user-data-dir={}", profile.display()))
+            .arg(format!("--user-data-dir={}", profile.path().display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -40,7 +40,7 @@ impl Browser {
             .expect("a shell");
         let (commands, messages) = (process.stdin.take().expect("piped"), process.stdout.take().expect("piped"));
         let mut browser =
-            Self { process, commands, messages: BufReader::new(messages), profile, session: None, last: 0 };
+            Self { process, commands, messages: BufReader::new(messages), _profile: profile, session: None, last: 0 };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
         let attached =
             browser.call("Target.attachToTarget", json!({ "targetId": target["targetId"], "flatten": true }));
@@ -128,6 +128,5 @@ impl Drop for Browser {
     fn drop(&mut self) {
         _ = self.process.kill();
         _ = self.process.wait();
-        _ = fs::remove_dir_all(&self.profile);
     }
 }

@@ -10,6 +10,8 @@ const DEPTH: usize = 64;
 
 /// The longest marker of a section that is looked at. Nothing longer is one, so that no part of a log is searched twice.
 const MARKER: usize = 1000;
+/// The longest command to the terminal that is looked at.
+const COMMAND: usize = 4096;
 const MARKER_END: &str = "\r\x1b[0K";
 
 /// The log as HTML. All text of the log is escaped.
@@ -22,6 +24,14 @@ pub(super) fn render(log: &str) -> String {
     page.finish()
 }
 
+/// What follows a command to the terminal, such as the address of a link or a title of the window. GitLab shows it in part. Nobody
+/// wants to read it, and a link could lead anywhere.
+fn after_command(log: &str) -> &str {
+    let end = log.bytes().take(COMMAND).position(|byte| matches!(byte, b'\x07' | b'\x1b' | b'\n'));
+    let rest = end.map_or(log, |end| &log[end..]);
+    rest.strip_prefix('\x07').or_else(|| rest.strip_prefix("\x1b\\")).unwrap_or(rest)
+}
+
 /// How text looks.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Style {
@@ -29,6 +39,7 @@ struct Style {
     italic: bool,
     underline: bool,
     crossed: bool,
+    hidden: bool,
     front: Option<Colour>,
     back: Option<Colour>,
 }
@@ -77,6 +88,9 @@ impl Page {
             self.clear_line();
             return rest;
         }
+        if let Some(rest) = log.strip_prefix("\x1b]") {
+            return after_command(rest);
+        }
         if let Some(rest) = log.strip_prefix('\x1b') {
             return rest;
         }
@@ -97,16 +111,16 @@ impl Page {
             self.close_style();
             self.open_style();
         }
-        self.line.push_str(&escape(text));
+        self.line.push_str(&escape(&text.replace(|c: char| c.is_control() && c != '\t', "")));
     }
 
     fn open_style(&mut self) {
-        let Style { bold, italic, underline, crossed, front, back } = self.style;
-        let mut classes: Vec<String> = [(bold, "b"), (italic, "i"), (underline, "u"), (crossed, "x")]
-            .into_iter()
-            .filter(|it| it.0)
-            .map(|it| it.1.to_owned())
-            .collect();
+        let Style { bold, italic, underline, crossed, hidden, front, back } = self.style;
+        // Text without a colour of its own must be seen on a light background.
+        let is_dark_on_light = front.is_none() && back.is_some_and(Colour::is_light);
+        let flags =
+            [(bold, "b"), (italic, "i"), (underline, "u"), (crossed, "x"), (hidden, "h"), (is_dark_on_light, "l")];
+        let mut classes: Vec<String> = flags.into_iter().filter(|it| it.0).map(|it| it.1.to_owned()).collect();
         let mut rules = String::new();
         for (colour, class, rule) in [(front, "f", "color"), (back, "g", "background")] {
             match colour {
@@ -250,10 +264,12 @@ impl Style {
                 1 => self.bold = true,
                 3 => self.italic = true,
                 4 => self.underline = true,
+                8 => self.hidden = true,
                 9 => self.crossed = true,
                 21 | 22 => self.bold = false,
                 23 => self.italic = false,
                 24 => self.underline = false,
+                28 => self.hidden = false,
                 29 => self.crossed = false,
                 30..=37 => self.front = Some(Colour::Number(code - 30)),
                 40..=47 => self.back = Some(Colour::Number(code - 40)),
@@ -277,6 +293,13 @@ impl Colour {
             2 => Some(Self::Rgb(codes.next()?, codes.next()?, codes.next()?)),
             _ => None,
         }
+    }
+
+    /// Whether dark text is read on it better than light text. The first 16 are those of the style sheet, which says it for them.
+    fn is_light(self) -> bool {
+        let (red, green, blue) = self.rgb();
+        let of_theme = matches!(self, Self::Number(0..16));
+        !of_theme && 299 * u32::from(red) + 587 * u32::from(green) + 114 * u32::from(blue) > 128_000
     }
 
     /// The colours from 16 on are a cube with six steps a side, and after it 24 greys.
@@ -332,6 +355,23 @@ mod tests {
             ("\x1b[31", ""),
             ("\x1b[31é", "é"),
             ("a\x1bb", "ab"),
+            ("\x1b[8mx\x1b[28my", "<span class=\"h\">x</span>y"),
+            ("\x1b[107mx\x1b[30my", "<span class=\"g15\">x</span><span class=\"f0 g15\">y</span>"),
+            ("\x1b[48;5;231mx", "<span class=\"l\" style=\"background:rgb(255,255,255);\">x</span>"),
+            ("\x1b[38;5;16;48;5;231mx", "<span style=\"color:rgb(0,0,0);background:rgb(255,255,255);\">x</span>"),
+            ("a\x07b\x08\tc\u{7f}\u{9b}d", "ab\tcd"),
+        ]);
+    }
+
+    #[test]
+    fn commands_to_the_terminal_are_not_shown() {
+        check(&[
+            ("a \x1b]8;;javascript:alert(1)\x1b\\link\x1b]8;;\x1b\\ b", "a link b"),
+            ("a \x1b]8;;https://x.test\x07link\x1b]8;;\x07 b", "a link b"),
+            ("\x1b]0;title\x07x", "x"),
+            ("\x1b]0;no end\nx", "\nx"),
+            ("\x1b]0;no end\x1b[1mx", "<span class=\"b\">x</span>"),
+            ("\x1b]0", "0"),
         ]);
     }
 
@@ -397,6 +437,8 @@ mod tests {
             "\x1b[1mx\x1b[0m",
             "\x1b",
             "\x1b[",
+            "\x1b]",
+            "\x1b]8;;x",
             "\r",
         ] {
             assert!(render(&fill(text)).len() < 20 * size, "{text:?}");
