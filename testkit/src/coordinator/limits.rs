@@ -15,6 +15,12 @@ const MINUTE: u64 = 60_000;
 /// The last second an HTTP date can name.
 const LAST_SECOND: u64 = 253_402_300_799;
 
+/// So many characters of a token tell it from others. All of GitLab's tokens are shorter. What is sent as a token is counted
+/// before anybody knows whether it is one, so that it must not fill the memory.
+const TOKEN: usize = 255;
+/// So many tokens are counted in a minute. What more there are is not limited.
+const TOKENS: usize = 100_000;
+
 /// What is limited separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Limited {
@@ -65,7 +71,11 @@ impl Limits {
             self.minute = minute;
             self.tokens.clear();
         }
-        let count = self.tokens.entry((what, token.to_owned())).or_default();
+        let key = (what, token.chars().take(TOKEN).collect());
+        if self.tokens.len() >= TOKENS && !self.tokens.contains_key(&key) {
+            return Ok(());
+        }
+        let count = self.tokens.entry(key).or_default();
         *count = count.saturating_add(1);
         if *count <= limit {
             return Ok(());
@@ -163,5 +173,21 @@ mod tests {
     #[test]
     fn every_time_has_a_date() {
         assert_eq!(http_date(Timestamp::from_millis(u64::MAX)), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+
+    #[test]
+    fn what_is_no_token_takes_little_memory() {
+        let mut limits = Limits::default();
+        let now = Timestamp::from_millis(MINUTE);
+        assert!(limits.check(now, Limited::Job, &"a".repeat(1 << 20), 1).is_ok());
+        assert!(limits.check(now, Limited::Job, &"a".repeat(1 << 20), 1).is_err());
+        assert_eq!(limits.tokens.keys().map(|(_, token)| token.len()).sum::<usize>(), TOKEN);
+        for number in 0..TOKENS + 10 {
+            assert!(limits.check(now, Limited::Job, &number.to_string(), 1).is_ok());
+        }
+        assert_eq!(limits.len(), TOKENS);
+        assert!(limits.check(now, Limited::Job, "7", 1).is_err());
+        assert!(limits.check(Timestamp::from_millis(2 * MINUTE), Limited::Job, "7", 1).is_ok());
+        assert_eq!(limits.len(), 1);
     }
 }
