@@ -39,6 +39,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Connections are kept alive, and held job requests wait. One thread serves them all. Artifacts go from the socket to temporary
 /// files and back, so that large ones need no memory: see [`Content`](crate::Content).
 ///
+/// A client that is silent for two minutes loses its connection: in the middle of a request, between two requests, or while an
+/// answer waits to be read. Bodies of requests on their way take 256 MiB of memory at most, and answers 512 MiB; what would need
+/// more is answered with 503. Requests and answers of up to 64 KiB are always served.
+///
 /// ```
 /// use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings};
 ///
