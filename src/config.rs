@@ -143,7 +143,7 @@ pub enum Retain {
     /// [durable](RunnerConfig::with_durable) uses this to move the logs of running jobs from memory to files: whenever
     /// [`crate::Job::unsaved_backlog`] is large, it appends [`crate::Job::unsaved`] to a file and calls [`crate::Job::saved`]. Nothing
     /// waits for that. If saved bytes are needed again, [`crate::JobEvent::TraceNeeded`] asks for them; that also happens when more
-    /// than 2 MiB that were saved wait to be sent.
+    /// than 6 MiB that were saved wait to be sent.
     Unsaved,
 }
 

@@ -313,6 +313,7 @@ impl Job {
 
     /// Whether the job has a result or is over.
     #[must_use]
+    #[inline]
     pub fn is_ended(&self) -> bool {
         self.phase != Phase::Running
     }
@@ -334,12 +335,14 @@ impl Job {
     /// About how many bytes of log GitLab has not acknowledged. What has not gone through the stages of [`crate::log`] counts as it was
     /// written. For drivers, which ask at each write whether there is something to send, or too much.
     #[must_use]
+    #[inline]
     pub fn backlog(&self) -> u64 {
         self.delivery.trace.unsent().saturating_add(self.log.pipeline.waiting())
     }
 
     /// About how many bytes of log are not saved, as [`Job::backlog`]. For drivers that save more often where much is written.
     #[must_use]
+    #[inline]
     pub fn unsaved_backlog(&self) -> u64 {
         let Self { delivery: Delivery { trace, .. }, log, .. } = self;
         trace.written().saturating_sub(trace.saved()).saturating_add(log.pipeline.waiting())

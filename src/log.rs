@@ -155,6 +155,7 @@ impl Pipeline {
     }
 
     /// Whether lines begin with the time they were written at.
+    #[inline]
     pub(crate) fn is_stamped(&self) -> bool {
         self.stamped && !self.raw
     }
@@ -205,6 +206,7 @@ impl Pipeline {
     }
 
     /// How many bytes were written that have not gone through the stages.
+    #[inline]
     pub(crate) fn waiting(&self) -> u64 {
         self.input.as_ref().map_or(0, |input| input.len() as u64)
     }

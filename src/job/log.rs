@@ -137,6 +137,7 @@ impl Job {
     /// Whether lines begin with the time they were written at, see [`Timestamps`](crate::log::Timestamps). If not, a writer that
     /// calls [`Job::copy_to`] or [`Job::write_to`] need not read the clock for each write.
     #[must_use]
+    #[inline]
     pub fn has_timestamps(&self) -> bool {
         self.log.pipeline.is_stamped()
     }

@@ -36,8 +36,9 @@ const FIRST_GATHER_BLOCK: usize = 256;
 /// from its record, which the application has at hand.
 const KEPT_BACKLOG: u64 = 256 * 1024;
 
-/// The same for [`Retain::Unsaved`]. In normal operation no log waits for that much, so that none is read back only to be sent.
-const KEPT_UNSAVED_BACKLOG: u64 = 2 * 1024 * 1024;
+/// The same for [`Retain::Unsaved`]. The hyper adapter lets writers wait before that much waits, so that nothing is read back only to
+/// be sent.
+const KEPT_UNSAVED_BACKLOG: u64 = 6 * 1024 * 1024;
 
 /// Contiguous bytes from `start` on.
 #[derive(Default)]
@@ -179,6 +180,7 @@ impl Trace {
         self.tail.push(bytes);
     }
 
+    #[inline]
     pub(super) fn written(&self) -> u64 {
         self.tail.end
     }
@@ -187,11 +189,13 @@ impl Trace {
         self.acknowledged
     }
 
+    #[inline]
     pub(super) fn unsent(&self) -> u64 {
         self.written() - self.acknowledged
     }
 
     /// Where what the application has declared safe ends.
+    #[inline]
     pub(super) fn saved(&self) -> u64 {
         self.saved
     }

@@ -70,6 +70,7 @@ impl Input {
     }
 
     /// How many bytes wait.
+    #[inline]
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }

@@ -151,7 +151,7 @@
 //! ready for [`TraceNeeded`](crate::JobEvent::TraceNeeded).
 //!
 //! [`Retain::Unsaved`](crate::Retain::Unsaved) is for jobs that are not durable. It keeps what GitLab has not confirmed and what the
-//! application has not saved, and at most 2 MiB of what is saved and waits to be sent. Nothing waits for the saving, and no snapshot
+//! application has not saved, and at most 6 MiB of what is saved and waits to be sent. Nothing waits for the saving, and no snapshot
 //! is needed: whenever [`Job::unsaved_backlog`](crate::Job::unsaved_backlog) is large, append what [`Job::unsaved`](crate::Job::unsaved)
 //! gives to a temporary file, call [`Job::saved`](crate::Job::saved), and answer
 //! [`TraceNeeded`](crate::JobEvent::TraceNeeded) from that file. Both adapters do this with the logs of jobs that have no record:

@@ -37,6 +37,7 @@ impl Spool {
 
     /// Whether this much log in memory is to be moved to the file.
     #[must_use]
+    #[inline]
     pub fn is_worthwhile(&self, unsaved: u64) -> bool {
         unsaved >= WORTHWHILE && !self.is_broken
     }

@@ -17,7 +17,7 @@ use crate::shared::Shared;
 ///
 /// There are three ways to write, and all keep their order:
 ///
-/// - [`Log::send`] takes a buffer as it is, and waits while more than 8 MiB are not sent yet.
+/// - [`Log::send`] takes a buffer as it is, and waits while more than 4 MiB are not sent yet.
 /// - [`AsyncWrite`], for `tokio::io::copy` and the like, copies, and waits in the same way.
 /// - [`io::Write`], for `writeln!`, copies, and never waits: what is written is kept, in memory or in a temporary file, until it is sent.
 ///

@@ -20,7 +20,7 @@ use crate::spool::LogFile;
 const PRESSING: u64 = 1 << 20;
 
 /// Beyond this many bytes that are not sent, writers that can wait do.
-pub(crate) const FULL: u64 = 8 << 20;
+pub(crate) const FULL: u64 = 4 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -120,7 +120,7 @@ impl Shared {
     /// Appends bytes by copying them when there is room.
     pub(crate) fn poll_copy(&self, stream: Stream, bytes: &[u8], context: &mut Context<'_>) -> Poll<Written> {
         let mut state = lock(&self.state);
-        if state.poll_room(context).is_pending() {
+        if !state.has_room() && state.poll_room(context).is_pending() {
             return Poll::Pending;
         }
         Poll::Ready(self.append(state, copying(stream, bytes)))
@@ -220,6 +220,7 @@ impl Shared {
 }
 
 impl State {
+    #[inline]
     fn has_room(&self) -> bool {
         self.job.is_ended() || self.job.backlog() < FULL
     }

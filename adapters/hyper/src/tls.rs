@@ -1,13 +1,13 @@
 //! Which certificates are trusted, and which one is shown.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use gitlab_runner_api::HttpOptions;
-use rustls::client::danger::ServerCertVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier};
 use rustls_platform_verifier::Verifier;
 
 use crate::error::Error;
@@ -20,16 +20,11 @@ pub(crate) fn with_options(options: &HttpOptions) -> Result<ClientConfig, Error>
     let builder = builder()?;
     let extra = options.extra_ca().iter().map(|pem| certificates(pem)).collect::<Result<Vec<_>, _>>()?.concat();
     let builder = if options.system_roots() {
-        let anything = !extra.is_empty();
-        match Verifier::new_with_extra_roots(extra, provider()) {
-            Ok(verifier) => {
-                let verifier: Arc<dyn ServerCertVerifier> = Arc::new(verifier);
-                builder.dangerous().with_custom_certificate_verifier(verifier)
-            }
-            Err(error) if anything => return Err(tls(error)),
-            // A system without certificates trusts nobody, and can still speak plain HTTP.
-            Err(_) => builder.with_root_certificates(RootCertStore::empty()),
-        }
+        let verifier: Arc<dyn ServerCertVerifier> = match extra.is_empty() {
+            true => Arc::new(SystemRoots::default()),
+            false => Arc::new(Verifier::new_with_extra_roots(extra, provider()).map_err(tls)?),
+        };
+        builder.dangerous().with_custom_certificate_verifier(verifier)
     } else {
         let mut roots = RootCertStore::empty();
         for certificate in extra {
@@ -46,6 +41,52 @@ pub(crate) fn with_options(options: &HttpOptions) -> Result<ClientConfig, Error>
                 key.map_err(|_| Error::Tls("the key of the client certificate is no PEM text with a key".into()))?;
             builder.with_client_auth_cert(certificates(chain)?, key).map_err(tls)
         }
+    }
+}
+
+/// The certificates that the operating system trusts, read when the first server shows its own. That takes milliseconds, and a system
+/// without certificates can still speak plain HTTP.
+#[derive(Debug, Default)]
+struct SystemRoots(OnceLock<Result<Verifier, rustls::Error>>);
+
+impl SystemRoots {
+    fn get(&self) -> Result<&Verifier, rustls::Error> {
+        self.0.get_or_init(|| Verifier::new(provider())).as_ref().map_err(Clone::clone)
+    }
+}
+
+impl ServerCertVerifier for SystemRoots {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.get()?.verify_server_cert(certificate, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.get()?.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.get()?.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -261,14 +261,14 @@ async fn writers_wait_while_too_much_is_not_sent() {
     until(&server, |gitlab| gitlab.job(id).unwrap().requests(Endpoint::UpdateJob) > 0).await;
     server.with(|gitlab, _| gitlab.settings_mut().maintenance = Maintenance::On);
     let (log, mebibyte) = (job.log(), bytes::Bytes::from(vec![b'x'; 1 << 20]));
-    for _ in 0..8 {
+    for _ in 0..4 {
         log.send(mebibyte.clone()).await.unwrap();
     }
     assert!(timeout(QUICK, log.send(mebibyte.clone())).await.is_err(), "there is no room");
     server.with(|gitlab, _| gitlab.settings_mut().maintenance = Maintenance::Off);
     log.send("the end\n").await.unwrap();
     job.success().await.unwrap();
-    assert_eq!(held(&server, id).2.len(), (8 << 20) + 8);
+    assert_eq!(held(&server, id).2.len(), (4 << 20) + 8);
 }
 
 /// Asking again after a refusal is no reason to ask faster.
