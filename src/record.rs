@@ -87,21 +87,25 @@ impl JobRecord {
         Ok(Self { server, assignment, snapshot, log_start, log: log.concat().into() })
     }
 
-    /// A job as it is now, of which this is the log from its first byte up to what [`Job::retained`] has, or further. The record has
-    /// the whole log then.
+    /// A job as it is now, of which `before` is the log from the offset `start` up to what [`Job::retained`] has, or further. With 0
+    /// for `start`, the record has the whole log then.
     ///
     /// # Errors
     ///
-    /// [`ResumeError::LogElsewhere`] if there are too few bytes, or [`ResumeError::Corrupt`] if they are not the beginning of this
-    /// job's log. [`ResumeError::PayloadElsewhere`] after [`Job::drop_payload_text`].
-    pub fn with_log_before(job: &mut Job, before: &[u8]) -> Result<Self, ResumeError> {
-        let (log_start, log) = job.retained();
-        let known = usize::try_from(log_start).ok().and_then(|start| before.get(..start));
+    /// [`ResumeError::LogElsewhere`] if bytes are missing that GitLab may need, or [`ResumeError::Corrupt`] if the whole log is not the
+    /// one that this job has written. [`ResumeError::PayloadElsewhere`] after [`Job::drop_payload_text`].
+    pub fn with_log_before(job: &mut Job, start: u64, before: &[u8]) -> Result<Self, ResumeError> {
+        let (kept_from, log) = job.retained();
+        if let Some(missing) = job.log_elsewhere().filter(|missing| missing.start < start) {
+            return Err(ResumeError::LogElsewhere { missing: missing.start..start.min(missing.end) });
+        }
+        let Some(length) = kept_from.checked_sub(start) else { return Self::of(job) };
+        let known = usize::try_from(length).ok().and_then(|length| before.get(..length));
         let Some(known) = known else {
-            return Err(ResumeError::LogElsewhere { missing: before.len() as u64..log_start });
+            return Err(ResumeError::LogElsewhere { missing: start + before.len() as u64..kept_from });
         };
         let log = [known, &log.concat()].concat();
-        Self::new(job.server().clone(), job.assignment().clone(), job.snapshot(), 0, log.into())
+        Self::new(job.server().clone(), job.assignment().clone(), job.snapshot(), start, log.into())
     }
 
     /// From its parts, as files may keep them apart. `log` begins at the offset `log_start`.

@@ -36,8 +36,8 @@ const FIRST_GATHER_BLOCK: usize = 256;
 /// from its record, which the application has at hand.
 const KEPT_BACKLOG: u64 = 256 * 1024;
 
-/// The same for [`Retain::Unsaved`]. The hyper adapter lets writers wait before that much waits, so that nothing is read back only to
-/// be sent.
+/// The same for [`Retain::Unsaved`]. Writers of the hyper adapter that can wait do so before that much waits, so that what they wrote
+/// is not read back only to be sent.
 const KEPT_UNSAVED_BACKLOG: u64 = 6 * 1024 * 1024;
 
 /// Contiguous bytes from `start` on.
@@ -305,8 +305,8 @@ impl Trace {
         let hole = self.acknowledged..self.tail.start;
         let lost = hole.end - hole.start;
         let server_end = self.at_server(hole.start);
-        let mark = format!("\n[{lost} bytes of this log were lost when the runner restarted]\n");
-        let mark = Bytes::from(mark).slice(..usize::try_from(lost).unwrap_or(usize::MAX).min(mark_length(lost)));
+        let mut mark = Bytes::from(format!("\n[the runner has lost {lost} bytes of this log]\n"));
+        mark.truncate(usize::try_from(lost).unwrap_or(usize::MAX));
         let start = hole.end - mark.len() as u64;
         self.alignment.restart(start, server_end);
         self.acknowledge(start);
@@ -357,11 +357,6 @@ impl fmt::Debug for Trace {
         let kept = self.tail.start..self.tail.end;
         f.debug_struct("Trace").field("kept", &kept).field("offsets", &self.offsets()).finish_non_exhaustive()
     }
-}
-
-/// The whole mark, or as much of it as the hole has room for.
-fn mark_length(lost: u64) -> usize {
-    format!("\n[{lost} bytes of this log were lost when the runner restarted]\n").len()
 }
 
 /// What must be remembered of a log besides its bytes.

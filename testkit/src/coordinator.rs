@@ -265,6 +265,7 @@ impl Coordinator {
     /// The live storage of a trace is lost, except for its first `keep` bytes.
     pub fn forget_trace_tail(&mut self, job: u64, keep: u64) {
         self.change(job, |job| job.trace.truncate(usize::try_from(keep).unwrap_or(usize::MAX)));
+        self.ended_logs.shrink(job, keep);
     }
 
     /// Another process writes to the trace until then: patches are answered with 409, and with incremental logging final
@@ -296,6 +297,7 @@ impl Coordinator {
             job.erased = true;
             job.artifacts.clear();
         });
+        self.ended_artifacts.shrink(job, 0);
     }
 
     /// The project of a job is deleted, with the files that the job left.
@@ -304,6 +306,7 @@ impl Coordinator {
             job.project_deleted = true;
             job.artifacts.clear();
         });
+        self.ended_artifacts.shrink(job, 0);
     }
 
     /// A job.

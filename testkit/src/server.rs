@@ -41,7 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 ///
 /// A client that is silent for two minutes loses its connection: in the middle of a request, between two requests, or while an
 /// answer waits to be read. Bodies of requests on their way take 256 MiB of memory at most, and answers 512 MiB; what would need
-/// more is answered with 503. Requests and answers of up to 64 KiB are always served.
+/// more is answered with 503. Requests and answers of up to 64 KiB are always served. Uploads of artifacts do not count: each takes at
+/// most 1.3 MiB.
 ///
 /// ```
 /// use gitlab_runner_api_testkit::{Coordinator, NewJob, Server, Settings};

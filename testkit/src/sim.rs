@@ -7,7 +7,7 @@
 //! Requests that change something below `/_sim/` need the header `Control-Token`, with the `control_token` that the program prints
 //! at its start. The page has buttons after `/?control_token=…` was opened, which gives the browser a cookie. Requests of pages of
 //! other sites are refused, and requests to another host than an address of this machine. Below `/_sim/`, a query is refused, and
-//! so is a body with a member that the request does not take.
+//! so is the body of a `POST` or `PATCH` with a member that the request does not take.
 //!
 //! The server may be below a path, speak TLS, and serve a git repository that jobs are about: see [`Options`]. All addresses in
 //! payloads and answers are then those of this server. The paths below are relative to its URL. Other paths are answered with 404.

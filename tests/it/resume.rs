@@ -501,11 +501,11 @@ fn a_record_of_a_job_whose_log_is_elsewhere_is_refused_or_given_it() {
         bare.machine.write("second half");
         let refused = JobRecord::of(&mut bare.machine).unwrap_err();
         assert!(matches!(&refused, ResumeError::LogElsewhere { missing, .. } if *missing == (0..12)), "{refused}");
-        let short = JobRecord::with_log_before(&mut bare.machine, b"first").unwrap_err();
+        let short = JobRecord::with_log_before(&mut bare.machine, 0, b"first").unwrap_err();
         assert!(matches!(&short, ResumeError::LogElsewhere { missing, .. } if *missing == (5..12)), "{short}");
-        let wrong = JobRecord::with_log_before(&mut bare.machine, b"another log.").unwrap_err();
+        let wrong = JobRecord::with_log_before(&mut bare.machine, 0, b"another log.").unwrap_err();
         assert!(matches!(wrong, ResumeError::Corrupt(_)), "{wrong}");
-        let given = JobRecord::with_log_before(&mut bare.machine, first.log().1).unwrap();
+        let given = JobRecord::with_log_before(&mut bare.machine, 0, first.log().1).unwrap();
 
         let mut whole = first.resume(config.clone(), START).unwrap();
         whole.write("second half");

@@ -112,7 +112,7 @@ impl Life<'_> {
     /// Everything there is, in one value.
     fn record(&mut self) -> JobRecord {
         let before = JobRecord::from_json(&self.saved).unwrap();
-        JobRecord::with_log_before(&mut self.job, before.log().1).unwrap()
+        JobRecord::with_log_before(&mut self.job, 0, before.log().1).unwrap()
     }
 
     fn save(&mut self) {

@@ -29,7 +29,7 @@ pub use file::{Record, at, from_json, load, save, to_json};
 pub use form::check_writable;
 pub use python::load as load_python;
 pub use registration::{Registration, default_info};
-pub use spool::Spool;
+pub use spool::{READ_FOR, Spool};
 pub use system_id::make as make_system_id;
 pub use variables::write_files;
 

@@ -4,8 +4,12 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
+
+/// When the log of a job cannot be read, an adapter tries again for so long. Then a mark in the log takes the place of what it has.
+pub const READ_FOR: Duration = Duration::from_secs(600);
 
 /// A job moves its log to a file when so much of it is only in memory. Most logs are smaller, and have no file.
 const WORTHWHILE: u64 = 1 << 20;
@@ -33,6 +37,12 @@ impl Spool {
     #[must_use]
     pub fn after(start: u64, log: Bytes) -> Self {
         Self { before: (start, log), ..Self::default() }
+    }
+
+    /// Where the part of the log begins that is known here. What was before is nowhere.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.before.0
     }
 
     /// Whether this much log in memory is to be moved to the file.

@@ -120,7 +120,7 @@ impl Shared {
     /// Appends bytes by copying them when there is room.
     pub(crate) fn poll_copy(&self, stream: Stream, bytes: &[u8], context: &mut Context<'_>) -> Poll<Written> {
         let mut state = lock(&self.state);
-        if !state.has_room() && state.poll_room(context).is_pending() {
+        if state.poll_room(context).is_pending() {
             return Poll::Pending;
         }
         Poll::Ready(self.append(state, copying(stream, bytes)))
@@ -225,6 +225,7 @@ impl State {
         self.job.is_ended() || self.job.backlog() < FULL
     }
 
+    #[inline]
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.has_room() {
             return Poll::Ready(());

@@ -2,14 +2,10 @@
 
 use std::io;
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use gitlab_runner_api::{Job, Timestamp};
-use gitlab_runner_api_common::Spool;
-
-/// A file that cannot be read is tried again for so long. Then a mark in the log takes the place of what is in it.
-const READ_FOR: Duration = Duration::from_secs(600);
+use gitlab_runner_api_common::{READ_FOR, Spool};
 
 /// The temporary file of a job's log, and what is to be done with it.
 #[derive(Debug)]
@@ -77,6 +73,10 @@ impl LogFile {
             Done::Appended(Ok(end)) => job.saved(job.revision(), end),
             // The log stays in memory.
             Done::Appended(Err(_)) => {}
+            // The job asked twice, because a read took long, and has had the first answer.
+            Done::Read(start, _) if job.trace_needed().is_none_or(|needed| needed.start != start) => {
+                self.unread_since = None;
+            }
             Done::Read(start, Err(_)) if now.saturating_since(*self.unread_since.get_or_insert(now)) < READ_FOR => {
                 // With nothing in hand, the job asks again after a while. It refuses only what it no longer needs.
                 _ = job.supply_trace(start, Bytes::new());
@@ -104,6 +104,7 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use gitlab_runner_api::api::info::Info;
     use gitlab_runner_api::log::{LogLimit, LogOptions};
@@ -163,6 +164,28 @@ mod tests {
         let Output::Send(call) = job.poll(NOW) else { panic!("the log is sent again") };
         assert_eq!(call.split().0.into_body().into_bytes(), log[..1 << 20]);
         assert!(file.next_work(&mut job).is_none());
+    }
+
+    #[test]
+    fn an_answer_to_a_question_that_was_answered_changes_nothing() {
+        let (mut job, mut file, log) = bereft();
+        let range = needed(&mut job);
+        file.need(range.clone());
+        let (mut spool, first) = file.next_work(&mut job).unwrap();
+        // That takes so long that the job asks again meanwhile.
+        file.need(range.clone());
+        let done = first.perform(&mut spool);
+        file.done(spool, done, &mut job, NOW);
+        let (mut spool, second) = file.next_work(&mut job).unwrap();
+        answer(&mut job, 202, "");
+        assert_eq!(needed(&mut job).start, range.end);
+        let done = second.perform(&mut spool);
+        file.done(spool, done, &mut job, NOW);
+        assert_eq!(job.trace_needed().map(|needed| needed.start), Some(range.end));
+        file.need(job.trace_needed().unwrap());
+        work(&mut job, &mut file);
+        let Output::Send(call) = job.poll(NOW) else { panic!("the next piece is sent again") };
+        assert_eq!(call.split().0.into_body().into_bytes(), log[1 << 20..2 << 20]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use gitlab_runner_api::{
     AbortReason, Cancellation, Job, JobEvent, JobRecord, JobResult, Masked, Outcome, Output, RunnerConfig, Secret,
     Stream, Timestamp, Written,
 };
-use gitlab_runner_api_common::{FileError, Spool, short_secrets_warning};
+use gitlab_runner_api_common::{FileError, READ_FOR, Spool, short_secrets_warning};
 
 use crate::clock::Clock;
 use crate::error::{Error, elsewhere};
@@ -71,12 +71,6 @@ pub(crate) enum Checked {
 /// The driver is woken when this many bytes are not sent: it need not wait for the next piece to be due.
 const PRESSING: u64 = 1 << 20;
 
-/// A file system that fails to read is asked again after this long,
-const READ_AGAIN: Duration = Duration::from_secs(5);
-
-/// and for so long. Then a mark takes the place of what it has.
-const READ_FOR: Duration = Duration::from_secs(600);
-
 impl Shared {
     pub(crate) fn new(job: Job, archive: Archive, clock: Clock) -> Arc<Self> {
         let state = Mutex::new(State { job, end: None, archive, unsaved: None, unread: None });
@@ -117,12 +111,7 @@ impl Shared {
                         // Its lease is to be renewed meanwhile.
                         span = Some(span.map_or(REFRESH, |span| span.min(REFRESH)));
                     }
-                    let Some(range) = state.job.trace_needed().filter(|_| state.unread.is_some()) else {
-                        state = self.sleep(state, span);
-                        continue;
-                    };
-                    state = self.sleep(state, Some(span.map_or(READ_AGAIN, |span| span.min(READ_AGAIN))));
-                    state.bring(range, link.clock.now());
+                    state = self.sleep(state, span);
                 }
                 Output::Done => return,
             }
@@ -133,10 +122,7 @@ impl Shared {
         match event {
             JobEvent::Finished(outcome) => state.end(&outcome.to_string(), End::Finished(outcome)),
             JobEvent::Aborted(reason) => state.end(&reason.to_string(), End::Aborted(reason)),
-            JobEvent::TraceNeeded(range) => {
-                state.unread = None;
-                state.bring(range, self.clock.now());
-            }
+            JobEvent::TraceNeeded(range) => state.bring(range, self.clock.now()),
             // If it fails, the job asks again.
             JobEvent::Save => _ = state.save(),
             JobEvent::ShortSecrets(count) => _ = state.job.write(short_secrets_warning(count)),
@@ -239,6 +225,11 @@ impl Shared {
         Ok(kept)
     }
 
+    /// Whether the job has a record.
+    pub(crate) fn has_record(&self) -> bool {
+        matches!(lock(&self.state).archive, Archive::Files(_))
+    }
+
     /// Whether the job has its record in this folder.
     pub(crate) fn is_in(&self, folder: &Path) -> bool {
         matches!(&lock(&self.state).archive, Archive::Files(record) if record.is_in(folder))
@@ -281,18 +272,18 @@ impl Shared {
     pub(crate) fn take_value(&self) -> Result<JobRecord, Error> {
         let state = &mut *lock(&self.state);
         state.lives()?;
+        if let Archive::Spool(_) = state.archive {
+            // It is in no record: if no value can be made of it, it goes on here.
+            let value = state.value()?;
+            state.job.abandon();
+            self.work.notify_all();
+            return Ok(value);
+        }
         state.job.abandon();
         self.work.notify_all();
-        match std::mem::take(&mut state.archive) {
-            Archive::Files(mut record) => {
-                record.save(&mut state.job)?;
-                Ok(record.into_value(state.job.snapshot())?)
-            }
-            archive => {
-                state.archive = archive;
-                state.value()
-            }
-        }
+        let Archive::Files(mut record) = std::mem::take(&mut state.archive) else { return Err(Error::NoRecord) };
+        record.save(&mut state.job)?;
+        Ok(record.into_value(state.job.snapshot())?)
     }
 
     /// Writes the record now.
@@ -399,7 +390,7 @@ impl State {
     fn value(&mut self) -> Result<JobRecord, Error> {
         let (start, _) = self.job.retained();
         let record = match self.archive.log_before(start)? {
-            Some(before) => JobRecord::with_log_before(&mut self.job, &before),
+            Some(before) => JobRecord::with_log_before(&mut self.job, self.archive.start(), &before),
             None => JobRecord::of(&mut self.job),
         };
         record.map_err(Error::BadRecord)
@@ -409,7 +400,11 @@ impl State {
     fn bring(&mut self, range: Range<u64>, now: Timestamp) {
         let start = range.start;
         let brought = match self.archive.log(range) {
-            Err(_) if now.saturating_since(*self.unread.get_or_insert(now)) < READ_FOR => return,
+            Err(_) if now.saturating_since(*self.unread.get_or_insert(now)) < READ_FOR => {
+                // With nothing in hand, the job asks again after a while.
+                _ = self.job.supply_trace(start, bytes::Bytes::new());
+                return;
+            }
             brought => brought.ok().flatten().filter(|bytes| !bytes.is_empty()),
         };
         self.unread = None;
@@ -420,9 +415,22 @@ impl State {
 }
 
 impl Archive {
-    /// The log up to this offset, if all of it is there.
+    /// Where the part of the log begins that is here.
+    fn start(&self) -> u64 {
+        match self {
+            Self::Spool(spool) => spool.start(),
+            Self::Files(_) => 0,
+        }
+    }
+
+    /// The log up to this offset, if all of it is there from its [start](Archive::start) on.
     fn log_before(&mut self, end: u64) -> Result<Option<bytes::Bytes>, FileError> {
-        Ok(self.log(0..end)?.filter(|log| end > 0 && log.len() as u64 == end))
+        let range = self.start()..end;
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let length = range.end - range.start;
+        Ok(self.log(range)?.filter(|log| log.len() as u64 == length))
     }
 
     /// A part of the log, if it is there.

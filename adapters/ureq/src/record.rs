@@ -54,7 +54,7 @@ struct StoredAssignment {
 }
 
 /// Reads the payload of the record in this folder.
-fn stored(folder: &Path) -> Result<StoredAssignment, FileError> {
+fn read_assignment(folder: &Path) -> Result<StoredAssignment, FileError> {
     let path = folder.join(ASSIGNMENT);
     let stored = form::read(&path, ASSIGNMENT_KIND, FORMAT)?;
     stored.ok_or_else(|| FileError::bad(&path, "it is gone: the job has ended meanwhile"))
@@ -151,7 +151,7 @@ impl Record {
         self.confirm()?;
         self.replace_snapshot(job.snapshot())?;
         self.confirm()?;
-        self.store(job.assignment().to_text(), job.assignment())?;
+        self.save_assignment(job.assignment().to_text(), job.assignment())?;
         self.confirm()
     }
 
@@ -245,7 +245,7 @@ impl Record {
     /// Makes one value of the record, which is gone then: there must not be two of one job.
     pub(crate) fn into_value(mut self, snapshot: JobSnapshot) -> Result<JobRecord, FileError> {
         let log = self.log(0..snapshot.log_size())?;
-        let assignment = stored(&self.folder)?.assignment(&self.folder)?;
+        let assignment = read_assignment(&self.folder)?.assignment(&self.folder)?;
         let record = JobRecord::new(self.server.clone(), assignment, snapshot, 0, log)
             .map_err(|_| FileError::bad(&self.folder.join(LOG), DAMAGED))?;
         // From the moment that the files say so, the value is the only one: what is left of them does no harm.
@@ -277,7 +277,7 @@ impl Record {
         // The payload never changes, and only the file has its text; what was learnt since only grows.
         let masked = job.assignment().masked_at_run_time().len();
         if masked != self.masked {
-            self.store(stored(&self.folder)?.payload, job.assignment())?;
+            self.save_assignment(read_assignment(&self.folder)?.payload, job.assignment())?;
             self.masked = masked;
         }
         let (offset, chunks) = job.unsaved();
@@ -318,7 +318,7 @@ impl Record {
         form::replace(&path, snapshot.to_json().as_bytes()).map_err(|error| FileError::io(&path, error))
     }
 
-    fn store(&self, payload: String, assignment: &Assignment) -> Result<(), FileError> {
+    fn save_assignment(&self, payload: String, assignment: &Assignment) -> Result<(), FileError> {
         let masked_at_run_time = assignment.masked_at_run_time().iter().map(|it| it.expose().to_owned()).collect();
         let stored = StoredAssignment { url: self.server.as_str().to_owned(), payload, masked_at_run_time };
         form::write(&self.folder.join(ASSIGNMENT), ASSIGNMENT_KIND, FORMAT, &stored)
@@ -387,7 +387,7 @@ impl Claimed {
         if let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? {
             return Err(end.refusal(&folder));
         }
-        let stored = stored(&folder)?;
+        let stored = read_assignment(&folder)?;
         let path = folder.join(ASSIGNMENT);
         let server = Server::parse(&stored.url).map_err(|error| FileError::bad(&path, error.to_string()))?;
         let assignment = stored.assignment(&folder)?;

@@ -549,6 +549,37 @@ fn a_large_log_without_a_record_is_all_there_in_each_life() {
     assert!(held(&server, id).1 == log, "GitLab has another log");
 }
 
+/// Of a record that has no more than the end of the log, a large log follows that end.
+#[test]
+fn a_large_log_goes_on_behind_the_end_of_another() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let id = queue(&server);
+    let mut runner = runner(&server);
+    let job = runner.request_job().unwrap().unwrap();
+    print(&job, "the beginning that is gone, and the end\n");
+    arrived(&server, id, "the beginning that is gone, and the end\n");
+    let whole = job.into_record().unwrap();
+    let cut = |record: &JobRecord, from: usize| {
+        let (server, assignment, snapshot) = (record.server(), record.assignment(), record.snapshot());
+        let log = record.log().1.slice(from..);
+        JobRecord::new(server.clone(), assignment.clone(), snapshot.clone(), from as u64, log).unwrap()
+    };
+    let job = runner.job_from_record(cut(&whole, 28)).unwrap();
+    let much = "y".repeat(99) + "\n";
+    for _ in 0..12_000 {
+        print(&job, &much);
+    }
+    let known = format!("and the end\n{}", much.repeat(12_000));
+    assert!(job.log_content().unwrap() == known.as_bytes(), "what is known of the log");
+    let record = job.into_record().unwrap();
+    assert!(record.log().0 == 28 && *record.log().1 == known, "the record from byte {}", record.log().0);
+    assert!(Job::store(&record, folder.path()).is_err(), "a record in files has the whole log");
+    let mut job = runner.job_from_record(record).unwrap();
+    print(&job, "more\n");
+    job.success().unwrap();
+    assert!(held(&server, id).1 == format!("the beginning that is gone, {known}more\n"), "GitLab has another log");
+}
+
 #[test]
 fn a_recovered_job_without_a_result_stays() {
     let (server, folder) = (server(), tempfile::tempdir().unwrap());

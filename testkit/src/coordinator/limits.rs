@@ -18,7 +18,7 @@ const LAST_SECOND: u64 = 253_402_300_799;
 /// So many characters of a token tell it from others. All of GitLab's tokens are shorter. What is sent as a token is counted
 /// before anybody knows whether it is one, so that it must not fill the memory.
 const TOKEN: usize = 255;
-/// So many tokens are counted in a minute. What more there are is not limited.
+/// So many tokens are counted in a minute. Further tokens in that minute are not limited.
 const TOKENS: usize = 100_000;
 
 /// What is limited separately.

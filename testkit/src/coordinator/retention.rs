@@ -43,6 +43,14 @@ impl Leavings {
         Some((job, bytes))
     }
 
+    /// What a job left has become smaller.
+    pub(super) fn shrink(&mut self, job: u64, bytes: u64) {
+        if let Some((_, counted)) = self.queue.iter_mut().find(|(id, _)| *id == job) {
+            self.bytes -= *counted - bytes.min(*counted);
+            *counted = bytes.min(*counted);
+        }
+    }
+
     /// Removes what is oldest until no more than `kept` bytes are left, or all that is left is needed. Returns the numbers of
     /// the jobs. What jobs left that are gone does not count.
     fn sweep(&mut self, kept: u64, is_gone: impl Fn(u64) -> bool, is_needed: impl Fn(u64) -> bool) -> Vec<u64> {
@@ -267,6 +275,11 @@ mod tests {
         lab.gitlab.force_cancel(lab.now, waiting);
         let fourth = end(&mut lab, 9);
         assert_eq!([first, third, fourth].map(|id| left(&lab, id)), [(0, true), (0, true), (1, false)]);
+
+        // What a user has erased takes no room from others.
+        lab.gitlab.erase(fourth);
+        let (fifth, sixth) = (end(&mut lab, 5), end(&mut lab, 5));
+        assert_eq!([fifth, sixth].map(|id| left(&lab, id)), [(1, false), (1, false)]);
 
         let running = lab.running_job(&[]);
         let token = lab.job(running).token().to_owned();

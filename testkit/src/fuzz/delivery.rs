@@ -123,7 +123,7 @@ impl Life {
 
     /// The job moves to another process in a record, with its log.
     fn move_on(&mut self) {
-        let record = JobRecord::with_log_before(&mut self.job, &self.log).expect("its log is known");
+        let record = JobRecord::with_log_before(&mut self.job, 0, &self.log).expect("its log is known");
         let record = JobRecord::from_json(&record.to_json()).expect("what was written can be read");
         self.job = record.resume(self.config.clone(), self.now).expect("it is this job");
         self.save();

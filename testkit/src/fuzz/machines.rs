@@ -235,7 +235,7 @@ pub fn job(data: &[u8]) {
 fn through_a_record(job: &mut Job, bench: &Bench) -> Job {
     let record = match JobRecord::of(job) {
         Err(ResumeError::LogElsewhere { missing, .. }) => {
-            JobRecord::with_log_before(job, &bench.log[..missing.end as usize])
+            JobRecord::with_log_before(job, 0, &bench.log[..missing.end as usize])
         }
         record => record,
     };

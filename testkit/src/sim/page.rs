@@ -1,8 +1,8 @@
 //! The pages for a person who watches: the jobs, and one job with its log.
 //!
 //! The server renders all of it. A small script asks for the page again and replaces its main part, so that a log grows while
-//! one looks at it. While nobody else is served, only what the page shows is copied; it is rendered on another thread. What is shown comes from runners and jobs, so every text is escaped, and the browser is told to run no
-//! script but that one.
+//! one looks at it. What the page shows is copied under the lock. Another thread renders it, so that runners do not wait. What is shown
+//! comes from runners and jobs, so every text is escaped, and the browser is told to run no script but that one.
 
 mod log;
 

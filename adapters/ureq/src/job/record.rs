@@ -141,11 +141,14 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::BadFile`]: then the job stays in its record; [`Error::AlreadyFinished`] if it is over; [`Error::Held`] if another
+    /// [`Error::File`], [`Error::BadFile`]: then the job stays in its record, or is failed if it has none; [`Error::AlreadyFinished`] if it is over; [`Error::Held`] if another
     /// process has taken its record over.
     pub fn into_record(mut self) -> Result<JobRecord, Error> {
-        self.reported = true;
-        self.shared.take_value()
+        // Without a record, and of which no value can be made, it is failed like any job that is dropped.
+        let has_record = self.shared.has_record();
+        let taken = self.shared.take_value();
+        self.reported = has_record || taken.is_ok();
+        taken
     }
 
     /// Why the job's record could not be written the last time it was to be, if so. Nothing new is sent meanwhile.
