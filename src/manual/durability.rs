@@ -155,4 +155,4 @@
 //! is needed: whenever [`Job::unsaved_backlog`](crate::Job::unsaved_backlog) is large, append what [`Job::unsaved`](crate::Job::unsaved)
 //! gives to a temporary file, call [`Job::saved`](crate::Job::saved), and answer
 //! [`TraceNeeded`](crate::JobEvent::TraceNeeded) from that file. Both adapters do this with the logs of jobs that have no record:
-//! a log of more than 1 MiB goes to a file without a name in the folder for temporary files, after the masks.
+//! a log of more than 2 MiB goes to a file without a name in the folder for temporary files, after the masks.

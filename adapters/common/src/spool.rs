@@ -12,7 +12,7 @@ use bytes::Bytes;
 pub const READ_FOR: Duration = Duration::from_secs(600);
 
 /// A job moves its log to a file when so much of it is only in memory. Most logs are smaller, and have no file.
-const WORTHWHILE: u64 = 1 << 20;
+const WORTHWHILE: u64 = 2 << 20;
 
 /// Keeps what a job has written of its log, in case GitLab loses a part of it, without holding it in memory.
 ///

@@ -66,7 +66,7 @@
 //!
 //! # Memory
 //!
-//! The log of a job is kept until the job has ended, because GitLab may lose a part of it. More than 1 MiB of it moves to a temporary
+//! The log of a job is kept until the job has ended, because GitLab may lose a part of it. More than 2 MiB of it moves to a temporary
 //! file, in the folder that [`std::env::temp_dir`] names. If no file can be written there, it stays in memory.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]

@@ -114,7 +114,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-    /// A job with 3 MiB of log that GitLab had and lost, all of it in the file.
+    /// A job with 4 MiB of log that GitLab had and lost, all of it in the file.
     fn bereft() -> (Job, LogFile, Vec<u8>) {
         let server = Server::parse("https://gitlab.example.test").unwrap();
         let config = RunnerConfig::new(server, Info::new("test", "1"))
@@ -122,17 +122,18 @@ mod tests {
             .with_retain(Retain::Unsaved);
         let assignment = Assignment::from_json(r#"{"id":7,"token":"glcbt-64_0123456789"}"#).unwrap();
         let (mut job, mut file) = (Job::new(Arc::new(config), &assignment, NOW), LogFile::default());
-        let log: Vec<u8> = (0..3 << 20).map(|at: u32| b'a' + (at / 1000 % 26) as u8).collect();
+        let log: Vec<u8> = (0..4 << 20).map(|at: u32| b'a' + (at / 1000 % 26) as u8).collect();
         answer(&mut job, 200, "");
         assert!(matches!(job.poll(NOW), Output::Event(JobEvent::Accepted)));
-        for piece in log.chunks(1 << 20) {
+        for piece in log.chunks(2 << 20) {
             job.write(piece.to_vec());
             work(&mut job, &mut file);
+            answer(&mut job, 202, "");
             answer(&mut job, 202, "");
         }
         job.finish(JobResult::success());
         answer(&mut job, 416, "0-0");
-        assert_eq!(job.retained().0, 3 << 20, "nothing is left in memory");
+        assert_eq!(job.retained().0, 4 << 20, "nothing is left in memory");
         (job, file, log)
     }
 
@@ -198,6 +199,6 @@ mod tests {
             file.done(spool, done, &mut job, NOW.saturating_add(Duration::from_secs(later)));
             assert_eq!(job.trace_needed().is_none(), is_given_up, "after {later} s");
         }
-        assert_eq!(job.log_size(), 3 << 20);
+        assert_eq!(job.log_size(), 4 << 20);
     }
 }

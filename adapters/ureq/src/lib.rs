@@ -44,7 +44,7 @@
 //! repeats the result until GitLab has it.
 //!
 //! The log of a job is kept until the job has ended, because GitLab may lose a part of it: in the record of the job, if it has one,
-//! and otherwise 1 MiB of it in memory, and up to 6 MiB while it waits to be sent. The rest moves to a temporary file, in the folder
+//! and otherwise 2 MiB of it in memory, and up to 6 MiB while it waits to be sent. The rest moves to a temporary file, in the folder
 //! that [`std::env::temp_dir`] names. If no file can be written there, it stays in memory.
 //!
 //! # Jobs that outlive their process

@@ -12,8 +12,8 @@ use gitlab_runner_api_ureq::gitlab_runner_api::{
     self, Assignment, Retain, RunnerConfig, Server as ServerUrl, Timestamp,
 };
 use gitlab_runner_api_ureq::{
-    Error, HttpOptions, Job, JobRecord, Outcome, Proxies, ProxyUrl, Registration, Runner, Secret, State, Stop, Stream,
-    Transport,
+    Error, HttpOptions, Job, JobRecord, LogLimit, LogOptions, Outcome, Proxies, ProxyUrl, Registration, Runner, Secret,
+    State, Stop, Stream, Transport,
 };
 
 const TOKEN: &str = "glrt-canary";
@@ -524,17 +524,18 @@ fn a_job_without_files_has_its_whole_log() {
 fn a_large_log_without_a_record_is_all_there_in_each_life() {
     let (server, folder) = (server(), tempfile::tempdir().unwrap());
     let id = queue(&server);
-    let mut runner = runner(&server);
+    let unlimited = LogOptions::default().with_limit(LogLimit::None);
+    let mut runner = runner(&server).configure(|config| config.with_log(unlimited));
     let mut job = runner.request_job().unwrap().unwrap();
     let mut log = String::new();
     let print_much = |job: &Job, log: &mut String| {
-        for number in 0..12 {
+        for number in 0..24 {
             let part = format!("{number} {}\n", "x".repeat(99_000));
             print(job, &part);
             log.push_str(&part);
         }
     };
-    for life in 0..3 {
+    for life in 0..2 {
         print_much(&job, &mut log);
         assert!(job.log_content().unwrap() == log.as_bytes(), "the log of life {life}");
         arrived(&server, id, &log);
@@ -566,10 +567,10 @@ fn a_large_log_goes_on_behind_the_end_of_another() {
     };
     let job = runner.job_from_record(cut(&whole, 28)).unwrap();
     let much = "y".repeat(99) + "\n";
-    for _ in 0..12_000 {
+    for _ in 0..24_000 {
         print(&job, &much);
     }
-    let known = format!("and the end\n{}", much.repeat(12_000));
+    let known = format!("and the end\n{}", much.repeat(24_000));
     assert!(job.log_content().unwrap() == known.as_bytes(), "what is known of the log");
     let record = job.into_record().unwrap();
     assert!(record.log().0 == 28 && *record.log().1 == known, "the record from byte {}", record.log().0);
