@@ -262,7 +262,12 @@ impl LogCase {
             let line = (0..text.released).rev().find(ends_line).map_or(0, |at| at + 1);
             let within = |range: &Range<usize>| range.start >= line && range.end <= text.released;
             let found = occurrences(&text.raw, &forms(secret)).into_iter();
-            let late: Vec<_> = found.filter(within).filter(|range| !range.clone().any(covered)).collect();
+            // A value without any bytes has a marker too, which parts what is before it from what is behind it.
+            let is_parted = |range: &Range<usize>| {
+                spans.iter().any(|span| span.is_empty() && range.start < span.start && span.start < range.end)
+            };
+            let is_whole = |range: &Range<usize>| !range.clone().any(covered) && !is_parted(range);
+            let late: Vec<_> = found.filter(within).filter(is_whole).collect();
             text.late.extend(late);
         }
         text.learnt.push((secret.to_owned(), text.released));
