@@ -103,10 +103,12 @@ impl Spool {
         };
         file.seek(SeekFrom::Start(from - *file_start))?;
         let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-        let mut part = vec![0; length];
-        let (known, unread) = part.split_at_mut(head.len());
-        known.copy_from_slice(&head);
-        file.read_exact(unread)?;
+        let mut part = Vec::with_capacity(length);
+        part.extend_from_slice(&head);
+        file.take(range.end - from).read_to_end(&mut part)?;
+        if part.len() < length {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
         Ok(Some(part.into()))
     }
 }
