@@ -115,16 +115,18 @@ async fn one_request_says_job_or_none() {
 async fn ask_and_leave(server: &Arc<Server>, asking: impl Future) -> u64 {
     let (busy, ready) = (server.clone(), Arc::new(Notify::new()));
     let holds = ready.clone();
+    let (gone, heard) = std::sync::mpsc::channel();
     let queued = tokio::task::spawn_blocking(move || {
         busy.with(|gitlab, now| {
             holds.notify_one();
-            // The server looks at no request meanwhile.
-            std::thread::sleep(6 * QUICK);
+            // The server looks at no request until the caller has gone.
+            heard.recv().unwrap();
             gitlab.queue(now, NewJob::new("late"))
         })
     });
     ready.notified().await;
     assert!(timeout(3 * QUICK, asking).await.is_err(), "it waits for the answer");
+    gone.send(()).unwrap();
     queued.await.unwrap()
 }
 
