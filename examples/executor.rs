@@ -10,11 +10,10 @@
 //! How to read it: `serve` is the runner's side of one job, `execute` runs its steps, `run` is one of them. What does not
 //! depend on threads is in the library of this package, see `src/execution.rs`; `async-executor.rs` uses it as well.
 
-use std::io::{ErrorKind, PipeReader, Read, Write};
+use std::io::{PipeReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,8 @@ use examples::{Console, Demo, End, Execution, Group, Host, Result, State, Step, 
 use gitlab_runner_api_ureq::{
     Cancellation, Error, FailureReason, Job, JobResult, Registration, Runner, Section, Stop, ansi,
 };
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, ioctl_fionread};
 
 const USAGE: &str = "\
 executor: runs the jobs of a GitLab runner with sh
@@ -38,7 +39,7 @@ The first interrupt ends the runner when its jobs have ended, the second aborts 
 /// From asking a script to stop to making it.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// For how long output is waited for once a script has ended. Only a process that has left its group can still write.
+/// For how long more output is waited for once a script has ended. Only a process that has left its group can still write.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// How often a running script is looked at.
@@ -102,15 +103,10 @@ fn run(job: &Job, step: Step, console: &Console) -> Result<End> {
     // The end of the output is when all processes that can write have ended, and `command` is not one of them.
     drop(command);
     let group = Group::of(child.id()).ok_or("the script has no process group")?;
-    let (chunks, received) = sync_channel(16);
-    thread::spawn(move || forward(output, &chunks));
-    let (started, mut asked, mut newline) = (Instant::now(), None::<(Instant, End)>, true);
-    let mut open = true;
+    let (started, mut asked) = (Instant::now(), None::<(Instant, End)>);
+    let mut output = Output::new(output, job);
     let end = loop {
-        open = open && receive(&received, TICK, job, &mut newline);
-        if !open {
-            thread::sleep(TICK);
-        }
+        output.forward(TICK)?;
         if let Some(status) = child.try_wait()? {
             // A script that was asked to stop may still say that all is well.
             break asked.map_or(End::Exited(status), |(_, why)| why);
@@ -137,41 +133,58 @@ fn run(job: &Job, step: Step, console: &Console) -> Result<End> {
     // Whatever the script has left behind is killed.
     drop(group);
     child.wait()?;
-    let ended = Instant::now();
-    while open && ended.elapsed() < LINGER {
-        open = receive(&received, LINGER, job, &mut newline);
-    }
-    if !newline {
-        write(job, "\n");
-    }
+    output.forward_rest()?;
     Ok(end)
 }
 
-/// Reads what a script prints. Ends with the output, or when nobody wants it any more.
-fn forward(mut output: PipeReader, chunks: &SyncSender<Vec<u8>>) {
-    let mut buffer = [0; 64 * 1024];
-    loop {
-        match output.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(count) if chunks.send(buffer.get(..count).unwrap_or_default().to_vec()).is_ok() => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Ok(_) | Err(_) => return,
-        }
-    }
+/// What a script prints, on its way into the log.
+struct Output<'a> {
+    pipe: PipeReader,
+    job: &'a Job,
+    buffer: Vec<u8>,
+    has_ended: bool,
+    /// What it printed so far ends with a newline, or is empty.
+    newline: bool,
 }
 
-/// Writes a piece of output to the log, if there is one soon; remembers whether the log now ends with a newline. False if the
-/// output has ended.
-fn receive(chunks: &Receiver<Vec<u8>>, wait: Duration, job: &Job, newline: &mut bool) -> bool {
-    match chunks.recv_timeout(wait) {
-        Ok(chunk) => {
-            *newline = chunk.ends_with(b"\n");
-            // A job that is over takes no more log. Its script is about to be stopped.
-            _ = job.log().write_all(&chunk);
-            true
+impl<'a> Output<'a> {
+    fn new(pipe: PipeReader, job: &'a Job) -> Self {
+        Self { pipe, job, buffer: vec![0; 64 * 1024], has_ended: false, newline: true }
+    }
+
+    /// Waits for output, and writes what there is of it to the log. Returns its length: 0 if none came, or if it has ended.
+    fn forward(&mut self, wait: Duration) -> Result<usize> {
+        if self.has_ended {
+            thread::sleep(wait);
+            return Ok(0);
         }
-        Err(RecvTimeoutError::Timeout) => true,
-        Err(RecvTimeoutError::Disconnected) => false,
+        let mut pipe = [PollFd::new(&self.pipe, PollFlags::IN)];
+        match poll(&mut pipe, Some(&wait.try_into()?)) {
+            Ok(0) | Err(Errno::INTR) => return Ok(0),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let count = self.pipe.read(&mut self.buffer)?;
+        let read = self.buffer.get(..count).unwrap_or_default();
+        self.has_ended = read.is_empty();
+        if let Some(last) = read.last() {
+            self.newline = *last == b'\n';
+        }
+        // A job that is over takes no more log. Its script is about to be stopped.
+        _ = self.job.log().write_all(read);
+        Ok(count)
+    }
+
+    /// Writes to the log what has not been read when the script has ended, however long that takes, and ends the last line.
+    fn forward_rest(mut self) -> Result<()> {
+        let (mut unread, ended) = (usize::try_from(ioctl_fionread(&self.pipe)?)?, Instant::now());
+        while !self.has_ended && (unread > 0 || ended.elapsed() < LINGER) {
+            unread = unread.saturating_sub(self.forward(LINGER)?);
+        }
+        if !self.newline {
+            write(self.job, "\n");
+        }
+        Ok(())
     }
 }
 
