@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gitlab_runner_api_testkit::{Coordinator, Endpoint, JobStatus, NewJob, Server, Settings, TimeLimit};
 use gitlab_runner_api_ureq::gitlab_runner_api::api::info::Info;
@@ -49,15 +49,18 @@ fn print(job: &Job, text: &str) {
     write!(job.log(), "{text}").unwrap();
 }
 
-/// Waits until GitLab has so much of the log.
-fn arrived(server: &Server, id: u64, text: &str) {
-    for _ in 0..2000 {
-        if held(server, id).1 == text {
-            return;
-        }
+/// Waits until GitLab's store is as wanted.
+fn until(server: &Server, what: &str, wanted: impl Fn(&Coordinator) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !server.with(|gitlab, _| wanted(gitlab)) {
+        assert!(Instant::now() < deadline, "{what}");
         thread::sleep(Duration::from_millis(5));
     }
-    panic!("GitLab holds {:?}, not {text:?}", held(server, id).1);
+}
+
+/// Waits until GitLab has this log.
+fn arrived(server: &Server, id: u64, text: &str) {
+    until(server, "GitLab has another log", |gitlab| gitlab.job(id).unwrap().trace() == text.as_bytes());
 }
 
 /// Saves a job and lets go of it, as a process that ends.
@@ -310,14 +313,8 @@ fn a_job_that_cannot_have_a_record_is_not_run() {
     let id = queue(&server);
     let error = runner(&server).with_state_dir(&blocked).request_job().unwrap_err();
     assert!(matches!(error, Error::File { .. }), "{error}");
-    for _ in 0..1000 {
-        if held(&server, id).0 == JobStatus::Failed {
-            assert!(held(&server, id).1.contains("cannot keep a record"));
-            return;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    panic!("the job is left to GitLab's timeouts");
+    arrived_status(&server, id, JobStatus::Failed);
+    assert!(held(&server, id).1.contains("cannot keep a record"));
 }
 
 #[test]
@@ -364,13 +361,7 @@ fn jobs_taken_up_again_fill_room_and_those_left_behind_are_failed() {
 }
 
 fn arrived_status(server: &Server, id: u64, status: JobStatus) {
-    for _ in 0..2000 {
-        if held(server, id).0 == status {
-            return;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    panic!("job {id} is {:?}", held(server, id));
+    until(server, "GitLab has another status", |gitlab| gitlab.job(id).unwrap().status() == status);
 }
 
 /// A record of a job as a process left it that died before it said anything to GitLab.
@@ -547,8 +538,9 @@ fn a_large_log_without_a_record_is_all_there_in_each_life() {
         assert!(job.log_content().unwrap() == log.as_bytes(), "the log of life {life}");
         arrived(&server, id, &log);
         // What was in the file of this life is in the value, and what follows is in a file of the next.
-        job = from_text(&runner, &to_text(job));
+        let text = to_text(job);
         server.with(|gitlab, _| gitlab.forget_trace_tail(id, 50_000));
+        job = from_text(&runner, &text);
         arrived(&server, id, &log);
     }
     job.save(folder.path().join("record")).unwrap();
