@@ -1,4 +1,4 @@
-//! A job in hand.
+//! The handle of a job that GitLab assigned to this runner.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::log::Log;
 use crate::shared::{End, Shared};
 
-/// A job that GitLab handed out to us.
+/// A job that GitLab assigned to this runner.
 ///
 /// The runner's task sends its log, keeps it alive, and watches for its cancellation, from the moment it is received until
 /// GitLab has its result.
@@ -31,13 +31,13 @@ pub struct Job {
     reported: bool,
 }
 
-/// Where a job is.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// It runs.
+    /// The job has no result yet.
     Running,
-    /// A user cancelled it, and it is to stop gracefully.
+    /// A user cancelled it. Stop the script, run `after_script`, and give the job a result.
     Canceling,
     /// It has a result, which GitLab does not have yet.
     Finishing,
@@ -47,7 +47,7 @@ pub enum State {
     Failed,
     /// GitLab holds `canceled`.
     Canceled,
-    /// It was over before it had a result.
+    /// GitLab ended it before its result was reported.
     Aborted,
 }
 
@@ -60,8 +60,8 @@ impl Job {
         self.shared.clone()
     }
 
-    /// Leaves a job to its driver that has its result already.
-    pub(crate) fn forsake(mut self) {
+    /// Drops the handle of a job that has its result already, without waiting. The driver delivers the result.
+    pub(crate) fn release(mut self) {
         self.reported = true;
     }
 
@@ -83,33 +83,35 @@ impl Job {
         &self.spec().git_info.git_ref
     }
 
-    /// The value of a job variable, as GitLab sent it. Of several with one name the last counts.
+    /// The value of a job variable, as GitLab sent it. If a name occurs more than once, the last value wins.
     #[must_use]
     pub fn variable(&self, key: &str) -> Option<&str> {
         self.spec().variable(key)
     }
 
-    /// A writer to the job's log, as the runner itself. Any number of them can write at the same time, from any thread.
+    /// Returns a writer to the job's log, as [`Stream::Runner`]. Any number of writers can write at the same time, from any thread.
     #[must_use]
     pub fn log(&self) -> Log {
         Log::new(self.shared.clone())
     }
 
-    /// Hides this value too, wherever it is written from now on: a secret that was fetched or made for this job. Those of the
-    /// payload are hidden anyway. What was written before and is still held back is searched too. The result says whether the value
-    /// is hidden.
+    /// Hides a value in everything that is written from now on. Use it for a secret that was fetched or made for this job; the secrets
+    /// of the payload are hidden anyway. It is also hidden in what was written before and is still held back. The result says whether
+    /// the value is hidden.
     pub fn mask(&self, secret: &Secret) -> Masked {
         self.shared.mask(secret)
     }
 
-    /// A step of the job has ended, and with it what it wrote. Call it when a script has ended, before anything else is written:
-    /// otherwise the script's last bytes, which may be the beginning of a secret, come out behind what the runner says next. No
-    /// secret reaches over the end of a step. Services run on: end their streams with [`Job::close_stream`].
+    /// Tells the log that a step of the job has ended, so that what is held back of its output is written. Call it when a script has
+    /// ended, before anything else is written. Otherwise the last bytes of the script, which may be the beginning of a secret, appear
+    /// behind the next message of the runner. A secret that goes on behind the end of a step is not recognised. The streams of services
+    /// stay open: end them with [`Job::close_stream`].
     pub fn end_step(&self) {
         self.shared.log(gitlab_runner_api::Job::end_step);
     }
 
-    /// A stream has ended: what is held back of it is written, as by [`Job::end_step`]. What is written to it later begins anew.
+    /// Tells the log that one stream has ended, so that what is held back of it is written, as by [`Job::end_step`]. The stream can be
+    /// written to again.
     pub fn close_stream(&self, stream: Stream) {
         self.shared.log(|job, now| job.close_stream(stream, now));
     }
@@ -125,13 +127,13 @@ impl Job {
         self.shared.log(gitlab_runner_api::Job::close_section);
     }
 
-    /// How many bytes of log there are, as GitLab gets it.
+    /// The size of the log in bytes, after secrets were hidden: as GitLab gets it.
     #[must_use]
     pub fn log_size(&self) -> u64 {
         self.shared.look(|job, _| job.log_size())
     }
 
-    /// Where the job is.
+    /// The current state of the job.
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.look(|job, end| match end {
@@ -153,26 +155,26 @@ impl Job {
         self.shared.look(|job, _| job.cancellation())
     }
 
-    /// Waits until the job is to stop, or is over: then it says [`Cancellation::None`] if it was never cancelled.
+    /// Waits until the job must stop, or is over. Returns [`Cancellation::None`] if it is over and was never cancelled.
     pub async fn cancelled(&self) -> Cancellation {
         self.shared.cancelled().await
     }
 
-    /// How much is left of the time the job may take; zero if it is up. Then stop it, and finish it with
-    /// [`FailureReason::JobExecutionTimeout`]: GitLab fails it a quarter of an hour later.
+    /// How much is left of the job's timeout. When it is zero, stop the job and finish it with
+    /// [`FailureReason::JobExecutionTimeout`]. GitLab itself fails the job a quarter of an hour later.
     #[must_use]
     pub fn time_left(&self) -> Duration {
         self.clock.until(self.shared.look(|job, _| job.deadline()))
     }
 
-    /// How long [`Job::success`] and its sisters wait for GitLab to take a result. Default one hour.
+    /// Sets how long [`Job::success`], [`Job::failed`] and [`Job::finish`] wait until GitLab has the result. Default one hour.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
 
-    /// The job did what it should. Waits until GitLab has the whole log and the result.
+    /// Reports that the job succeeded. Waits until GitLab has the whole log and the result.
     ///
-    /// Once it was polled, the result stands: whoever drops the future only ceases to wait.
+    /// The job has its result as soon as this future was polled once. Dropping the future only ends the wait.
     ///
     /// # Errors
     ///
@@ -183,7 +185,7 @@ impl Job {
         self.report(JobResult::success(), &JobStatus::Success).await
     }
 
-    /// The job failed. Waits until GitLab has the whole log and the result.
+    /// Reports that the job failed. Waits until GitLab has the whole log and the result.
     ///
     /// # Errors
     ///
@@ -200,8 +202,8 @@ impl Job {
         }
     }
 
-    /// The job ended with this result. Waits until GitLab has the whole log and the result, and says what it holds: for a
-    /// cancelled job, [`Outcome::Canceled`] whatever the result.
+    /// Reports this result. Waits until GitLab has the whole log and the result, and returns what GitLab then holds. For a cancelled job
+    /// that is [`Outcome::Canceled`], whatever was reported.
     ///
     /// # Errors
     ///
@@ -210,7 +212,7 @@ impl Job {
         if std::mem::replace(&mut self.reported, true) {
             return Err(Error::AlreadyFinished);
         }
-        // A job that is over takes no result, and has an end to tell.
+        // Has no effect on a job that is over. How that ended is then returned below.
         self.shared.finish(result);
         self.wait_delivered().await
     }

@@ -16,24 +16,24 @@ pub(crate) struct Link {
     transport: Transport,
     pub(crate) clock: Clock,
     throttle: Arc<Mutex<Throttle>>,
-    /// Why the last call that failed did, in words.
-    trouble: Arc<Mutex<String>>,
+    /// Why the last failed call failed, in words.
+    last_error: Arc<Mutex<String>>,
 }
 
 impl Link {
     pub(crate) fn new(transport: Transport) -> Self {
-        Self { transport, clock: Clock::start(), throttle: Arc::default(), trouble: Arc::default() }
+        Self { transport, clock: Clock::start(), throttle: Arc::default(), last_error: Arc::default() }
     }
 
-    /// Polls a machine, after telling it what others were told.
+    /// Polls a state machine, after applying the rate limits that others were told.
     pub(crate) fn poll<M: Machine>(&self, machine: &mut M) -> Output<M::Event> {
         lock(&self.throttle).hold(machine);
         machine.poll(self.clock.now())
     }
 
-    /// Why the last call that failed did, in words.
-    pub(crate) fn trouble(&self) -> String {
-        lock(&self.trouble).clone()
+    /// Why the last failed call failed, in words.
+    pub(crate) fn last_transport_error(&self) -> String {
+        lock(&self.last_error).clone()
     }
 
     /// Sleeps until then; not at all if no time is given.
@@ -53,7 +53,7 @@ impl Link {
                 Ok(answer)
             }
             Err(trouble) => {
-                *lock(&self.trouble) = trouble.why;
+                *lock(&self.last_error) = trouble.why;
                 Err(trouble.failure)
             }
         };

@@ -1,4 +1,4 @@
-//! The log of a job.
+//! The writers to the log of a job.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -13,11 +13,11 @@ use tokio::io::AsyncWrite;
 
 use crate::shared::Shared;
 
-/// A writer to a job's log. Clones write to the same log; each write stays in one piece.
+/// A writer to a job's log. Clones write to the same log. The bytes of one write stay together.
 ///
 /// There are three ways to write, and all keep their order:
 ///
-/// - [`Log::send`] takes a buffer as it is, and waits while more than 4 MiB are not sent yet.
+/// - [`Log::send`] takes a buffer as it is, and waits while 4 MiB or more are not acknowledged.
 /// - [`AsyncWrite`], for `tokio::io::copy` and the like, copies, and waits in the same way.
 /// - [`io::Write`], for `writeln!`, copies, and never waits: what is written is kept, in memory or in a temporary file, until it is sent.
 ///
@@ -39,13 +39,14 @@ impl Log {
         Self { shared: self.shared.clone(), stream }
     }
 
-    /// The stream that this writes to has ended, see [`Job::close_stream`](crate::Job::close_stream). Neither dropping a writer nor
-    /// shutting it down says so: others may write to the same stream.
+    /// Tells the log that the stream of this writer has ended, see [`Job::close_stream`](crate::Job::close_stream). Neither dropping a
+    /// writer nor shutting it down does that, because other writers may write to the same stream.
     pub fn close_stream(&self) {
         self.shared.log(|job, now| job.close_stream(self.stream, now));
     }
 
-    /// Appends a buffer when there is room, a large one without a copy. Whoever drops the future before has appended nothing.
+    /// Appends a buffer, a large one without a copy. Waits while 4 MiB or more are not acknowledged. If the future is dropped while it
+    /// waits, nothing is appended.
     ///
     /// # Errors
     ///

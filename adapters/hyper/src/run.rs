@@ -11,8 +11,8 @@ use gitlab_runner_api::PollerEvent;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
+use crate::driver_state::{DriverShared, JobWaiter};
 use crate::error::Error;
-use crate::hub::{Hub, Wish};
 use crate::job::Job;
 use crate::runner::Runner;
 
@@ -40,12 +40,12 @@ impl Drop for Slot {
     }
 }
 
-/// Hears what the poller tells, for as long as it lives.
-struct Listener<'a>(&'a Hub);
+/// While it exists, the events of the poller are sent to its channel.
+struct Listener<'a>(&'a DriverShared);
 
 impl Drop for Listener<'_> {
     fn drop(&mut self) {
-        self.0.tell(|desk| desk.listener = None);
+        self.0.update(|state| state.listener = None);
     }
 }
 
@@ -75,10 +75,10 @@ impl Runner {
         R: Future<Output = ()> + Send,
     {
         self.start()?;
-        let (hub, busy, mut tasks) = (&*self.hub.0, Arc::<Busy>::default(), JoinSet::new());
+        let (driver, busy, mut tasks) = (&*self.driver.0, Arc::<Busy>::default(), JoinSet::new());
         let (sender, mut events) = mpsc::unbounded_channel();
-        hub.tell(|desk| desk.listener = Some(sender));
-        let _listener = Listener(hub);
+        driver.update(|state| state.listener = Some(sender));
+        let _listener = Listener(driver);
         let (mut shutdown, handler) = (pin!(shutdown), Arc::new(handler));
         let serve = |job: Job, tasks: &mut JoinSet<()>| {
             let (shared, slot, handler) = (job.shared(), Slot::hold(&busy), handler.clone());
@@ -97,7 +97,7 @@ impl Runner {
             let room = busy.count.load(Ordering::Relaxed) < capacity;
             tokio::select! {
                 () = shutdown.as_mut(), if !draining => draining = true,
-                job = next(hub, draining), if room => match job {
+                job = next(driver, draining), if room => match job {
                     Some(job) => serve(job, &mut tasks),
                     None => break,
                 },
@@ -138,14 +138,15 @@ impl Runner {
 }
 
 /// The next job; when `draining`, none is asked for any more, and there is none once no request is on the wire.
-async fn next(hub: &Hub, draining: bool) -> Option<Job> {
+async fn next(driver: &DriverShared, draining: bool) -> Option<Job> {
     if !draining {
-        let wish = Wish::make(hub);
-        return Some(hub.until(|desk| wish.take(desk)).await);
+        let waiter = JobWaiter::make(driver);
+        return Some(driver.until(|state| waiter.take(state)).await);
     }
-    hub.until(|desk| match desk.arrived.pop_front() {
-        None if desk.asking => None,
-        job => Some(job),
-    })
-    .await
+    driver
+        .until(|state| match state.arrived.pop_front() {
+            None if state.request_in_flight => None,
+            job => Some(job),
+        })
+        .await
 }

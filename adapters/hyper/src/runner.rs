@@ -1,4 +1,4 @@
-//! A runner: registered once, saved, loaded, and asking for jobs.
+//! The runner: registers itself, is saved and loaded, and asks for jobs.
 
 use std::fmt;
 use std::path::Path;
@@ -18,8 +18,8 @@ use gitlab_runner_api_common::{self as file, Record, Registration, at, make_syst
 use tokio::runtime::Handle;
 
 use crate::driver::{Driver, Setup};
+use crate::driver_state::{DriverHandle, JobWaiter, PendingRequest};
 use crate::error::Error;
-use crate::hub::{Asking, Owner, Wish};
 use crate::job::Job;
 use crate::link::Link;
 use crate::transport::Transport;
@@ -41,7 +41,7 @@ pub struct Runner {
     pub(crate) patience: Duration,
     /// Whether logs start with what ran the job.
     header: bool,
-    pub(crate) hub: Owner,
+    pub(crate) driver: DriverHandle,
 }
 
 impl Runner {
@@ -92,7 +92,7 @@ impl Runner {
         let token_obtained_at = Some(at(link.clock.now()));
         let record = Record { server, id, token, token_obtained_at, token_expires_at, system_id, attributes, info };
         let config = Arc::new(config.as_ref().clone().with_rotation_due(record.rotation_due()));
-        Ok(Self { record, config, link, patience: PATIENCE, header: true, hub: Owner::default() })
+        Ok(Self { record, config, link, patience: PATIENCE, header: true, driver: DriverHandle::default() })
     }
 
     /// Writes the runner file: whole or not at all, readable by its owner alone. It holds the runner's token.
@@ -137,7 +137,7 @@ impl Runner {
             link: Link::new(Transport::new()?),
             patience: PATIENCE,
             header: true,
-            hub: Owner::default(),
+            driver: DriverHandle::default(),
         })
     }
 
@@ -147,7 +147,7 @@ impl Runner {
     pub fn with_info(mut self, info: Info) -> Self {
         self.record.info = info.clone();
         self.config = Arc::new(self.config.as_ref().clone().with_info(info));
-        self.hub = Owner::default();
+        self.driver = DriverHandle::default();
         self
     }
 
@@ -156,7 +156,7 @@ impl Runner {
     #[must_use]
     pub fn configure(mut self, change: impl FnOnce(RunnerConfig) -> RunnerConfig) -> Self {
         self.config = Arc::new(change(self.config.as_ref().clone()));
-        self.hub = Owner::default();
+        self.driver = DriverHandle::default();
         self
     }
 
@@ -164,14 +164,14 @@ impl Runner {
     #[must_use]
     pub fn with_transport(mut self, transport: Transport) -> Self {
         self.link = Link::new(transport);
-        self.hub = Owner::default();
+        self.driver = DriverHandle::default();
         self
     }
 
     /// How long a job's result is waited for, see [`Job::success`]. Default one hour.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
-        self.hub = Owner::default();
+        self.driver = DriverHandle::default();
         self.patience = patience;
         self
     }
@@ -179,7 +179,7 @@ impl Runner {
     /// Whether each log starts with the lines that say which runner it was, as with the official runner. Default yes.
     #[must_use]
     pub fn with_log_header(mut self, header: bool) -> Self {
-        self.hub = Owner::default();
+        self.driver = DriverHandle::default();
         self.header = header;
         self
     }
@@ -245,10 +245,10 @@ impl Runner {
     /// did not come home.
     pub async fn request_job(&self) -> Result<Option<Job>, Error> {
         self.start()?;
-        let kept = self.hub.0.tell(|desk| desk.arrived.pop_front());
+        let kept = self.driver.0.update(|state| state.arrived.pop_front());
         match kept {
             Some(job) => Ok(Some(job)),
-            None => Asking::make(&self.hub.0).answer().await,
+            None => PendingRequest::make(&self.driver.0).answer().await,
         }
     }
 
@@ -262,9 +262,9 @@ impl Runner {
     /// long as the runner would have.
     pub async fn next_job(&self) -> Result<Job, Error> {
         self.start()?;
-        let seen = self.hub.0.tell(|desk| desk.refused.0);
-        let wish = Wish::make(&self.hub.0);
-        let found = self.hub.0.until(|desk| match (wish.take(desk), &desk.refused) {
+        let seen = self.driver.0.update(|state| state.refused.0);
+        let waiter = JobWaiter::make(&self.driver.0);
+        let found = self.driver.0.until(|state| match (waiter.take(state), &state.refused) {
             (Some(job), _) => Some(Ok(job)),
             (None, (count, Some(refusal))) if *count != seen => Some(Err(Error::refused(refusal.clone()))),
             (None, _) => None,
@@ -279,20 +279,20 @@ impl Runner {
     ///
     /// [`Error::Patience`]; a job that is still running is waited for as well.
     pub async fn delivered(&self) -> Result<(), Error> {
-        let idle = self.hub.0.until(|desk| (desk.driven == 0 && desk.ready.is_empty()).then_some(()));
+        let idle = self.driver.0.until(|state| (state.driven == 0 && state.ready.is_empty()).then_some(()));
         tokio::time::timeout(self.patience, idle).await.map_err(|_| Error::Patience)
     }
 
     /// Starts the task that drives the jobs, if it does not run yet.
     pub(crate) fn start(&self) -> Result<(), Error> {
         let runtime = Handle::try_current().map_err(|error| Error::System(std::io::Error::other(error)))?;
-        let started = self.hub.0.tell(|desk| std::mem::replace(&mut desk.started, true));
+        let started = self.driver.0.update(|state| std::mem::replace(&mut state.started, true));
         if !started {
             let config = self.config.as_ref().clone().with_durable(false).with_retain(Retain::Unsaved);
             let (config, token) = (Arc::new(config), self.record.token.clone());
             let header = self.header.then(|| self.record.log_header(self.config.info()));
             let setup = Setup { config, token, header, link: self.link.clone(), patience: self.patience };
-            runtime.spawn(Driver::new(self.hub.0.clone(), setup).run());
+            runtime.spawn(Driver::new(self.driver.0.clone(), setup).run());
         }
         Ok(())
     }
@@ -322,15 +322,15 @@ async fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> Result
                 let reply = link.exchange(call).await;
                 reply.hand_in(&mut exchange, link.clock.now()).map_err(misused)?;
             }
-            Output::Event(result) => return result.map_err(|error| sorted(error, link)),
+            Output::Event(result) => return result.map_err(|error| classify(error, link)),
             Output::Wait(until) => link.pause(until).await,
             Output::Done => return Err(Error::System(std::io::Error::other("an exchange ended without a result"))),
         }
     }
 }
 
-/// Tells the refusals apart that have a mend of their own.
-fn sorted(error: ExchangeError, link: &Link) -> Error {
+/// Turns a failed call into the error that says what a user can do about it.
+fn classify(error: ExchangeError, link: &Link) -> Error {
     match error {
         ExchangeError::Call(CallError::Rejected(rejection)) => match rejection.status.as_u16() {
             403 => Error::Unauthorized(rejection),
@@ -338,13 +338,13 @@ fn sorted(error: ExchangeError, link: &Link) -> Error {
             _ => Error::Exchange(CallError::Rejected(rejection).into()),
         },
         ExchangeError::Unreachable(_) | ExchangeError::Uncertain(_) => {
-            Error::Unreachable { error, why: link.trouble() }
+            Error::Unreachable { error, why: link.last_transport_error() }
         }
         other => Error::Exchange(other),
     }
 }
 
-/// Cannot happen: each driver hands its own tickets to its own machine.
+/// Cannot happen, because each exchange here gets only the answers to its own calls.
 fn misused(misuse: WrongMachine) -> Error {
     Error::System(std::io::Error::other(misuse))
 }

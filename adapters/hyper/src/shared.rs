@@ -16,32 +16,34 @@ use crate::link::{Link, Reply};
 use crate::lock;
 use crate::spool::LogFile;
 
-/// The driver is woken when this many bytes are not sent: it need not wait for the next piece to be due.
+/// When this many bytes are not acknowledged, a write wakes the driver: a full piece is sent at once, without waiting for the interval.
+/// It is the default of `RunnerConfig::with_patch_limit`.
 const PRESSING: u64 = 1 << 20;
 
-/// Beyond this many bytes that are not sent, writers that can wait do.
+/// When this many bytes are not acknowledged, writers that can wait do so. Less than the 6 MiB that the core keeps in memory, so that
+/// what they wrote is not read back from the file only to be sent.
 pub(crate) const FULL: u64 = 4 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// Tells the driver that this job has something to do.
+    /// Makes the driver poll this job.
     driver: Waker,
     clock: Clock,
     state: Mutex<State>,
-    news: Notify,
+    changed: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     job: Job,
     end: Option<End>,
-    /// Where the log is that the job does not keep.
+    /// The part of the log that the state machine does not keep.
     log_file: LogFile,
-    /// Writers that wait for room.
+    /// Writers that wait until fewer than [`FULL`] bytes are not acknowledged.
     writers: Vec<Waker>,
 }
 
-/// How it ended.
+/// How the job ended.
 #[derive(Clone, Debug)]
 pub(crate) enum End {
     Finished(Outcome),
@@ -51,17 +53,17 @@ pub(crate) enum End {
 impl Shared {
     pub(crate) fn new(job: Job, driver: Waker, clock: Clock) -> Arc<Self> {
         let state = Mutex::new(State { job, end: None, log_file: LogFile::default(), writers: Vec::new() });
-        Arc::new(Self { driver, clock, state, news: Notify::new() })
+        Arc::new(Self { driver, clock, state, changed: Notify::new() })
     }
 
-    /// For the driver: what the job wants next, its events obeyed.
+    /// Called by the driver. Handles the events of the job, and returns its next output that is none.
     pub(crate) fn poll(&self, link: &Link) -> Output<Infallible> {
         let mut state = lock(&self.state);
         loop {
             let output = match link.poll(&mut state.job) {
                 Output::Send(call) => Output::Send(call),
                 Output::Event(event) => {
-                    self.obey(&mut state, event);
+                    self.handle_event(&mut state, event);
                     continue;
                 }
                 Output::Wait(until) => Output::Wait(until),
@@ -72,7 +74,7 @@ impl Shared {
         }
     }
 
-    /// For the driver: lets a thread that may block do what is to be done with the temporary file of the log.
+    /// Called by the driver. Reads or writes the temporary file of the log, if that is needed, on a thread that may block.
     pub(crate) fn use_log_file(self: &Arc<Self>) {
         let work = {
             let State { job, log_file, .. } = &mut *lock(&self.state);
@@ -89,11 +91,11 @@ impl Shared {
     }
 
     pub(crate) fn hand_in(&self, reply: Reply, link: &Link) {
-        // No misuse but a stale ticket is possible: the call is this job's own, and answered once.
+        // An error would mean that the ticket is another state machine's. The call is this job's own.
         _ = reply.hand_in(&mut lock(&self.state).job, link.clock.now());
     }
 
-    fn obey(&self, state: &mut State, event: JobEvent) {
+    fn handle_event(&self, state: &mut State, event: JobEvent) {
         match event {
             JobEvent::Finished(outcome) => state.end = Some(End::Finished(outcome)),
             JobEvent::Aborted(reason) => state.end = Some(End::Aborted(reason)),
@@ -101,7 +103,7 @@ impl Shared {
             JobEvent::ShortSecrets(count) => _ = state.job.write(short_secrets_warning(count)),
             _ => {}
         }
-        self.news.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Appends a buffer without a copy if it is large. Never waits.
@@ -126,8 +128,9 @@ impl Shared {
         Poll::Ready(self.append(state, copying(stream, bytes)))
     }
 
-    /// A write is the one thing that happens often: the clock is read only for lines that show the time, and the driver is woken only
-    /// if it may have nothing else to wait for. If there was something to send already, it sleeps no longer than until that is due.
+    /// Writes happen often, so this does little. It reads the clock only if lines show the time. It wakes the driver only if there was
+    /// nothing to send before, or if so much waits that it should act at once. Otherwise the driver wakes by itself when the next piece
+    /// is due.
     fn append(
         &self,
         mut state: MutexGuard<'_, State>,
@@ -146,20 +149,20 @@ impl Shared {
         written
     }
 
-    /// Hides a value from now on.
+    /// See [`crate::Job::mask`].
     pub(crate) fn mask(&self, secret: &Secret) -> Masked {
         let masked = lock(&self.state).job.mask(secret);
         self.driver.wake_by_ref();
         masked
     }
 
-    /// Whatever else goes into the log.
+    /// Writes anything else into the log, such as sections.
     pub(crate) fn log(&self, write: impl FnOnce(&mut Job, Timestamp) -> Written) -> Written {
         let (written, wake) = {
             let mut state = lock(&self.state);
             let idle = state.job.backlog() == 0;
             let written = write(&mut state.job, self.clock.now());
-            // If there was something to send already, the driver sleeps no longer than until that is due.
+            // If there was something to send already, the driver wakes by itself when that is due.
             (written, idle || state.job.backlog() >= PRESSING)
         };
         if wake {
@@ -168,12 +171,12 @@ impl Shared {
         written
     }
 
-    /// Waits while too much is not sent yet; an ended job has room for what it will not take.
+    /// Waits while [`FULL`] bytes or more are not acknowledged. Never waits for a job that has ended: the write then fails at once.
     pub(crate) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
         lock(&self.state).poll_room(context)
     }
 
-    /// Gives the job its result; false if it has one, or is over.
+    /// Gives the job its result. Returns false if it already has one, or is over.
     pub(crate) fn finish(&self, result: JobResult) -> bool {
         {
             let mut state = lock(&self.state);
@@ -208,12 +211,12 @@ impl Shared {
 
     async fn until<R>(&self, look: impl Fn(&State) -> Option<R>) -> R {
         loop {
-            // Made before the look: what changes in between is not missed.
-            let news = self.news.notified();
+            // Registered before `look` is called, so that no change in between is missed.
+            let changed = self.changed.notified();
             let found = look(&lock(&self.state));
             match found {
                 Some(found) => return found,
-                None => news.await,
+                None => changed.await,
             }
         }
     }

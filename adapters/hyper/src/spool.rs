@@ -7,14 +7,14 @@ use bytes::Bytes;
 use gitlab_runner_api::{Job, Timestamp};
 use gitlab_runner_api_common::{READ_FOR, Spool};
 
-/// The temporary file of a job's log, and what is to be done with it.
+/// The temporary file of a job's log, and the next thing to do with it.
 #[derive(Debug)]
 pub(crate) struct LogFile {
-    /// Away while a thread works on it.
+    /// `None` while a thread works on it.
     spool: Option<Spool>,
-    /// The job needs these bytes once more.
+    /// The bytes that the job asked for with `TraceNeeded`.
     needed: Option<Range<u64>>,
-    /// Since when what is needed cannot be read.
+    /// Since when the needed bytes cannot be read.
     unread_since: Option<Timestamp>,
 }
 
@@ -25,10 +25,10 @@ pub(crate) enum Work {
     Read(Range<u64>),
 }
 
-/// What came of it.
+/// The result of a [`Work`].
 #[derive(Debug)]
 pub(crate) enum Done {
-    /// The log up to this offset is in the file.
+    /// The offset up to which the log is in the file.
     Appended(io::Result<u64>),
     Read(u64, io::Result<Option<Bytes>>),
 }
@@ -45,12 +45,12 @@ impl LogFile {
         self.needed = Some(range);
     }
 
-    /// Whether so much log that is only in memory is to be moved.
+    /// Whether this many bytes that are only in memory should be moved to the file.
     pub(crate) fn is_worthwhile(&self, unsaved: u64) -> bool {
         self.spool.as_ref().is_some_and(|spool| spool.is_worthwhile(unsaved))
     }
 
-    /// What is to be done now, with the file that it is to be done with. There is nothing to do while another thread has the file.
+    /// Returns the next thing to do, and the file to do it with. Returns `None` if there is nothing to do, or while a thread has the file.
     pub(crate) fn next_work(&mut self, job: &mut Job) -> Option<(Spool, Work)> {
         if self.needed.is_none() && !self.is_worthwhile(job.unsaved_backlog()) {
             return None;
@@ -78,7 +78,7 @@ impl LogFile {
                 self.unread_since = None;
             }
             Done::Read(start, Err(_)) if now.saturating_since(*self.unread_since.get_or_insert(now)) < READ_FOR => {
-                // With nothing in hand, the job asks again after a while. It refuses only what it no longer needs.
+                // Empty bytes make the job ask again after a pause. An error only means that it no longer needs them.
                 _ = job.supply_trace(start, Bytes::new());
             }
             Done::Read(start, read) => {
