@@ -1,4 +1,4 @@
-//! One thread for each held job: it polls the machine, performs its calls, and sleeps in between.
+//! The driver: one thread for each job, which polls the job's state machine, performs its calls, and sleeps in between.
 
 use std::io;
 use std::ops::Range;
@@ -24,10 +24,10 @@ use crate::record::{REFRESH, Record};
 pub(crate) struct Shared {
     state: Mutex<State>,
     clock: Clock,
-    /// For the driver: there is something to do.
-    work: Condvar,
-    /// For everybody else: something has changed.
-    news: Condvar,
+    /// Wakes the driver, because it has something to do.
+    wake_driver: Condvar,
+    /// Wakes everybody else, because something has changed.
+    changed: Condvar,
 }
 
 #[derive(Debug)]
@@ -35,13 +35,13 @@ struct State {
     job: Job,
     end: Option<End>,
     archive: Archive,
-    /// Why the record could not be saved the last time.
+    /// Why saving the record failed the last time. `None` if it worked.
     unsaved: Option<String>,
-    /// Since when a part of the log that is needed cannot be read.
+    /// Since when a needed part of the log cannot be read.
     unread: Option<Timestamp>,
 }
 
-/// Where the log of a job is, as far as the state machine does not keep it.
+/// Where the part of the log is that the state machine does not keep.
 #[derive(Debug)]
 pub(crate) enum Archive {
     /// A temporary file, for as long as the process lives.
@@ -50,34 +50,35 @@ pub(crate) enum Archive {
     Files(Box<Record>),
 }
 
-/// How it ended.
+/// How the job ended.
 #[derive(Clone, Debug)]
 pub(crate) enum End {
     Finished(Outcome),
     Aborted(AbortReason),
-    /// Another process has its record, and goes on with it.
+    /// Another process has taken over its record, and continues the job.
     Elsewhere(Arc<FileError>),
 }
 
-/// What GitLab says of a job.
+/// The answer to the question whether the job still belongs to this runner.
 #[derive(Clone, Debug)]
 pub(crate) enum Checked {
     Ours,
-    /// It is not, or has its result.
+    /// It does not, or it already has its result.
     Ended(Option<End>),
     Unknown,
 }
 
-/// The driver is woken when this many bytes are not sent: it need not wait for the next piece to be due.
+/// When this many bytes are not acknowledged, a write wakes the driver: a full piece is sent at once, without waiting for the interval.
+/// It is the default of `RunnerConfig::with_patch_limit`.
 const PRESSING: u64 = 1 << 20;
 
 impl Shared {
     pub(crate) fn new(job: Job, archive: Archive, clock: Clock) -> Arc<Self> {
         let state = Mutex::new(State { job, end: None, archive, unsaved: None, unread: None });
-        Arc::new(Self { state, clock, work: Condvar::new(), news: Condvar::new() })
+        Arc::new(Self { state, clock, wake_driver: Condvar::new(), changed: Condvar::new() })
     }
 
-    /// Starts a thread that drives the job to its end, whoever else still holds it.
+    /// Starts a thread that drives the job to its end, also after its handle was dropped.
     pub(crate) fn start(self: &Arc<Self>, link: &Link) -> io::Result<()> {
         let name = format!("job {}", self.look(|job, _| job.id()));
         let (driven, its_link, drive) = (self.clone(), link.clone(), link.begin());
@@ -92,23 +93,23 @@ impl Shared {
     pub(crate) fn drive(&self, link: &Link) {
         let mut state = lock(&self.state);
         loop {
-            if state.confirm().is_err() {
-                self.news.notify_all();
+            if state.renew_lease().is_err() {
+                self.changed.notify_all();
             }
             match link.poll(&mut state.job) {
                 Output::Send(call) => {
                     drop(state);
                     let reply = link.exchange(call);
                     state = lock(&self.state);
-                    // No misuse but a stale ticket is possible: the call is this job's own, and answered once.
+                    // An error would mean that the ticket is another state machine's. The call is this job's own.
                     _ = reply.hand_in(&mut state.job, link.clock.now());
-                    self.news.notify_all();
+                    self.changed.notify_all();
                 }
-                Output::Event(event) => self.obey(&mut state, event),
+                Output::Event(event) => self.handle_event(&mut state, event),
                 Output::Wait(until) => {
                     let mut span = until.map(|until| link.clock.until(until));
                     if let Archive::Files(_) = state.archive {
-                        // Its lease is to be renewed meanwhile.
+                        // The lease must be renewed while the job waits.
                         span = Some(span.map_or(REFRESH, |span| span.min(REFRESH)));
                     }
                     state = self.sleep(state, span);
@@ -118,23 +119,23 @@ impl Shared {
         }
     }
 
-    fn obey(&self, state: &mut State, event: JobEvent) {
+    fn handle_event(&self, state: &mut State, event: JobEvent) {
         match event {
             JobEvent::Finished(outcome) => state.end(&outcome.to_string(), End::Finished(outcome)),
             JobEvent::Aborted(reason) => state.end(&reason.to_string(), End::Aborted(reason)),
-            JobEvent::TraceNeeded(range) => state.bring(range, self.clock.now()),
+            JobEvent::TraceNeeded(range) => state.supply_from_archive(range, self.clock.now()),
             // If it fails, the job asks again.
             JobEvent::Save => _ = state.save(),
             JobEvent::ShortSecrets(count) => _ = state.job.write(short_secrets_warning(count)),
             _ => {}
         }
-        self.news.notify_all();
+        self.changed.notify_all();
     }
 
     fn sleep<'a>(&self, state: MutexGuard<'a, State>, span: Option<Duration>) -> MutexGuard<'a, State> {
         match span {
-            None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(span) => self.work.wait_timeout(state, span).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.wake_driver.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(span) => self.wake_driver.wait_timeout(state, span).unwrap_or_else(PoisonError::into_inner).0,
         }
     }
 
@@ -147,46 +148,46 @@ impl Shared {
         } else {
             state.job.copy_to(stream, bytes)
         };
-        state.bound();
-        // If there was something to send already, the driver sleeps no longer than until that is due.
+        state.enforce_backlog_limit();
+        // If there was something to send already, the driver wakes by itself when that is due.
         if before == 0 || (before < PRESSING && state.job.backlog() >= PRESSING) {
-            self.work.notify_all();
+            self.wake_driver.notify_all();
         }
         written
     }
 
-    /// Whatever else goes into the log.
+    /// Writes anything else into the log, such as sections.
     pub(crate) fn log(&self, write: impl FnOnce(&mut Job, Timestamp) -> Written) -> Written {
         let mut state = lock(&self.state);
         let idle = state.job.backlog() == 0;
         let written = write(&mut state.job, self.clock.now());
-        state.bound();
-        // If there was something to send already, the driver sleeps no longer than until that is due.
+        state.enforce_backlog_limit();
+        // If there was something to send already, the driver wakes by itself when that is due.
         if idle || state.job.backlog() >= PRESSING {
-            self.work.notify_all();
+            self.wake_driver.notify_all();
         }
         written
     }
 
-    /// Hides a value from now on.
+    /// See [`crate::Job::mask`].
     pub(crate) fn mask(&self, secret: &Secret) -> Masked {
         let masked = lock(&self.state).job.mask(secret);
-        self.work.notify_all();
+        self.wake_driver.notify_all();
         masked
     }
 
-    /// Gives the job its result; false if it has one, or is over.
+    /// Gives the job its result. Returns false if it already has one, or is over.
     pub(crate) fn finish(&self, result: JobResult) -> bool {
         let mut state = lock(&self.state);
         if state.job.is_ended() {
             return false;
         }
         state.job.finish(result);
-        // The driver may be waiting for an answer, and this process be killed before that comes.
+        // Saved here and not by the driver: it may be waiting for an answer, and the process may be killed before that comes.
         if let Archive::Files(_) = state.archive {
             _ = state.save();
         }
-        self.work.notify_all();
+        self.wake_driver.notify_all();
         true
     }
 
@@ -200,12 +201,12 @@ impl Shared {
         self.wait_for(span, |state| state.end.is_some()).end.clone()
     }
 
-    /// Asks GitLab whether the job is still ours.
+    /// Asks GitLab whether the job still belongs to this runner. Waits at most `span` for the answer.
     pub(crate) fn check_in(&self, span: Duration) -> Checked {
         {
             let mut state = lock(&self.state);
             state.job.check_in();
-            self.work.notify_all();
+            self.wake_driver.notify_all();
         }
         let state = self.wait_for(span, |state| state.end.is_some() || !state.job.is_checking_in());
         match &state.end {
@@ -215,7 +216,7 @@ impl Shared {
         }
     }
 
-    /// The log, as far as it is kept.
+    /// The log, as far as the state machine or the archive keeps it.
     pub(crate) fn retained(&self) -> Result<Vec<bytes::Bytes>, FileError> {
         let state = &mut *lock(&self.state);
         let (start, mut kept) = state.job.retained();
@@ -235,52 +236,52 @@ impl Shared {
         matches!(&lock(&self.state).archive, Archive::Files(record) if record.is_in(folder))
     }
 
-    /// Goes on in a record in this folder, and sends nothing from now on that is not in it.
+    /// Makes a record in this folder. From now on the job sends only what the record contains.
     pub(crate) fn keep(&self, folder: &Path, config: &Arc<RunnerConfig>) -> Result<(), Error> {
         let state = &mut *lock(&self.state);
-        state.lives()?;
+        state.ensure_active()?;
         if let Archive::Files(record) = &state.archive {
             let problem = format!("this job has its record in {}: leave it, and move that", record.folder().display());
             return Err(FileError::bad(folder, problem).into());
         }
         let value = state.value()?;
-        // As if it had been left and taken up. A call on the wire comes home to a machine that no longer knows of it.
+        // The job becomes durable by being resumed. An answer to a call in flight is refused by the new state machine, which sends it again.
         let job = value.resume(config.clone(), self.clock.now()).map_err(Error::BadRecord)?;
         let record = Record::create(folder, &value)?;
         (state.job, state.archive) = (job, Archive::Files(Box::new(record)));
         state.job.drop_payload_text();
-        self.work.notify_all();
+        self.wake_driver.notify_all();
         Ok(())
     }
 
-    /// Stops talking about the job, which stays in its record for somebody else.
+    /// Stops all calls about the job. It stays in its record, from which another process can resume it.
     pub(crate) fn leave(&self) -> Result<(), Error> {
         let state = &mut *lock(&self.state);
-        match state.lives() {
+        match state.ensure_active() {
             Err(Error::AlreadyFinished) => return Ok(()),
-            lives => lives?,
+            active => active?,
         }
         let Archive::Files(record) = &mut state.archive else { return Err(Error::NoRecord) };
         state.job.abandon();
         let saved = record.save(&mut state.job);
         state.archive = Archive::default();
-        self.work.notify_all();
+        self.wake_driver.notify_all();
         Ok(saved?)
     }
 
-    /// Stops talking about the job, which is all in this value from now on.
+    /// Stops all calls about the job, and returns it as one value, from which it can be resumed.
     pub(crate) fn take_value(&self) -> Result<JobRecord, Error> {
         let state = &mut *lock(&self.state);
-        state.lives()?;
+        state.ensure_active()?;
         if let Archive::Spool(_) = state.archive {
-            // It is in no record: if no value can be made of it, it goes on here.
+            // The job has no record. If no value can be made of it, it continues here.
             let value = state.value()?;
             state.job.abandon();
-            self.work.notify_all();
+            self.wake_driver.notify_all();
             return Ok(value);
         }
         state.job.abandon();
-        self.work.notify_all();
+        self.wake_driver.notify_all();
         let Archive::Files(mut record) = std::mem::take(&mut state.archive) else { return Err(Error::NoRecord) };
         record.save(&mut state.job)?;
         Ok(record.into_value(state.job.snapshot())?)
@@ -289,11 +290,11 @@ impl Shared {
     /// Writes the record now.
     pub(crate) fn save(&self) -> Result<(), Error> {
         let mut state = lock(&self.state);
-        state.lives()?;
+        state.ensure_active()?;
         Ok(state.save()?)
     }
 
-    /// Why the job's record could not be written the last time, if so. Nothing of it is sent meanwhile.
+    /// Why the job's record could not be written the last time, if it could not. Until it can, nothing new of the job is sent.
     pub(crate) fn save_error(&self) -> Option<String> {
         lock(&self.state).unsaved.clone()
     }
@@ -312,22 +313,22 @@ impl Shared {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             state = match left {
                 Some(Duration::ZERO) => break,
-                Some(left) => self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.news.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
         state
     }
 }
 
-/// How urgently a job is to stop. One that another process has is over here.
+/// How urgently a job must stop. A job that another process has taken over counts as aborted here.
 pub(crate) fn cancellation(job: &Job, end: Option<&End>) -> Cancellation {
     if matches!(end, Some(End::Elsewhere(_))) { Cancellation::Aborted } else { job.cancellation() }
 }
 
 impl State {
-    /// Whether there is anything still to be done about the job, here.
-    fn lives(&self) -> Result<(), Error> {
+    /// Returns an error if the job has ended, or if another process continues it.
+    fn ensure_active(&self) -> Result<(), Error> {
         match &self.end {
             None => Ok(()),
             Some(End::Elsewhere(held)) => Err(elsewhere(held)),
@@ -339,7 +340,7 @@ impl State {
         self.end = Some(end);
         let job = self.job.id();
         if let Archive::Files(record) = &mut self.archive {
-            // A record that stays is found again, and GitLab asked: the job is over there.
+            // If the record cannot be closed, a later process finds it, asks GitLab, and learns that the job is over.
             self.unsaved = record.close(job, how).err().map(|error| error.to_string());
         }
     }
@@ -350,7 +351,7 @@ impl State {
         }
         let saved = match &mut self.archive {
             Archive::Files(record) => record.save(&mut self.job),
-            // It was to have a record and could not have one: what it says is as safe as it will ever be.
+            // The job asks for this although it has no record, because a record could not be made. There is nothing to wait for.
             Archive::Spool(_) => {
                 self.job.saved(self.job.revision(), self.job.log_size());
                 Ok(())
@@ -360,8 +361,8 @@ impl State {
         saved
     }
 
-    /// Keeps no more than so much of the log in memory alone. If the record cannot be written, the driver tries again.
-    fn bound(&mut self) {
+    /// Moves log that is only in memory to the archive if it is much. If the record cannot be written, the driver tries again.
+    fn enforce_backlog_limit(&mut self) {
         let unsaved = self.job.unsaved_backlog();
         match &mut self.archive {
             Archive::Spool(spool) if spool.is_worthwhile(unsaved) => {
@@ -376,17 +377,17 @@ impl State {
         }
     }
 
-    /// Whether the record is still ours. If it is not, nothing more is said about the job here.
-    fn confirm(&mut self) -> Result<(), ()> {
+    /// Renews the lease of the record if that is due. If another process has it, all calls about the job stop here.
+    fn renew_lease(&mut self) -> Result<(), ()> {
         let Archive::Files(record) = &mut self.archive else { return Ok(()) };
-        let Err(held) = record.confirm() else { return Ok(()) };
+        let Err(held) = record.renew_lease() else { return Ok(()) };
         self.job.abandon();
         self.archive = Archive::default();
         self.end.get_or_insert(End::Elsewhere(Arc::new(held)));
         Err(())
     }
 
-    /// All that is known of the job.
+    /// The whole job as one value.
     fn value(&mut self) -> Result<JobRecord, Error> {
         let (start, _) = self.job.retained();
         let record = match self.archive.log_before(start)? {
@@ -396,26 +397,26 @@ impl State {
         record.map_err(Error::BadRecord)
     }
 
-    /// Bytes of the log that are needed once more. If nobody has them, a mark takes their place.
-    fn bring(&mut self, range: Range<u64>, now: Timestamp) {
+    /// Gives the state machine the bytes of the log that it asked for. If the archive does not have them, a mark takes their place.
+    fn supply_from_archive(&mut self, range: Range<u64>, now: Timestamp) {
         let start = range.start;
-        let brought = match self.archive.log(range) {
+        let found = match self.archive.log(range) {
             Err(_) if now.saturating_since(*self.unread.get_or_insert(now)) < READ_FOR => {
-                // With nothing in hand, the job asks again after a while.
+                // Empty bytes make the job ask again after a pause.
                 _ = self.job.supply_trace(start, bytes::Bytes::new());
                 return;
             }
-            brought => brought.ok().flatten().filter(|bytes| !bytes.is_empty()),
+            found => found.ok().flatten().filter(|bytes| !bytes.is_empty()),
         };
         self.unread = None;
-        if brought.is_none_or(|bytes| self.job.supply_trace(start, bytes).is_err()) {
+        if found.is_none_or(|bytes| self.job.supply_trace(start, bytes).is_err()) {
             _ = self.job.forfeit_trace();
         }
     }
 }
 
 impl Archive {
-    /// Where the part of the log begins that is here.
+    /// The offset at which the part of the log begins that the archive has.
     fn start(&self) -> u64 {
         match self {
             Self::Spool(spool) => spool.start(),
@@ -433,7 +434,7 @@ impl Archive {
         Ok(self.log(range)?.filter(|log| log.len() as u64 == length))
     }
 
-    /// A part of the log, if it is there.
+    /// Reads a part of the log. Returns `None` if the archive does not have all of it.
     fn log(&mut self, range: Range<u64>) -> Result<Option<bytes::Bytes>, FileError> {
         match self {
             Self::Spool(spool) => spool
@@ -462,7 +463,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
     /// A job with a record, of whose log GitLab has nothing.
-    fn needy(folder: &Path) -> State {
+    fn job_that_needs_its_log(folder: &Path) -> State {
         let stored = include_str!("../../../tests/golden/job-record-1.json");
         drop(Record::create(folder, &JobRecord::from_json(stored).unwrap()).unwrap());
         let (record, loaded) = Record::open(folder).unwrap();
@@ -510,24 +511,24 @@ mod tests {
     #[test]
     fn a_log_that_cannot_be_read_for_a_while_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        let mut state = needy(folder.path());
-        record(&mut state).go_blind();
-        state.bring(0..14, NOW);
-        state.bring(0..14, NOW.saturating_add(READ_FOR / 2));
+        let mut state = job_that_needs_its_log(folder.path());
+        record(&mut state).fail_reads();
+        state.supply_from_archive(0..14, NOW);
+        state.supply_from_archive(0..14, NOW.saturating_add(READ_FOR / 2));
         assert_eq!(state.job.trace_needed(), Some(0..14));
-        record(&mut state).see_again();
-        state.bring(0..14, NOW.saturating_add(READ_FOR / 2));
-        state.bring(0..14, NOW.saturating_add(READ_FOR * 2));
+        record(&mut state).allow_reads();
+        state.supply_from_archive(0..14, NOW.saturating_add(READ_FOR / 2));
+        state.supply_from_archive(0..14, NOW.saturating_add(READ_FOR * 2));
         assert_eq!((sent(&mut state).as_ref(), state.unread), (&b"one, [MASKED]\n"[..], None));
     }
 
     #[test]
     fn a_log_that_cannot_be_read_for_too_long_has_a_hole() {
         let folder = tempfile::tempdir().unwrap();
-        let mut state = needy(folder.path());
-        record(&mut state).go_blind();
-        state.bring(0..14, NOW);
-        state.bring(0..14, NOW.saturating_add(READ_FOR));
+        let mut state = job_that_needs_its_log(folder.path());
+        record(&mut state).fail_reads();
+        state.supply_from_archive(0..14, NOW);
+        state.supply_from_archive(0..14, NOW.saturating_add(READ_FOR));
         assert_eq!(state.job.trace_needed(), None);
         assert!(!state.job.is_ended());
     }

@@ -14,7 +14,7 @@ pub(crate) fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> R
                 let reply = link.exchange(call);
                 reply.hand_in(&mut exchange, link.clock.now()).map_err(misused)?;
             }
-            Output::Event(result) => return result.map_err(|error| sorted(error, link)),
+            Output::Event(result) => return result.map_err(|error| classify(error, link)),
             Output::Wait(until) => link.pause(until),
             Output::Done => return Err(Error::System(std::io::Error::other("an exchange ended without a result"))),
         }
@@ -22,7 +22,7 @@ pub(crate) fn complete<E: Endpoint>(mut exchange: Exchange<E>, link: &Link) -> R
 }
 
 /// Tells the refusals apart that have a mend of their own.
-fn sorted(error: ExchangeError, link: &Link) -> Error {
+fn classify(error: ExchangeError, link: &Link) -> Error {
     match error {
         ExchangeError::Call(CallError::Rejected(rejection)) => match rejection.status.as_u16() {
             403 => Error::Unauthorized(rejection),
@@ -30,7 +30,7 @@ fn sorted(error: ExchangeError, link: &Link) -> Error {
             _ => Error::Exchange(CallError::Rejected(rejection).into()),
         },
         ExchangeError::Unreachable(_) | ExchangeError::Uncertain(_) => {
-            Error::Unreachable { error, why: link.trouble() }
+            Error::Unreachable { error, why: link.last_transport_error() }
         }
         other => Error::Exchange(other),
     }

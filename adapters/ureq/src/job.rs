@@ -1,4 +1,4 @@
-//! A job in hand.
+//! The handle of a job that GitLab assigned to this runner.
 
 mod record;
 
@@ -23,13 +23,13 @@ use gitlab_runner_api::{
 
 pub(crate) use record::{kept, unkept};
 
-/// How long the result of a job is waited for.
+/// The default of [`Job::set_patience`].
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// How long a job that is dropped unfinished is waited for.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long dropping a job without a result waits until GitLab has taken its failure.
+const DROP_WAIT: Duration = Duration::from_secs(10);
 
-/// A job that GitLab handed out to us.
+/// A job that GitLab assigned to this runner.
 ///
 /// A thread of its own sends its log, keeps it alive, and watches for its cancellation, from the moment it is received
 /// until GitLab has its result.
@@ -44,11 +44,11 @@ pub struct Job {
     link: Link,
     patience: Duration,
     reported: bool,
-    /// Dropped without a result, it stays in its record.
+    /// If it is dropped without a result, it stays in its record and is not failed.
     stays: bool,
 }
 
-/// A file to be kept beside a job.
+/// A file to upload for a job, and what GitLab does with it.
 #[derive(Clone, Debug)]
 pub struct Artifact {
     file_name: String,
@@ -85,13 +85,13 @@ impl Artifact {
     }
 }
 
-/// Where a job is.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// It runs.
+    /// The job has no result yet.
     Running,
-    /// A user cancelled it, and it is to stop gracefully.
+    /// A user cancelled it. Stop the script, run `after_script`, and give the job a result.
     Canceling,
     /// It has a result, which GitLab does not have yet.
     Finishing,
@@ -101,7 +101,7 @@ pub enum State {
     Failed,
     /// GitLab holds `canceled`.
     Canceled,
-    /// It was over before it had a result, or is another process's by now.
+    /// GitLab ended it before its result was reported, or another process has taken over its record.
     Aborted,
 }
 
@@ -130,9 +130,9 @@ impl Job {
         Self { shared, assignment, config, link, patience, reported: false, stays: false }
     }
 
-    /// Starts a job that is new.
+    /// Starts to drive a new job.
     ///
-    /// If there is no thread to be had, it is failed here and now, and not left to GitLab's timeouts.
+    /// If no thread can be started, this thread reports the job as failed. Otherwise GitLab would show it as running until it times out.
     pub(crate) fn start(self) -> Result<Self, Error> {
         self.start_or(|job| {
             job.fail("The runner's system has no thread left for this job.");
@@ -140,7 +140,7 @@ impl Job {
         })
     }
 
-    /// Starts a job that others had before. If there is no thread to be had, nothing is said about it, and it stays where it was.
+    /// Starts to drive a resumed job. If no thread can be started, nothing is sent, and the job stays in its record.
     fn go_on(self) -> Result<Self, Error> {
         self.start_or(|_| {})
     }
@@ -148,31 +148,31 @@ impl Job {
     fn start_or(self, without_thread: impl FnOnce(&Self)) -> Result<Self, Error> {
         let Err(error) = self.shared.start(&self.link) else { return Ok(self) };
         without_thread(&self);
-        self.forsake();
+        self.release();
         Err(Error::System(error))
     }
 
-    /// How many bytes of a stream were written to the log. After [`Job::load`], this is where to go on in an output that is
-    /// still there: the file a script of its own writes to.
+    /// How many bytes of a stream were written to the log. After [`Job::load`], continue from this offset if the output still exists, for
+    /// example as a file that the script writes.
     #[must_use]
     pub fn taken(&self, stream: Stream) -> u64 {
         self.shared.look(|job, _| job.taken(stream))
     }
 
-    /// Says so in the log, and gives the job a failure for its result; false if it has one, or is over.
+    /// Writes the reason to the log, and fails the job. Returns false if it already has a result, or is over.
     fn fail(&self, why: &str) -> bool {
         _ = self.shared.write(Stream::Runner, ansi::error(why).as_bytes());
         self.shared.finish(JobResult::failed(FailureReason::RunnerSystemFailure))
     }
 
-    /// Leaves a job to its driver, failed for this reason unless it has its result already.
+    /// Fails the job for this reason, unless it has its result already, and drops the handle without waiting.
     pub(crate) fn give_up(self, why: &str) {
         self.fail(why);
-        self.forsake();
+        self.release();
     }
 
-    /// Leaves a job to its driver that has its result already.
-    pub(crate) fn forsake(mut self) {
+    /// Drops the handle of a job that has its result already, without waiting. The driver delivers the result.
+    pub(crate) fn release(mut self) {
         self.reported = true;
     }
 
@@ -194,38 +194,40 @@ impl Job {
         &self.spec().git_info.git_ref
     }
 
-    /// The value of a job variable, as GitLab sent it. Of several with one name the last counts.
+    /// The value of a job variable, as GitLab sent it. If a name occurs more than once, the last value wins.
     #[must_use]
     pub fn variable(&self, key: &str) -> Option<&str> {
         self.spec().variable(key)
     }
 
-    /// A writer to the job's log, as the runner itself. Any number of them can write at the same time, from any thread.
+    /// Returns a writer to the job's log, as [`Stream::Runner`]. Any number of writers can write at the same time, from any thread.
     #[must_use]
     pub fn log(&self) -> Log {
         Log { shared: self.shared.clone(), stream: Stream::Runner }
     }
 
-    /// Hides this value too, wherever it is written from now on: a secret that was fetched or made for this job. Those of the
-    /// payload are hidden anyway. What was written before and is still held back is searched too. The result says whether the value
-    /// is hidden.
+    /// Hides a value in everything that is written from now on. Use it for a secret that was fetched or made for this job; the secrets
+    /// of the payload are hidden anyway. It is also hidden in what was written before and is still held back. The result says whether
+    /// the value is hidden.
     pub fn mask(&self, secret: &Secret) -> Masked {
         self.shared.mask(secret)
     }
 
-    /// A step of the job has ended, and with it what it wrote. Call it when a script has ended, before anything else is written:
-    /// otherwise the script's last bytes, which may be the beginning of a secret, come out behind what the runner says next. No
-    /// secret reaches over the end of a step. Services run on: end their streams with [`Job::close_stream`].
+    /// Tells the log that a step of the job has ended, so that what is held back of its output is written. Call it when a script has
+    /// ended, before anything else is written. Otherwise the last bytes of the script, which may be the beginning of a secret, appear
+    /// behind the next message of the runner. A secret that goes on behind the end of a step is not recognised. The streams of services
+    /// stay open: end them with [`Job::close_stream`].
     pub fn end_step(&self) {
         self.shared.log(Core::end_step);
     }
 
-    /// A stream has ended: what is held back of it is written, as by [`Job::end_step`]. What is written to it later begins anew.
+    /// Tells the log that one stream has ended, so that what is held back of it is written, as by [`Job::end_step`]. The stream can be
+    /// written to again.
     pub fn close_stream(&self, stream: Stream) {
         self.shared.log(|job, now| job.close_stream(stream, now));
     }
 
-    /// Opens a section of the log, within the one that is open. GitLab shows how long it took, and can fold it.
+    /// Opens a section of the log, within the section that is open. GitLab shows how long it took, and can fold it.
     pub fn open_section(&self, section: &Section) {
         self.shared.log(|job, now| job.open_section(section, now));
     }
@@ -236,13 +238,13 @@ impl Job {
         self.shared.log(Core::close_section);
     }
 
-    /// How many bytes of log there are, as GitLab gets it.
+    /// The size of the log in bytes, after secrets were hidden: as GitLab gets it.
     #[must_use]
     pub fn log_size(&self) -> u64 {
         self.shared.look(|job, _| job.log_size())
     }
 
-    /// The log so far, as GitLab gets it. All of it is taken into memory.
+    /// The log so far, as GitLab gets it. The whole log is read into memory.
     ///
     /// # Errors
     ///
@@ -257,17 +259,17 @@ impl Job {
         &self.spec().token
     }
 
-    /// Asks GitLab now whether the job is still ours (`PUT /jobs/:id`), and waits for what it says. A job that is
-    /// being cancelled still is: see [`Job::cancellation`].
+    /// Asks GitLab whether the job still belongs to this runner (`PUT /jobs/:id`), and waits for the answer. This succeeds also for a job
+    /// that is being cancelled: see [`Job::cancellation`].
     ///
     /// # Errors
     ///
-    /// [`Error::Canceled`], [`Error::Aborted`] or [`Error::AlreadyFinished`] if it is not; [`Error::Unavailable`] if
-    /// GitLab could not be reached for as long as results are waited for.
+    /// [`Error::Canceled`], [`Error::Aborted`] or [`Error::AlreadyFinished`] if it does not; [`Error::Unavailable`] if
+    /// GitLab could not be reached within the time that [`Job::set_patience`] sets.
     pub fn auth(&self) -> Result<(), Error> {
         match self.shared.check_in(self.patience) {
             Checked::Ours => Ok(()),
-            Checked::Unknown => Err(Error::Unavailable(self.link.trouble())),
+            Checked::Unknown => Err(Error::Unavailable(self.link.last_transport_error())),
             Checked::Ended(None | Some(End::Finished(_))) => Err(Error::AlreadyFinished),
             Checked::Ended(Some(End::Aborted(AbortReason::Canceled))) => Err(Error::Canceled),
             Checked::Ended(Some(End::Aborted(reason))) => Err(Error::Aborted(reason)),
@@ -275,8 +277,8 @@ impl Job {
         }
     }
 
-    /// Uploads a file beside the job (`POST /jobs/:id/artifacts`), before the job has its result. What a job is to leave is
-    /// in its payload: see [`JobSpec`].
+    /// Uploads an artifact of the job (`POST /jobs/:id/artifacts`). Do this before you give the job its result. The payload says which
+    /// artifacts GitLab wants: see [`JobSpec`].
     ///
     /// # Errors
     ///
@@ -293,8 +295,8 @@ impl Job {
         complete(Exchange::new(&self.config, call, self.link.clock.now()), &self.link)
     }
 
-    /// Fetches the archive of a job that this one depends on (`GET /jobs/:id/artifacts`); none if there is none. At most
-    /// `limit` bytes are taken into memory.
+    /// Downloads the artifact archive of a job that this one depends on (`GET /jobs/:id/artifacts`). Returns `None` if that job has none.
+    /// The archive is read into memory, at most `limit` bytes of it.
     ///
     /// # Errors
     ///
@@ -304,8 +306,8 @@ impl Job {
         complete(Exchange::new(&self.config, call, self.link.clock.now()), &self.link)
     }
 
-    /// The name of the suspended environment that the job is to go on in, if there is one
-    /// (`GET /jobs/:id/runtime_environment_key`).
+    /// Fetches the key of the suspended environment in which this job should continue (`GET /jobs/:id/runtime_environment_key`). Returns
+    /// `None` if there is none.
     ///
     /// # Errors
     ///
@@ -315,7 +317,7 @@ impl Job {
         complete(Exchange::new(&self.config, call, self.link.clock.now()), &self.link)
     }
 
-    /// Where the job is.
+    /// The current state of the job.
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.look(|job, end| match end {
@@ -337,25 +339,25 @@ impl Job {
         self.shared.look(cancellation)
     }
 
-    /// Waits until the job is to stop, or `timeout` has passed.
+    /// Waits until the job must stop, or is over, or `timeout` has passed. Returns how urgently it must stop.
     #[must_use]
     pub fn wait_cancelled(&self, timeout: Duration) -> Cancellation {
         self.shared.wait_cancelled(timeout)
     }
 
-    /// How much is left of the time the job may take; zero if it is up. Then stop it, and finish it with
-    /// [`FailureReason::JobExecutionTimeout`]: GitLab fails it a quarter of an hour later.
+    /// How much is left of the job's timeout. When it is zero, stop the job and finish it with
+    /// [`FailureReason::JobExecutionTimeout`]. GitLab itself fails the job a quarter of an hour later.
     #[must_use]
     pub fn time_left(&self) -> Duration {
         self.link.clock.until(self.shared.look(|job, _| job.deadline()))
     }
 
-    /// How long [`Job::success`] and its sisters wait for GitLab to take a result. Default one hour.
+    /// Sets how long [`Job::success`], [`Job::failed`] and [`Job::finish`] wait until GitLab has the result. Default one hour.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
 
-    /// The job did what it should. Waits until GitLab has the whole log and the result.
+    /// Reports that the job succeeded. Waits until GitLab has the whole log and the result.
     ///
     /// # Errors
     ///
@@ -366,7 +368,7 @@ impl Job {
         self.report(JobResult::success(), &JobStatus::Success)
     }
 
-    /// The job failed. Waits until GitLab has the whole log and the result.
+    /// Reports that the job failed. Waits until GitLab has the whole log and the result.
     ///
     /// # Errors
     ///
@@ -383,8 +385,8 @@ impl Job {
         }
     }
 
-    /// The job ended with this result. Waits until GitLab has the whole log and the result, and says what it holds: for a
-    /// cancelled job, [`Outcome::Canceled`] whatever the result.
+    /// Reports this result. Waits until GitLab has the whole log and the result, and returns what GitLab then holds. For a cancelled job
+    /// that is [`Outcome::Canceled`], whatever was reported.
     ///
     /// # Errors
     ///
@@ -394,7 +396,7 @@ impl Job {
         if std::mem::replace(&mut self.reported, true) {
             return Err(Error::AlreadyFinished);
         }
-        // A job that is over takes no result, and has an end to tell.
+        // Has no effect on a job that is over. How that ended is then returned below.
         self.shared.finish(result);
         self.wait_delivered()
     }
@@ -420,13 +422,13 @@ impl Drop for Job {
             return;
         }
         if self.stays {
-            // What cannot be written now is what it was when it was last saved.
+            // If this cannot be written, the record has the state that was saved last.
             _ = self.shared.leave();
             return;
         }
         let why = if thread::panicking() { "its handler panicked" } else { "it was dropped without a result" };
         if self.fail(&format!("The runner gave this job up: {why}.")) {
-            _ = self.shared.wait_end(FAREWELL);
+            _ = self.shared.wait_end(DROP_WAIT);
         }
     }
 }
@@ -437,7 +439,7 @@ impl fmt::Debug for Job {
     }
 }
 
-/// A writer to a job's log. Clones write to the same log; each write stays in one piece.
+/// A writer to a job's log. Clones write to the same log. The bytes of one write stay together.
 ///
 /// What is written is kept and sent in the background: no write waits for the network. Once the job has a result or is
 /// over, writing fails with [`io::ErrorKind::BrokenPipe`].
@@ -454,8 +456,8 @@ impl Log {
         Self { shared: self.shared.clone(), stream }
     }
 
-    /// The stream that this writes to has ended, see [`Job::close_stream`]. Dropping a writer does not say so: others may write to
-    /// the same stream.
+    /// Tells the log that the stream of this writer has ended, see [`Job::close_stream`]. Dropping a writer does not do that, because
+    /// other writers may write to the same stream.
     pub fn close_stream(&self) {
         self.shared.log(|job, now| job.close_stream(self.stream, now));
     }

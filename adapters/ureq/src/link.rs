@@ -17,8 +17,8 @@ pub(crate) struct Link {
     pub(crate) transport: Transport,
     pub(crate) clock: Clock,
     throttle: Arc<Mutex<Throttle>>,
-    /// Why the last call that failed did, in words.
-    trouble: Arc<Mutex<String>>,
+    /// Why the last failed call failed, in words.
+    last_error: Arc<Mutex<String>>,
     driven: Arc<Driven>,
 }
 
@@ -48,7 +48,7 @@ impl Link {
             transport,
             clock: Clock::start(),
             throttle: Arc::default(),
-            trouble: Arc::default(),
+            last_error: Arc::default(),
             driven: Arc::default(),
         }
     }
@@ -84,15 +84,15 @@ impl Link {
         *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
 
-    /// Polls a machine, after telling it what others were told.
+    /// Polls a state machine, after applying the rate limits that others were told.
     pub(crate) fn poll<M: Machine>(&self, machine: &mut M) -> Output<M::Event> {
         lock(&self.throttle).hold(machine);
         machine.poll(self.clock.now())
     }
 
-    /// Why the last call that failed did, in words.
-    pub(crate) fn trouble(&self) -> String {
-        lock(&self.trouble).clone()
+    /// Why the last failed call failed, in words.
+    pub(crate) fn last_transport_error(&self) -> String {
+        lock(&self.last_error).clone()
     }
 
     /// Sleeps until then; not at all if no time is given.
@@ -110,7 +110,7 @@ impl Link {
                 Ok(answer)
             }
             Err(trouble) => {
-                *lock(&self.trouble) = trouble.why;
+                *lock(&self.last_error) = trouble.why;
                 Err(trouble.failure)
             }
         };
@@ -118,7 +118,7 @@ impl Link {
     }
 }
 
-/// The outcome of a call, on its way back to its machine.
+/// The outcome of a call, for the state machine that wanted it.
 pub(crate) struct Reply {
     ticket: gitlab_runner_api::Ticket,
     outcome: Result<http::Response<bytes::Bytes>, Failure>,

@@ -8,7 +8,8 @@
 //! | `lease` | who may go on with it | made by its holder, renewed every 30 s, removed when it is given back |
 //! | `ended.json` | how it ended; the assignment is gone then | once |
 //!
-//! A folder without an assignment is no record. What ends is told in `ended.log` of a state directory, and the folder removed.
+//! A folder without an assignment is no record. In a state directory, the folder of a job that has ended is removed, and a line in
+//! `ended.log` says how it ended.
 
 mod folder;
 mod lease;
@@ -32,16 +33,16 @@ use state_dir::{clear, is_old};
 
 pub(crate) use folder::is_gone;
 pub(crate) use lease::REFRESH;
-pub(crate) use state_dir::{Kept, finish_closing, give_up, is_forsaken, list};
+pub(crate) use state_dir::{Kept, finish_closing, give_up, is_orphaned, list};
 
 const ASSIGNMENT_KIND: &str = "job-assignment";
 const END_KIND: &str = "job-end";
 const FORMAT: u32 = 1;
 
-/// How much of a log is looked at at a time.
+/// How many bytes of a log are read at a time to check it, so that a large log needs little memory.
 const PIECE: usize = 256 * 1024;
 
-/// What is wrong with a log of the right length that is another.
+/// The error for a log of the right length with another checksum.
 const DAMAGED: &str = "it is damaged: its checksum is not the one in the job's state";
 
 #[derive(Serialize, Deserialize)]
@@ -80,13 +81,13 @@ impl StoredEnd {
     }
 }
 
-/// A record that is held.
+/// A record of which this process holds the lease.
 #[derive(Debug)]
 pub(crate) struct Record {
     folder: PathBuf,
     lease: Lease,
     log: File,
-    /// How much of the log is there.
+    /// How many bytes of the log are in the file.
     log_size: u64,
     /// The job whose record this is.
     job: u64,
@@ -97,7 +98,7 @@ pub(crate) struct Record {
     in_state_dir: bool,
 }
 
-/// What a record says.
+/// The content of a record, without its log.
 pub(crate) struct Loaded {
     pub(crate) server: Server,
     pub(crate) assignment: Assignment,
@@ -129,7 +130,7 @@ impl Record {
         }
         let lease = Lease::take(&folder.join(LEASE))?;
         is_taken()?;
-        // Of one that has ended, or never was one.
+        // Files that an ended job left here, or a process that died while it made a record.
         remove(folder, &[SNAPSHOT, LOG, ENDED])?;
         remove_unfinished(folder)?;
         let (server, in_state_dir) = (job.server().clone(), false);
@@ -148,27 +149,27 @@ impl Record {
     fn fill(&mut self, job: &JobRecord) -> Result<(), FileError> {
         let (start, log) = job.log();
         self.append(start, std::slice::from_ref(log))?;
-        self.confirm()?;
+        self.renew_lease()?;
         self.replace_snapshot(job.snapshot())?;
-        self.confirm()?;
+        self.renew_lease()?;
         self.save_assignment(job.assignment().to_text(), job.assignment())?;
-        self.confirm()
+        self.renew_lease()
     }
 
-    /// Takes back that it was made. The job goes on elsewhere, as if nothing had been.
+    /// Removes a record that could not be completed. The job continues without it.
     fn discard(mut self) {
-        if self.confirm().is_err() {
+        if self.renew_lease().is_err() {
             return;
         }
         _ = remove(&self.folder, &[ASSIGNMENT, SNAPSHOT, LOG]);
         let folder = self.folder.clone();
         drop(self);
-        // What somebody else has put there stays.
+        // Fails if somebody else has put files there, which then stay.
         _ = fs::remove_dir(folder);
     }
 
-    /// The same in a state directory. If GitLab hands out a job of which there is a record, such as after it was restored from a
-    /// backup, then the old record is closed.
+    /// Makes a record in a state directory. If there already is a record of this job, for example because GitLab was restored from a backup
+    /// and assigns the job again, the old record is closed.
     pub(crate) fn create_in(state_dir: &Path, job: &JobRecord) -> Result<Self, FileError> {
         let id = job.assignment().id();
         let folder = absolute(state_dir)?.join(id.to_string());
@@ -185,16 +186,17 @@ impl Record {
         Ok(Self::create(&folder, job)?.in_state_dir())
     }
 
-    /// Takes up a record, and whatever it says. Nothing is changed if that cannot be understood.
+    /// Opens a record, and reads its content. If the content cannot be read, nothing is changed.
     pub(crate) fn open(folder: &Path) -> Result<(Self, Loaded), FileError> {
         Self::claim(folder)?.open()
     }
 
-    /// Claims a record, to be opened in a moment: of many, all can be claimed before the first is opened.
+    /// Claims the lease of a record, which is opened later. Many records can be claimed before the first is opened, so that the wait of
+    /// three seconds is needed only once.
     pub(crate) fn claim(folder: &Path) -> Result<Claimed, FileError> {
         let folder = absolute(folder)?;
         if let Some(end) = form::read::<StoredEnd>(&folder.join(ENDED), END_KIND, FORMAT)? {
-            // Whoever closed it may have been killed before this; or somebody is about to make a new record here.
+            // Either a process was killed while it closed this record, or another one is making a new record here.
             let lease = Lease::take(&folder.join(LEASE));
             if lease.is_ok() && has(&folder, ENDED)? {
                 _ = remove(&folder, &[ASSIGNMENT]);
@@ -203,7 +205,7 @@ impl Record {
             return Err(end.refusal(&folder));
         }
         if !has(&folder, ASSIGNMENT)? {
-            // Who made the lease of what never became a record may have left a secret.
+            // A process that died while it made this record may have left a secret.
             if is_old(&folder)
                 && lease::is_lease(&folder.join(LEASE))
                 && let Ok(_lease) = Lease::take(&folder.join(LEASE))
@@ -218,7 +220,8 @@ impl Record {
         Ok(Claimed { folder, claim })
     }
 
-    /// Whether the log is the one the state speaks of. What is behind was written, but not saved: nothing of it was sent.
+    /// Checks the log against the size and checksum in the snapshot, and cuts it to that size. What is behind was written after the last
+    /// snapshot, and was never sent.
     fn check_log(&mut self, snapshot: &JobSnapshot) -> Result<(), FileError> {
         let path = self.folder.join(LOG);
         let failed = |error| FileError::io(&path, error);
@@ -238,17 +241,17 @@ impl Record {
         if !whole {
             return Err(FileError::bad(&path, DAMAGED));
         }
-        self.confirm()?;
+        self.renew_lease()?;
         self.log.set_len(known).map_err(failed)
     }
 
-    /// Makes one value of the record, which is gone then: there must not be two of one job.
+    /// Turns the record into one value, and closes the record, because one job must not be continued from both.
     pub(crate) fn into_value(mut self, snapshot: JobSnapshot) -> Result<JobRecord, FileError> {
         let log = self.log(0..snapshot.log_size())?;
         let assignment = read_assignment(&self.folder)?.assignment(&self.folder)?;
         let record = JobRecord::new(self.server.clone(), assignment, snapshot, 0, log)
             .map_err(|_| FileError::bad(&self.folder.join(LOG), DAMAGED))?;
-        // From the moment that the files say so, the value is the only one: what is left of them does no harm.
+        // Once the record is marked as ended, the value is the only copy. Files that could not be removed then do no harm.
         match self.close(self.job, "handed on as one value") {
             Err(error) if matches!(error, FileError::Held { .. }) || is_record(&self.folder) => Err(error),
             _ => Ok(record),
@@ -260,21 +263,21 @@ impl Record {
         self
     }
 
-    /// Where it is.
+    /// The folder of the record.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Whether it is the record in this folder.
+    /// Whether the record is in this folder.
     pub(crate) fn is_in(&self, folder: &Path) -> bool {
         let whole = |path: &Path| fs::canonicalize(path).ok();
         whole(&self.folder).is_some_and(|ours| Some(ours) == whole(folder))
     }
 
-    /// Saves a job, and tells it so.
+    /// Writes the job to the record, and tells the job that it is saved.
     pub(crate) fn save(&mut self, job: &mut Job) -> Result<(), FileError> {
-        self.confirm()?;
-        // The payload never changes, and only the file has its text; what was learnt since only grows.
+        self.renew_lease()?;
+        // The payload itself never changes, and only the file has its text. The list of other masked values only grows.
         let masked = job.assignment().masked_at_run_time().len();
         if masked != self.masked {
             self.save_assignment(read_assignment(&self.folder)?.payload, job.assignment())?;
@@ -282,8 +285,8 @@ impl Record {
         }
         let (offset, chunks) = job.unsaved();
         self.append(offset, &chunks)?;
-        // That may have taken long enough for others to think us dead.
-        self.confirm()?;
+        // Writing may have taken so long that another process took the lease.
+        self.renew_lease()?;
         let snapshot = job.snapshot();
         self.replace_snapshot(&snapshot)?;
         job.saved(snapshot.revision(), snapshot.log_size());
@@ -303,7 +306,7 @@ impl Record {
         Ok(())
     }
 
-    /// A file that a server which was away has forgotten is opened anew, for the next time.
+    /// Opens the file again after an error: a network file system that was away may have lost the open file.
     fn with_log<R>(&mut self, mut work: impl FnMut(&mut File) -> io::Result<R>) -> Result<R, FileError> {
         work(&mut self.log).map_err(|error| {
             if let Ok(log) = open_log(&self.folder, false) {
@@ -324,31 +327,35 @@ impl Record {
         form::write(&self.folder.join(ASSIGNMENT), ASSIGNMENT_KIND, FORMAT, &stored)
     }
 
-    /// Says that its holder lives, if it is time to. An error is who holds it now.
-    pub(crate) fn confirm(&mut self) -> Result<(), FileError> {
-        self.lease.confirm().map_err(|by| FileError::held(&self.folder.join(LEASE), by))
+    /// Renews the lease if that is due.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Held`] if another process holds it, or may hold it, now.
+    pub(crate) fn renew_lease(&mut self) -> Result<(), FileError> {
+        self.lease.renew_if_due().map_err(|by| FileError::held(&self.folder.join(LEASE), by))
     }
 
-    /// As after a long suspend.
+    /// Makes the lease look as after a long suspend of the host.
     #[cfg(test)]
     pub(crate) fn oversleep(&mut self) {
         self.lease.oversleep();
     }
 
-    /// As with a file system that fails to read, until its log is given back.
+    /// Makes reads of the log fail, until `allow_reads`.
     #[cfg(test)]
-    pub(crate) fn go_blind(&mut self) {
+    pub(crate) fn fail_reads(&mut self) {
         let blind = File::options().write(true).open(self.folder.join(LOG));
         self.log = blind.expect("it is there");
         fs::rename(self.folder.join(LOG), self.folder.join("elsewhere")).expect("both are ours");
     }
 
     #[cfg(test)]
-    pub(crate) fn see_again(&mut self) {
+    pub(crate) fn allow_reads(&mut self) {
         fs::rename(self.folder.join("elsewhere"), self.folder.join(LOG)).expect("both are ours");
     }
 
-    /// A part of the log.
+    /// Reads a part of the log.
     pub(crate) fn log(&mut self, range: Range<u64>) -> Result<Bytes, FileError> {
         self.with_log(|log| {
             let mut bytes = Vec::new();
@@ -358,9 +365,9 @@ impl Record {
         })
     }
 
-    /// The job has ended like this: what is secret is removed.
+    /// Notes how the job has ended, and removes the files with secrets.
     pub(crate) fn close(&mut self, job: u64, how: &str) -> Result<(), FileError> {
-        self.confirm()?;
+        self.renew_lease()?;
         let end = StoredEnd { job, how: how.to_owned() };
         form::write(&self.folder.join(ENDED), END_KIND, FORMAT, &end)?;
         remove(&self.folder, &[ASSIGNMENT])?;
@@ -369,17 +376,17 @@ impl Record {
     }
 }
 
-/// A record whose lease is ours, if nobody turns out to have been faster.
+/// A record whose lease was claimed. The claim is settled after three seconds, see [`lease`].
 pub(crate) struct Claimed {
     folder: PathBuf,
     claim: Claim,
 }
 
 impl Claimed {
-    /// Opens it, as [`Record::open`] does, three seconds after it was claimed at most.
+    /// Opens the record, as [`Record::open`] does. Waits until three seconds have passed since the claim.
     pub(crate) fn open(self) -> Result<(Record, Loaded), FileError> {
         let Self { folder, claim } = self;
-        // What its last holder may still be about to write goes where nobody looks.
+        // The log becomes a new file, so that what the previous holder may still write goes into the old one.
         let lease = claim.settle(|is_ours| match form::renew(&folder.join(LOG), is_ours) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             renewed => renewed,

@@ -83,7 +83,7 @@ impl Runner {
             thread::scope(|scope| {
                 loop {
                     if link.clock.now() >= look_again {
-                        self.fail_forsaken(&mut unusable, &link, |error| hear(RunEvent::Record(error)));
+                        self.fail_orphaned(&mut unusable, &link, |error| hear(RunEvent::Record(error)));
                         look_again = link.clock.now().saturating_add(self.look_again);
                     }
                     let (draining, seen) = signal.look();
@@ -102,7 +102,7 @@ impl Runner {
                         Output::Event(PollerEvent::Assigned(assignment)) if self.config.refuses(&assignment) => {
                             match self.take_up(&assignment, &link) {
                                 Err(error) if concerns_one(&error) => hear(RunEvent::Record(error)),
-                                job => job?.forsake(),
+                                job => job?.release(),
                             }
                         }
                         Output::Event(PollerEvent::Assigned(assignment)) => {

@@ -1,4 +1,4 @@
-//! A runner: registered once, saved, loaded, and asking for jobs.
+//! The runner: registers itself, is saved and loaded, and asks for jobs.
 
 mod registration;
 mod state_dir;
@@ -32,7 +32,8 @@ use crate::transport::Transport;
 
 pub use state_dir::Recovered;
 
-/// How often it is looked for jobs whose holder has died.
+/// How often [`Runner::run`] looks for records whose process has died. If that was on another host, the record counts as orphaned only
+/// after five minutes, so that another minute makes little difference.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A runner of a GitLab instance.
@@ -45,11 +46,11 @@ pub struct Runner {
     pub(crate) patience: Duration,
     header: bool,
     state_dir: Option<PathBuf>,
-    /// How often [`Runner::run`] looks for jobs whose holder has died.
+    /// See [`LOOK_AGAIN`]. Tests use a shorter time.
     pub(crate) look_again: Duration,
-    /// Kept between requests, for the value that lets GitLab hold them.
+    /// Kept between requests, because GitLab holds a request back (long polling) only if it has the last `X-GitLab-Last-Update`.
     poller: Option<Poller>,
-    /// How long [`Runner::next_job`] leaves GitLab alone after it was refused.
+    /// When [`Runner::next_job`] may ask again, after GitLab refused the token.
     refused_until: Option<Timestamp>,
 }
 
@@ -69,7 +70,7 @@ impl Runner {
         }
     }
 
-    /// Makes a runner of this machine, as [`Instance::register`] does, with the proxies of the environment.
+    /// Registers this host as a runner, as [`Instance::register`] does, with the proxies of the environment.
     ///
     /// # Errors
     ///
@@ -78,7 +79,7 @@ impl Runner {
         Instance::new(url)?.register(token, registration)
     }
 
-    /// Writes the runner file: whole or not at all, readable by its owner alone. It holds the runner's token.
+    /// Writes the runner file. The file is replaced atomically, and only its owner can read it. It contains the runner's token.
     ///
     /// # Errors
     ///
@@ -87,37 +88,37 @@ impl Runner {
         Ok(file::save(&self.record, path.as_ref())?)
     }
 
-    /// Reads a runner file. Asks nobody whether the token is still good: see [`Runner::check_auth`].
+    /// Reads a runner file. Does not use the network: [`Runner::check_auth`] checks the token.
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::BadFile`]. The file is never changed.
+    /// [`Error::File`] if the file cannot be read, [`Error::BadFile`] if it is no runner file. The file is never changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::loaded(file::load(path.as_ref())?)
     }
 
-    /// What [`Runner::save`] writes, for those who keep it elsewhere. **Secret**: it holds the runner's token.
+    /// Returns what [`Runner::save`] writes, to store it elsewhere. **Secret**: it contains the runner's token.
     #[must_use]
     pub fn to_json(&self) -> String {
         file::to_json(&self.record)
     }
 
-    /// Reads what [`Runner::to_json`] gave, or [`Runner::save`] wrote, in this version or an older one. Asks nobody.
+    /// Reads what [`Runner::to_json`] returned or [`Runner::save`] wrote, in this version or an older one. Does not use the network.
     ///
     /// # Errors
     ///
-    /// [`Error::BadText`].
+    /// [`Error::BadText`] if the text is something else.
     pub fn from_json(text: &str) -> Result<Self, Error> {
         Self::loaded(file::from_json(text).map_err(Error::BadText)?)
     }
 
-    /// Reads a runner file of the Python package `gitlab_runner_api` (`Runner.dump`). Asks nobody, and never changes it. Then
-    /// [`Runner::save`] it elsewhere: the package knew no system ID, and on a machine that has no ID of its own each load makes
-    /// another one.
+    /// Reads a runner file of the Python package `gitlab_runner_api` (`Runner.dump`). Does not use the network, and never changes the
+    /// file. [`Runner::save`] the runner to another file afterwards. The Python package has no system ID, and on a host without a
+    /// machine ID each load makes a new one.
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::BadFile`].
+    /// [`Error::File`] if the file cannot be read, [`Error::BadFile`] if it is no file of the Python package.
     pub fn load_python(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::loaded(file::load_python(path.as_ref())?)
     }
@@ -127,18 +128,19 @@ impl Runner {
         Ok(Self::of(record, config, Link::new(Transport::from_env()?)))
     }
 
-    /// Whether a runner file can be written there, found out without touching what is there. Ask before a token is made
-    /// that needs a place.
+    /// Checks that a runner file can be written there, without changing an existing one. Call this before you create a token that must
+    /// be stored there.
     ///
     /// # Errors
     ///
-    /// [`Error::File`].
+    /// [`Error::File`] if it cannot.
     pub fn check_writable(path: impl AsRef<Path>) -> Result<(), Error> {
         Ok(file::check_writable(path.as_ref())?)
     }
 
-    /// What the runner tells GitLab about itself and its features, in place of this crate's name and the features that
-    /// the library keeps by itself. Say it before the first call: GitLab remembers what it hears first for most of an hour.
+    /// Sets what the runner tells GitLab about itself and its features. The default is the name of this crate, and the features that the
+    /// crate supports by itself. Call this before the first request, because GitLab may ignore a later
+    /// change for most of an hour.
     #[must_use]
     pub fn with_info(mut self, info: Info) -> Self {
         self.record.info = info.clone();
@@ -147,8 +149,8 @@ impl Runner {
         self
     }
 
-    /// Changes intervals and limits. What is kept of a log in memory, and whether jobs are durable, is not asked here: with a
-    /// [state directory](Runner::with_state_dir) jobs are durable, and in both cases logs move to files.
+    /// Changes intervals and limits. [`RunnerConfig::with_retain`] and [`RunnerConfig::with_durable`] have no effect here: with a
+    /// [state directory](Runner::with_state_dir) jobs are durable, and the adapter always moves large logs to files.
     #[must_use]
     pub fn configure(mut self, change: impl FnOnce(RunnerConfig) -> RunnerConfig) -> Self {
         self.config = Arc::new(change(self.config.as_ref().clone()));
@@ -164,7 +166,7 @@ impl Runner {
         self
     }
 
-    /// How long a job's result is waited for, see [`Job::success`]. Default one hour.
+    /// Sets how long [`Job::success`] and the other methods that report a result wait. Default one hour.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -191,7 +193,7 @@ impl Runner {
         self.record.id
     }
 
-    /// The instance it is a runner of.
+    /// The GitLab instance that the runner belongs to.
     #[must_use]
     pub fn url(&self) -> &str {
         self.record.server.as_str()
@@ -209,15 +211,15 @@ impl Runner {
         self.record.token_expires_at.as_deref()
     }
 
-    /// When the token should be replaced, by [`Runner::reset_token`]: after three quarters of its life; none if it never
-    /// expires. [`Runner::run_with`] tells when it is time, by [`PollerEvent::RotationDue`]. Nothing is done by itself,
-    /// since the token may be shared by other machines.
+    /// When the token should be replaced with [`Runner::reset_token`]: after three quarters of its lifetime. `None` if it never expires.
+    /// [`Runner::run_with`] reports that time with [`PollerEvent::RotationDue`]. The token is not replaced automatically, because other
+    /// hosts may share it.
     #[must_use]
     pub fn rotation_due(&self) -> Option<Timestamp> {
         self.record.rotation_due()
     }
 
-    /// The name of this machine among those that share the token.
+    /// The system ID: it names this host among the hosts that share the token.
     #[must_use]
     pub fn system_id(&self) -> &SystemId {
         &self.record.system_id
@@ -240,9 +242,9 @@ impl Runner {
         self.ask(call).map(drop)
     }
 
-    /// Takes this machine out of GitLab, as the official runner does: of a runner that was created in GitLab
-    /// (`glrt-`) only this manager is removed (`DELETE /runners/managers`); one that was registered is removed as a whole
-    /// (`DELETE /runners`), and its token is worth nothing afterwards.
+    /// Unregisters this host, as the official runner does. If the runner was created in GitLab (`glrt-`), only the runner manager of this
+    /// host is removed (`DELETE /runners/managers`). If it was registered with a registration token, the whole runner is removed
+    /// (`DELETE /runners`), and its token is no longer valid.
     ///
     /// # Errors
     ///
@@ -255,7 +257,7 @@ impl Runner {
         }
     }
 
-    /// Removes the runner with all its machines (`DELETE /runners`).
+    /// Removes the runner with all its runner managers (`DELETE /runners`).
     ///
     /// # Errors
     ///
@@ -264,8 +266,8 @@ impl Runner {
         self.ask(Unregister::new(self.record.token.clone()))
     }
 
-    /// Replaces the runner's token by a new one, which is saved to `path` before this returns. The old one stops working
-    /// at once, for every machine that shares it. Never repeated when the answer was lost.
+    /// Replaces the runner's token with a new one, which is saved to `path` before this returns. The old token stops working at once, for
+    /// every host that shares it. The request is not repeated if its answer was lost.
     ///
     /// # Errors
     ///
@@ -283,12 +285,12 @@ impl Runner {
         self.take_token(new, path.as_ref())
     }
 
-    /// The same in the name of a user, whose personal access token has the scope `manage_runner` or `api`. Works also if
-    /// the runner's own token is lost or has expired.
+    /// Replaces the runner's token as [`Runner::reset_token`] does, in the name of a user. The personal access token needs the scope
+    /// `manage_runner` or `api`. This works also if the runner's own token is lost or has expired.
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::NotPermitted`].
+    /// [`Error::File`] if nothing can be written to `path`, before GitLab is asked; [`Error::NotPermitted`] if the user may not do that.
     pub fn reset_token_as_user(&mut self, user: PersonalAccessToken, path: impl AsRef<Path>) -> Result<(), Error> {
         file::check_writable(path.as_ref())?;
         let call = ResetTokenAsUser::new(user, self.record.id);
@@ -305,7 +307,7 @@ impl Runner {
         self.save(path)
     }
 
-    /// Where the job router is, if this GitLab has one (`GET /runners/router/discovery`).
+    /// Returns the address of the job router (`GET /runners/router/discovery`), or `None` if this GitLab has none.
     ///
     /// # Errors
     ///
@@ -323,7 +325,7 @@ impl Runner {
     /// # Errors
     ///
     /// [`Error::Unauthorized`], [`Error::Refused`], [`Error::Unavailable`]; [`Error::AssignmentUncertain`] if the answer
-    /// did not come home; [`Error::System`] if there is no thread for the job, and [`Error::File`] or [`Error::BadFile`] if there
+    /// was lost; [`Error::System`] if there is no thread for the job, and [`Error::File`] or [`Error::BadFile`] if there
     /// can be no record of it in the [state directory](Runner::with_state_dir): then it is failed; [`Error::Held`] if another
     /// process has it there.
     pub fn request_job(&mut self) -> Result<Option<Job>, Error> {
@@ -339,7 +341,7 @@ impl Runner {
                 }
                 Output::Event(event) => match self.take(event) {
                     Ok(Some(job)) => asked = Ok(Some(job)),
-                    // What was said first is the cause of what was said next.
+                    // The first error is the cause of those that follow it.
                     Err(error) if asked.is_ok() => asked = Err(error),
                     Ok(None) | Err(_) => {}
                 },
@@ -349,7 +351,7 @@ impl Runner {
         }
     }
 
-    /// Waits for a job, however long it takes, and through any outage.
+    /// Waits until GitLab assigns a job, also through an outage.
     ///
     /// # Errors
     ///
@@ -363,14 +365,14 @@ impl Runner {
         }
     }
 
-    /// The same, until `stop` is drained: then there is no job to come. A request that is on the wire at that moment is
-    /// waited for, and its job given: GitLab hands a job out only once.
+    /// Waits for a job as [`Runner::next_job`] does, but returns `None` after [`Stop::drain`] was called. If a request is in flight at that
+    /// moment, this waits for its answer and returns its job, because GitLab assigns a job only once.
     ///
     /// # Errors
     ///
     /// As [`Runner::next_job`].
     pub fn next_job_until(&mut self, stop: &Stop) -> Result<Option<Job>, Error> {
-        // A caller who tries again after a refusal is no reason to ask faster.
+        // A caller who tries again at once after a refusal must not make the runner ask faster.
         stop.pause(self.refused_until.take().map(|until| self.link.clock.until(until)));
         let mut poller = self.poller.take().unwrap_or_else(|| self.new_poller());
         loop {
@@ -388,13 +390,14 @@ impl Runner {
                 Output::Event(event @ (PollerEvent::Assigned(_) | PollerEvent::Refused { .. })) => {
                     match self.take(event) {
                         Ok(Some(job)) => {
-                            // One that drains is at its end.
+                            // A poller that drains cannot ask again.
                             self.poller = (!stop.is_draining()).then_some(poller);
                             return Ok(Some(job));
                         }
                         Ok(None) => {}
                         Err(error) => {
-                            // A new poller tells of the next refusals again; this one knows how long to wait before.
+                            // The old poller knows how long to wait. A new one takes its place at the next call, because a poller
+                            // reports only once that it is unhealthy, and the next caller must get the error too.
                             if let Output::Wait(until) = self.link.poll(&mut poller) {
                                 self.refused_until = until;
                             }
@@ -413,12 +416,12 @@ impl Runner {
         Poller::new(self.job_config(), self.record.token.clone(), self.link.clock.now())
     }
 
-    /// Turns what a poller tells into a job, or into the error that a caller who asked once gets.
+    /// Turns an event of the poller into a job, or into the error of [`Runner::request_job`].
     fn take(&self, event: PollerEvent) -> Result<Option<Job>, Error> {
         match event {
             PollerEvent::Assigned(assignment) if self.config.refuses(&assignment) => {
-                // It fails by itself; nobody is to run it.
-                self.take_up(&assignment, &self.link)?.forsake();
+                // The job fails by itself, so the caller does not get it.
+                self.take_up(&assignment, &self.link)?.release();
                 Ok(None)
             }
             PollerEvent::Assigned(assignment) => self.take_up(&assignment, &self.link).map(Some),
@@ -429,7 +432,9 @@ impl Runner {
                 _ => Err(Error::Refused(refusal)),
             },
             PollerEvent::Misconfigured(refusal) => Err(Error::Refused(refusal)),
-            PollerEvent::Unavailable { cause: Cause::Failure(_), .. } => Err(Error::Unavailable(self.link.trouble())),
+            PollerEvent::Unavailable { cause: Cause::Failure(_), .. } => {
+                Err(Error::Unavailable(self.link.last_transport_error()))
+            }
             PollerEvent::Unavailable { cause, .. } => Err(Error::Unavailable(cause.to_string())),
             PollerEvent::AssignmentUncertain { cause, .. } => Err(Error::AssignmentUncertain(cause.to_string())),
             _ => Ok(None),

@@ -148,7 +148,7 @@ impl Claim {
         let path = lease.path.clone();
         let Some(at) = settled_at else {
             // It may have waited for its turn.
-            lease.confirm().map_err(|by| FileError::held(&path, by))?;
+            lease.renew_if_due().map_err(|by| FileError::held(&path, by))?;
             return Ok(lease);
         };
         thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -198,7 +198,7 @@ impl Lease {
     ///
     /// A holder that was not heard of, as a machine that was suspended, may have lost its lease: who has it now is the error.
     /// One that cannot make itself heard gives it up before others think it dead.
-    pub(crate) fn confirm(&mut self) -> Result<(), String> {
+    pub(crate) fn renew_if_due(&mut self) -> Result<(), String> {
         if let Some(by) = &self.lost {
             return Err(by.clone());
         }
@@ -328,7 +328,7 @@ pub(crate) fn is_lease(path: &Path) -> bool {
 }
 
 /// Whether the lease was neither given back nor renewed for so long that its holder is dead, wherever it is.
-pub(crate) fn is_forsaken(path: &Path) -> bool {
+pub(crate) fn is_orphaned(path: &Path) -> bool {
     let silent = |holder: Holder| since_1970().saturating_sub(holder.heard_of) >= PATIENCE.as_secs();
     File::open(path).and_then(|mut file| read(&mut file)).is_ok_and(silent)
 }

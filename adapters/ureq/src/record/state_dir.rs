@@ -74,8 +74,8 @@ pub(crate) fn give_up(folder: &Path) -> Result<(), FileError> {
 }
 
 /// Whether the record in this folder is held by somebody who was silent for so long that it is dead, wherever it is.
-pub(crate) fn is_forsaken(folder: &Path) -> bool {
-    lease::is_forsaken(&folder.join(LEASE))
+pub(crate) fn is_orphaned(folder: &Path) -> bool {
+    lease::is_orphaned(&folder.join(LEASE))
 }
 
 /// Finishes what a process that closed this record of a state directory was killed in; false if nobody has closed it.

@@ -102,11 +102,11 @@ impl Runner {
 
     /// The same some time later: for those that could not be read, and those whose holder was silent for so long that it is
     /// dead. What was given back is somebody's who will take it up.
-    pub(crate) fn fail_forsaken(&self, unusable: &mut Unusable, link: &Link, tell: impl FnMut(Error)) {
+    pub(crate) fn fail_orphaned(&self, unusable: &mut Unusable, link: &Link, tell: impl FnMut(Error)) {
         // What cannot be listed now may be the next time.
         let Ok(mut records) = self.records() else { return };
         unusable.retain(|folder, _| records.contains(folder));
-        records.retain(|folder| unusable.get(folder).copied().unwrap_or_else(|| record::is_forsaken(folder)));
+        records.retain(|folder| unusable.get(folder).copied().unwrap_or_else(|| record::is_orphaned(folder)));
         self.fail(records, unusable, link, tell);
     }
 
@@ -191,7 +191,7 @@ impl Runner {
             Err(error) => {
                 job.write(ansi::error("The runner cannot keep a record of this job."));
                 job.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
-                Job::of(job, Archive::default(), &config, link, self.patience).start()?.forsake();
+                Job::of(job, Archive::default(), &config, link, self.patience).start()?.release();
                 Err(error.into())
             }
         }

@@ -109,19 +109,19 @@ fn who_was_silent_for_too_long_finds_out_that_it_lost_the_lease() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lease");
     let mut first = Claim::stake_as(&Holder::us(), &path, lockless).and_then(settled).unwrap();
-    first.confirm().unwrap();
+    first.renew_if_due().unwrap();
     // Asleep, and nobody came.
     first.oversleep();
-    first.confirm().unwrap();
+    first.renew_if_due().unwrap();
     // A clock that was set back is no reason to fall silent.
     first.us.heard_of += 1000;
-    first.confirm().unwrap();
+    first.renew_if_due().unwrap();
     assert!(first.us.heard_of <= since_1970());
     let other = Holder { heard_of: since_1970(), ..holder() };
     write(&path, &other);
-    first.confirm().unwrap();
+    first.renew_if_due().unwrap();
     first.oversleep();
-    assert!(first.confirm().unwrap_err().contains("process 12 on \"node-7\""));
+    assert!(first.renew_if_due().unwrap_err().contains("process 12 on \"node-7\""));
     drop(first);
     let kept: Holder = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!(kept, other, "it is not ours to give");
@@ -129,7 +129,7 @@ fn who_was_silent_for_too_long_finds_out_that_it_lost_the_lease() {
     let mut second = Lease::take(&path).unwrap();
     fs::remove_file(&path).unwrap();
     second.oversleep();
-    assert!(second.confirm().unwrap_err().contains("taken or removed"));
+    assert!(second.renew_if_due().unwrap_err().contains("taken or removed"));
 }
 
 /// A server that was away has forgotten the open file; or the disk takes nothing any more.
@@ -141,7 +141,7 @@ fn who_cannot_renew_its_lease_gives_it_up_in_time() {
     let dumb = || File::open(&path).unwrap();
     lease.file = dumb();
     lease.us.heard_of -= 179;
-    lease.confirm().unwrap();
+    lease.renew_if_due().unwrap();
     assert!(lease.us.heard_of.abs_diff(since_1970()) < 2, "it was opened anew");
     assert!(matches!(Lease::take(&path), Err(FileError::Held { .. })), "it is no longer locked");
 
@@ -150,7 +150,7 @@ fn who_cannot_renew_its_lease_gives_it_up_in_time() {
     let other = File::open(&path).unwrap();
     other.lock().unwrap();
     lease.us.heard_of -= 31;
-    assert!(lease.confirm().unwrap_err().contains("could not be renewed"));
+    assert!(lease.renew_if_due().unwrap_err().contains("could not be renewed"));
     drop((lease, other));
 
     fs::remove_file(&path).unwrap();
@@ -160,9 +160,9 @@ fn who_cannot_renew_its_lease_gives_it_up_in_time() {
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     lease.us.heard_of -= 170;
-    lease.confirm().unwrap();
+    lease.renew_if_due().unwrap();
     lease.us.heard_of -= 10;
-    assert!(lease.confirm().unwrap_err().contains("could not be renewed for 18"));
+    assert!(lease.renew_if_due().unwrap_err().contains("could not be renewed for 18"));
 }
 
 /// Killed or failed before it was settled: nobody may think that a lock tells enough of it.
@@ -200,10 +200,10 @@ fn who_comes_back_late_waits_for_those_who_think_it_dead() {
     let mut late = Lease::take(&path).unwrap();
     late.oversleep();
     thread::scope(|scope| {
-        let confirming = scope.spawn(|| late.confirm());
+        let confirming = scope.spawn(|| late.renew_if_due());
         thread::sleep(SETTLE / 3);
         write(&path, &Holder { heard_of: since_1970(), ..holder() });
         assert!(confirming.join().unwrap().unwrap_err().contains("process 12 on \"node-7\""));
     });
-    assert!(late.confirm().is_err(), "it goes on as if nothing had been");
+    assert!(late.renew_if_due().is_err(), "it goes on as if nothing had been");
 }
