@@ -1,55 +1,55 @@
-//! What can go wrong with a file.
+//! The error for a stored file.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A file cannot be used. No text shows what is in it.
+/// A file that cannot be used. The messages never quote its content, because it may be secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error("{}: {source}", path.display())]
     #[non_exhaustive]
     Io {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// What the operating system reported.
         source: io::Error,
     },
-    /// It is damaged, is something else, or was written by a newer version. It was not changed.
+    /// The file is damaged, is something else, or was written by a newer version. It was not changed.
     #[error("{}: {problem}; the file was not changed", path.display())]
     #[non_exhaustive]
     Bad {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
     },
-    /// Another process holds it, as far as can be told.
+    /// Another process holds the lease of the file, as far as can be known.
     #[error("{}: {by}", path.display())]
     #[non_exhaustive]
     Held {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Who holds it, and for how long still.
+        /// The process that holds it, and how long the lease is still valid.
         by: String,
     },
 }
 
 impl FileError {
-    /// What the operating system said of a file.
+    /// Returns [`FileError::Io`].
     #[must_use]
     pub fn io(path: &Path, source: io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
     }
 
-    /// What is wrong with a file.
+    /// Returns [`FileError::Bad`].
     #[must_use]
     pub fn bad(path: &Path, problem: impl Into<String>) -> Self {
         Self::Bad { path: path.to_owned(), problem: problem.into() }
     }
 
-    /// Who holds a file.
+    /// Returns [`FileError::Held`].
     #[must_use]
     pub fn held(path: &Path, by: impl Into<String>) -> Self {
         Self::Held { path: path.to_owned(), by: by.into() }

@@ -1,4 +1,4 @@
-//! The runner file: what must be kept of a runner between runs.
+//! The runner file: what is stored of a runner between runs.
 
 use std::io;
 use std::path::Path;
@@ -17,36 +17,36 @@ use crate::registration::default_info;
 const KIND: &str = "runner";
 const FORMAT: u32 = 1;
 
-/// What is known of a runner, and kept in its file.
+/// The content of a runner file.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a new member is one that every adapter must fill in")]
 pub struct Record {
-    /// The instance it is a runner of.
+    /// The GitLab instance that the runner belongs to.
     pub server: Server,
-    /// Its id there.
+    /// The id of the runner at this instance.
     pub id: u64,
-    /// Its authentication token.
+    /// The authentication token of the runner.
     pub token: RunnerToken,
-    /// When this machine got it, in ISO 8601.
+    /// When this host got the token, in ISO 8601.
     pub token_obtained_at: Option<String>,
-    /// When it stops working, in ISO 8601.
+    /// When the token expires, in ISO 8601. `None` if it never does.
     pub token_expires_at: Option<String>,
-    /// The name of this machine among those that share the token.
+    /// The system ID: it names this host among the hosts that share the token.
     pub system_id: SystemId,
-    /// The attributes it was registered with.
+    /// The attributes that the runner was registered with.
     pub attributes: Attributes,
-    /// What it tells about itself. Its features are not kept.
+    /// What the runner tells GitLab about itself. Its features are not stored.
     pub info: Info,
 }
 
-/// A time as it is kept in the file.
+/// Formats a time as the runner file contains it.
 #[must_use]
 pub fn at(time: Timestamp) -> String {
     let since = time.min(LAST).saturating_since(Timestamp::EPOCH);
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
 }
 
-/// The last second of the year 9999: ISO 8601 has no later one.
+/// The last second of the year 9999, the latest that ISO 8601 can express with four digits.
 const LAST: Timestamp = Timestamp::from_millis(253_402_300_799_000);
 
 /// GitLab writes UTC as `Z`, and the offset (`+02:00`) if its administrator has set another time zone.
@@ -67,14 +67,14 @@ fn time(text: &str) -> Option<Timestamp> {
 }
 
 impl Record {
-    /// When the token should be replaced; none if it never expires, or if it is not known since when it lives.
+    /// When the token should be replaced. `None` if it never expires, or if it is not known when it was issued.
     #[must_use]
     pub fn rotation_due(&self) -> Option<Timestamp> {
         let (obtained, expires) = self.token_obtained_at.as_deref().zip(self.token_expires_at.as_deref())?;
         Some(rotation_due(time(obtained)?, time(expires)?))
     }
 
-    /// The lines that a job's log starts with, as with the official runner: which runner it was, and where.
+    /// The first lines of a job's log, as the official runner writes them. They name the runner and the host.
     ///
     /// The second line names the runner by its description and its short token. A part that is missing leaves no gap: a
     /// runner that was created in GitLab has no description here, and a token of nine characters or less has no short form,
@@ -111,7 +111,7 @@ struct Stored {
     info: Option<Program>,
 }
 
-/// What a program says of itself. Its features are its code's, and are not kept.
+/// What a program tells GitLab about itself. Its features are not stored, because they depend on its code.
 #[derive(Serialize, Deserialize)]
 struct Program {
     name: String,
@@ -123,7 +123,7 @@ struct Program {
 }
 
 impl Program {
-    /// None if it is this crate: the version of that is the one that is running, not the one that wrote the file.
+    /// Returns `None` for the defaults of this crate, because the running version counts and not the one that wrote the file.
     fn of(info: &Info) -> Option<Self> {
         let owned = |text: Option<&str>| text.map(str::to_owned);
         let (revision, executor) = (owned(info.revision()), owned(info.executor()));
@@ -143,16 +143,16 @@ impl Program {
     }
 }
 
-/// Writes a file that is there whole or not at all, that its owner alone can read, and that outlives a power cut.
+/// Writes a runner file. The file is replaced atomically, only its owner can read it, and it is synced to disk.
 ///
 /// # Errors
 ///
-/// [`FileError::Io`].
+/// [`FileError::Io`] if it cannot be written.
 pub fn save(record: &Record, path: &Path) -> Result<(), FileError> {
     form::write(path, KIND, FORMAT, &stored(record))
 }
 
-/// What [`save`] writes, as a text. **Secret**: it holds the token.
+/// Returns what [`save`] writes, as a text. **Secret**: it contains the token.
 #[must_use]
 pub fn to_json(record: &Record) -> String {
     form::print(KIND, FORMAT, &stored(record))
@@ -175,7 +175,7 @@ fn stored(record: &Record) -> Stored {
 ///
 /// # Errors
 ///
-/// [`FileError::Io`], [`FileError::Bad`].
+/// [`FileError::Io`] if it cannot be read, [`FileError::Bad`] if it is no runner file.
 pub fn load(path: &Path) -> Result<Record, FileError> {
     let Some(stored) = form::read::<Stored>(path, KIND, FORMAT)? else {
         return Err(FileError::io(path, io::ErrorKind::NotFound.into()));
@@ -183,11 +183,11 @@ pub fn load(path: &Path) -> Result<Record, FileError> {
     record(stored).map_err(|problem| FileError::bad(path, problem))
 }
 
-/// Reads what [`to_json`] gave, or [`save`] wrote.
+/// Reads what [`to_json`] returned or [`save`] wrote.
 ///
 /// # Errors
 ///
-/// What is wrong with it. It is never quoted.
+/// A message that says what is wrong with the text, without quoting it.
 pub fn from_json(text: &str) -> Result<Record, String> {
     record(form::parse(text.as_bytes(), KIND, FORMAT)?)
 }

@@ -1,4 +1,4 @@
-//! The form of our files: JSON that says what it is and in which format.
+//! The form of stored files: JSON with the kind and the format number of its content.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 
 use crate::error::FileError;
 
-/// What the names of files begin with that are not yet in their place.
+/// The prefix of the names of temporary files, which become other files when they are complete.
 pub const UNFINISHED: &str = ".runner-";
 
 #[derive(Serialize, Deserialize)]
@@ -20,11 +20,11 @@ struct Form<T> {
     content: T,
 }
 
-/// Reads a file that [`write()`] wrote, in this format or an older one; none if there is no such file. Its text is never quoted.
+/// Reads a file that [`write()`] wrote, in this format or an older one. Returns `None` if there is no such file.
 ///
 /// # Errors
 ///
-/// [`FileError::Io`]; [`FileError::Bad`] if it is damaged, something else, or of a newer format.
+/// [`FileError::Io`] if it cannot be read; [`FileError::Bad`] if it is damaged, something else, or of a newer format. Neither quotes it.
 pub fn read<T: DeserializeOwned>(path: &Path, kind: &str, format: u32) -> Result<Option<T>, FileError> {
     let text = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -33,15 +33,15 @@ pub fn read<T: DeserializeOwned>(path: &Path, kind: &str, format: u32) -> Result
     parse(&text, kind, format).map(Some).map_err(|problem| FileError::bad(path, problem))
 }
 
-/// Reads what [`print()`] gave, in this format or an older one.
+/// Reads what [`print()`] returned, in this format or an older one.
 ///
 /// # Errors
 ///
-/// What is wrong with it. It is never quoted.
+/// A message that says what is wrong with the text, without quoting it.
 pub fn parse<T: DeserializeOwned>(text: &[u8], kind: &str, format: u32) -> Result<T, String> {
     #[derive(Deserialize)]
     struct Anything {}
-    // Serde's own words quote the text, which may hold a token.
+    // The messages of serde quote the text, which may contain a token.
     let damaged = |error: serde_json::Error| {
         let at = format!("line {} column {}", error.line(), error.column());
         format!("this is not the stored form of a {kind}, or it is damaged ({at})")
@@ -56,28 +56,27 @@ pub fn parse<T: DeserializeOwned>(text: &[u8], kind: &str, format: u32) -> Resul
     serde_json::from_slice::<Form<T>>(text).map(|form| form.content).map_err(damaged)
 }
 
-/// Writes a file in our form, as [`replace`] does.
+/// Writes a file in this form, as [`replace`] does.
 ///
 /// # Errors
 ///
-/// [`FileError::Io`].
+/// [`FileError::Io`] if it cannot be written.
 pub fn write(path: &Path, kind: &str, format: u32, content: &impl Serialize) -> Result<(), FileError> {
     replace(path, print(kind, format, content).as_bytes()).map_err(|error| FileError::io(path, error))
 }
 
-/// A text in our form.
+/// Returns the text that [`write()`] writes.
 #[must_use]
 pub fn print(kind: &str, format: u32, content: &impl Serialize) -> String {
-    // Fails only for maps with keys that are not strings; our forms have none.
+    // This fails only for maps with keys that are not strings, which no stored content has.
     serde_json::to_string_pretty(&Form { kind: kind.to_owned(), format, content }).unwrap_or_default()
 }
 
-/// Replaces a file by one of this content and a line end: it is there whole or not at all, its owner alone can read it, and
-/// it outlives a power cut.
+/// Replaces a file with this content and a line end. This is atomic, only the owner can read the file, and it is synced to disk.
 ///
 /// # Errors
 ///
-/// What the operating system says.
+/// The error of the operating system.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = folder(path);
     let mut file = unfinished(&folder)?;
@@ -88,11 +87,11 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     sync_folder(&folder)
 }
 
-/// Makes a file that its owner alone can read: it is there whole or not at all. `content` has it before anybody else can see it.
+/// Creates a file atomically. Only its owner can read it. `content` gets the file before others can see it, and returns what to write.
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::AlreadyExists`] if there is one, also if another machine was faster; what else the operating system says.
+/// [`io::ErrorKind::AlreadyExists`] if the file exists, also if another host was faster; otherwise the error of the operating system.
 pub fn create(path: &Path, content: impl FnOnce(&File) -> io::Result<Vec<u8>>) -> io::Result<File> {
     let mut file = unfinished(&folder(path))?;
     let content = content(file.as_file())?;
@@ -101,12 +100,12 @@ pub fn create(path: &Path, content: impl FnOnce(&File) -> io::Result<Vec<u8>>) -
     Ok(file.persist_noclobber(path)?)
 }
 
-/// Puts a copy of a file in its place, so that what was opened before is another file from now on; unless `may_i` says at the
-/// last moment why not.
+/// Replaces a file with a copy of itself, so that processes that have opened it before write to the old file from now on. `may_i` is asked
+/// just before the replacement, and can refuse it with an error.
 ///
 /// # Errors
 ///
-/// What the operating system says, or `may_i`.
+/// The error of the operating system, or of `may_i`.
 pub fn renew(path: &Path, may_i: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let folder = folder(path);
     let mut file = unfinished(&folder)?;
@@ -117,7 +116,7 @@ pub fn renew(path: &Path, may_i: impl FnOnce() -> io::Result<()>) -> io::Result<
     sync_folder(&folder)
 }
 
-/// A file that is not yet in its place, and that its owner alone can read. It is removed if it never comes there.
+/// Creates a temporary file that only its owner can read. It is removed if it is not renamed to its place.
 ///
 /// The error is the operating system's, without the name of this file. The file was chosen by us, so its name means nothing
 /// to the user, who gets the name of the file that was asked for. `tempfile_in`, and writing to a `NamedTempFile` but for its
@@ -131,21 +130,21 @@ fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
     })
 }
 
-/// Makes a change of what is in a folder outlive a power cut.
+/// Syncs a folder to disk, so that a file created or renamed in it is still there after a power failure.
 ///
 /// # Errors
 ///
-/// What the operating system says.
+/// The error of the operating system.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    // Elsewhere a folder cannot be opened as a file, and renames are durable by other means.
+    // On other systems a folder cannot be opened as a file. They make renames durable themselves.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// Whether a file can be written there, found out without touching it.
+/// Checks that a file can be written there, without changing an existing one.
 ///
 /// # Errors
 ///
-/// [`FileError::Io`] if not.
+/// [`FileError::Io`] if it cannot.
 pub fn check_writable(path: &Path) -> Result<(), FileError> {
     let trial = || {
         if path.is_dir() {
@@ -156,7 +155,7 @@ pub fn check_writable(path: &Path) -> Result<(), FileError> {
     trial().map_err(|error| FileError::io(path, error))
 }
 
-/// The folder that a file is in.
+/// Returns the folder that contains a file.
 #[must_use]
 pub fn folder(path: &Path) -> PathBuf {
     match path.parent() {

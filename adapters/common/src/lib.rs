@@ -33,7 +33,7 @@ pub use spool::{READ_FOR, Spool};
 pub use system_id::make as make_system_id;
 pub use variables::write_files;
 
-/// What a job's log says when masked values are so short that much else is hidden with them.
+/// Returns the warning for a job's log that some masked values are so short that other text is hidden too.
 #[must_use]
 pub fn short_secrets_warning(count: usize) -> String {
     gitlab_runner_api::log::ansi::warning(&format!(

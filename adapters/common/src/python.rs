@@ -14,7 +14,7 @@ use crate::file::Record;
 use crate::registration::default_info;
 use crate::system_id;
 
-/// Version, address, id, token, data.
+/// The members are: version, address, id, token, data.
 #[derive(Deserialize)]
 struct Stored(u32, String, u64, String, Data);
 
@@ -37,20 +37,20 @@ struct Program {
     version: Option<String>,
     revision: Option<String>,
     executor: Option<String>,
-    /// The package puts it here.
+    /// The package stores the access level in `data`.
     access_level: Option<AccessLevel>,
 }
 
-/// Reads a runner file that the Python package `gitlab_runner_api` wrote, and never changes it. Asks nobody. The package knew
-/// no system ID: the runner gets that of this machine.
+/// Reads a runner file that the Python package `gitlab_runner_api` wrote, and never changes it. Does not use the network. Such files have
+/// no system ID, so the runner gets the one of this host.
 ///
 /// # Errors
 ///
-/// [`FileError::Io`], also if there are no random numbers; [`FileError::Bad`].
+/// [`FileError::Io`] if it cannot be read, or the operating system gives no random numbers; [`FileError::Bad`] if it is something else.
 pub fn load(path: &Path) -> Result<Record, FileError> {
     let failed = |error| FileError::io(path, error);
     let text = fs::read(path).map_err(failed)?;
-    // Serde's own words quote the file, which holds a token.
+    // The messages of serde quote the file, which contains a token.
     let Stored(version, url, id, token, data) = serde_json::from_slice(&text).map_err(|error| {
         let at = format!("line {} column {}", error.line(), error.column());
         FileError::bad(path, format!("this is not a runner of the Python package, or it is damaged ({at})"))
@@ -75,7 +75,7 @@ pub fn load(path: &Path) -> Result<Record, FileError> {
     let mut attributes = Attributes::default();
     attributes.description = data.description;
     attributes.locked = data.locked.unwrap_or_default();
-    // GitLab's own choice where nothing was said.
+    // The default of GitLab.
     attributes.run_untagged = data.run_untagged.unwrap_or(true);
     let tags = data.tag_list.iter().flat_map(|tags| tags.split(',')).map(str::trim);
     attributes.tag_list = tags.filter(|tag| !tag.is_empty()).map(str::to_owned).collect();

@@ -1,11 +1,20 @@
-//! What a new runner is to be like, and what a runner says of itself.
+//! The attributes of a new runner, and what a runner tells GitLab about itself.
 
 use gitlab_runner_api::api::info::Info;
 use gitlab_runner_api::api::register::{AccessLevel, Attributes};
 
-/// What a new runner is to be like. GitLab keeps it; change it there later.
+/// The attributes of a new runner. GitLab stores them; later changes are made in GitLab.
 ///
 /// By default the runner takes jobs with and without tags.
+///
+/// ```
+/// use gitlab_runner_api_common::Registration;
+///
+/// let registration = Registration::new()
+///     .with_description("the cluster in room 7")
+///     .with_tags(["hpc", "gpu"])
+///     .with_maximum_timeout(24 * 3600);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Registration {
     attributes: Attributes,
@@ -19,7 +28,7 @@ impl Default for Registration {
 }
 
 impl Registration {
-    /// A runner that takes all jobs.
+    /// Returns the attributes of a runner that takes jobs with and without tags.
     #[must_use]
     pub fn new() -> Self {
         let mut attributes = Attributes::default();
@@ -27,82 +36,82 @@ impl Registration {
         Self { attributes, info: default_info() }
     }
 
-    /// A text for people.
+    /// Sets the description that GitLab shows for the runner.
     #[must_use]
     pub fn with_description(mut self, text: impl Into<String>) -> Self {
         self.attributes.description = Some(text.into());
         self
     }
 
-    /// A note for administrators, up to 1024 characters.
+    /// Sets the maintenance note, which administrators see. At most 1024 characters.
     #[must_use]
     pub fn with_maintenance_note(mut self, text: impl Into<String>) -> Self {
         self.attributes.maintenance_note = Some(text.into());
         self
     }
 
-    /// Takes no jobs until it is resumed in GitLab.
+    /// Sets whether the runner is paused: it gets no jobs until somebody resumes it in GitLab.
     #[must_use]
     pub fn with_paused(mut self, paused: bool) -> Self {
         self.attributes.paused = paused;
         self
     }
 
-    /// Bound to its project.
+    /// Sets whether the runner is locked to its project.
     #[must_use]
     pub fn with_locked(mut self, locked: bool) -> Self {
         self.attributes.locked = locked;
         self
     }
 
-    /// Takes jobs without tags. A runner that takes none needs tags.
+    /// Sets whether the runner takes jobs without tags. If it does not, it needs tags.
     #[must_use]
     pub fn with_run_untagged(mut self, untagged: bool) -> Self {
         self.attributes.run_untagged = untagged;
         self
     }
 
-    /// The tags of the jobs it takes.
+    /// Sets the tags of the jobs that the runner takes.
     #[must_use]
     pub fn with_tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         self.attributes.tag_list = tags.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Which refs it takes jobs from.
+    /// Sets whether the runner takes jobs of all refs, or only of protected ones.
     #[must_use]
     pub fn with_access_level(mut self, level: AccessLevel) -> Self {
         self.attributes.access_level = Some(level);
         self
     }
 
-    /// The longest a job may take, in whole seconds.
+    /// Sets the longest time that a job may take, in seconds.
     #[must_use]
     pub fn with_maximum_timeout(mut self, seconds: u64) -> Self {
         self.attributes.maximum_timeout = Some(seconds);
         self
     }
 
-    /// What the runner tells about itself. Give the adapter's `Runner::with_info` the same.
+    /// Sets what the runner tells GitLab about itself. Give the adapter's `Runner::with_info` the same value.
     #[must_use]
     pub fn with_info(mut self, info: Info) -> Self {
         self.info = info;
         self
     }
 
-    /// What the runner tells about itself.
+    /// What the runner tells GitLab about itself.
     #[must_use]
     pub fn info(&self) -> &Info {
         &self.info
     }
 
-    /// The attributes as GitLab gets them.
+    /// The attributes in the form in which GitLab gets them.
     #[must_use]
     pub fn attributes(&self) -> &Attributes {
         &self.attributes
     }
 
-    /// The names of those attributes that differ from the default.
+    /// The names of the attributes that differ from the default.
     #[must_use]
     pub fn given(&self) -> Vec<&'static str> {
         let (given, default) = (&self.attributes, Self::new().attributes);
@@ -120,8 +129,7 @@ impl Registration {
     }
 }
 
-/// This library and this platform, in the spelling of the official runner: what a runner says of itself that was told nothing
-/// else.
+/// What a runner tells GitLab about itself by default: this library, and this platform as the official runner spells it.
 #[must_use]
 pub fn default_info() -> Info {
     let platform = match std::env::consts::OS {

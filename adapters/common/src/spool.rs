@@ -8,44 +8,44 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-/// When the log of a job cannot be read, an adapter tries again for so long. Then a mark in the log takes the place of what it has.
+/// How long an adapter tries to read the log of a job again when that fails. After that, a mark in the log takes the place of these bytes.
 pub const READ_FOR: Duration = Duration::from_secs(600);
 
-/// A job moves its log to a file when so much of it is only in memory. Most logs are smaller, and have no file.
+/// How many bytes of a log may be only in memory before they are moved to a file. Most logs are smaller, and never have a file.
 const WORTHWHILE: u64 = 2 << 20;
 
-/// Keeps what a job has written of its log, in case GitLab loses a part of it, without holding it in memory.
+/// The log of a running job in a temporary file, in case GitLab loses a part of it and needs it again.
 ///
-/// The file is a temporary one without a name, in the folder for temporary files of the system. It goes with the spool, or with the
-/// process. What is in it has passed the masks: it is what GitLab gets.
+/// The file has no name, and is in the system's folder for temporary files. It is removed when the spool is dropped or the process ends.
+/// It contains what GitLab gets: secrets are already hidden.
 ///
-/// Where a file cannot be made or written, because a disk is full or a folder is missing, the log stays in memory.
+/// If the file cannot be created or written, because the disk is full or the folder is missing, the log stays in memory.
 #[derive(Default)]
 pub struct Spool {
-    /// What the record of a resumed job holds of the log, and at which offset it begins.
+    /// The part of the log that the record of a resumed job contains, and the offset at which it begins.
     before: (u64, Bytes),
-    /// The file, and at which offset of the log it begins.
+    /// The file, and the offset of the log at which it begins.
     file: Option<(u64, File)>,
-    /// Where what is in the file ends.
+    /// The offset of the log at which the file ends.
     end: u64,
-    /// Writing has failed.
+    /// Whether writing has failed, so that the file is not used for more of the log.
     is_broken: bool,
 }
 
 impl Spool {
-    /// Of a job that was resumed with this part of its log, which begins at `start`.
+    /// Returns the spool of a job that was resumed with this part of its log, which begins at `start`.
     #[must_use]
     pub fn after(start: u64, log: Bytes) -> Self {
         Self { before: (start, log), ..Self::default() }
     }
 
-    /// Where the part of the log begins that is known here. What was before is nowhere.
+    /// The offset at which the part of the log begins that the spool has. Nobody has the bytes before.
     #[must_use]
     pub fn start(&self) -> u64 {
         self.before.0
     }
 
-    /// Whether this much log in memory is to be moved to the file.
+    /// Whether this many bytes of log in memory should be moved to the file.
     #[must_use]
     #[inline]
     pub fn is_worthwhile(&self, unsaved: u64) -> bool {
@@ -56,7 +56,7 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// What the operating system says. [`Spool::is_worthwhile`] is false from then on.
+    /// The error of the operating system. [`Spool::is_worthwhile`] returns false from then on.
     pub fn append(&mut self, offset: u64, chunks: &[Bytes]) -> io::Result<u64> {
         let appended = self.try_append(offset, chunks);
         self.is_broken |= appended.is_err();
@@ -81,11 +81,11 @@ impl Spool {
         Ok(self.end)
     }
 
-    /// Returns a part of the log, or `None` if not all of it is here.
+    /// Returns a part of the log, or `None` if the spool does not have all of it.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// The error of the operating system.
     pub fn read(&mut self, range: Range<u64>) -> io::Result<Option<Bytes>> {
         let (start, before) = &self.before;
         if range.start < *start {
@@ -113,11 +113,11 @@ impl Spool {
     }
 }
 
-/// Writes many buffers with few calls.
+/// Writes all buffers with few calls to the operating system.
 fn write_all(file: &mut File, chunks: &[Bytes]) -> io::Result<()> {
     let mut slices: Vec<_> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
     let mut rest = slices.as_mut_slice();
-    // An empty buffer in front would look like a file that takes nothing.
+    // With an empty buffer in front, a write returns 0, which looks like a file that takes nothing.
     IoSlice::advance_slices(&mut rest, 0);
     while !rest.is_empty() {
         match file.write_vectored(rest) {
@@ -130,7 +130,7 @@ fn write_all(file: &mut File, chunks: &[Bytes]) -> io::Result<()> {
     Ok(())
 }
 
-/// Sizes alone: what a log says is nobody's business.
+/// Shows sizes only, because the content of a log may be confidential.
 impl fmt::Debug for Spool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let before = self.before.0..self.before.0 + self.before.1.len() as u64;

@@ -1,4 +1,4 @@
-//! The name of this machine among those that share a runner token.
+//! The system ID: the name of this host among the hosts that share a runner token.
 
 use std::fs;
 use std::io;
@@ -7,15 +7,17 @@ use getrandom::Error;
 use gitlab_runner_api::SystemId;
 use hmac_sha256::HMAC;
 
-/// Where Linux keeps an id of the machine.
+/// The files in which Linux stores the machine ID.
 const MACHINE_ID_FILES: [&str; 2] = ["/var/lib/dbus/machine-id", "/etc/machine-id"];
 
-/// In the official runner's form: `s_` and twelve hex digits that stay the same on a machine that has an id, else `r_` and
-/// twelve random ones. Keep it: a new one is a new runner manager in GitLab's list.
+/// Makes the system ID of this host, in the form of the official runner.
+///
+/// On a host with a machine ID it is `s_` and twelve hexadecimal digits, which are always the same. Otherwise it is `r_` and twelve random
+/// letters or digits. Store it, because GitLab lists each new system ID as a new runner manager.
 ///
 /// # Errors
 ///
-/// If the operating system gives no random numbers.
+/// The error of the operating system if it gives no random numbers.
 pub fn make() -> io::Result<SystemId> {
     let machine = MACHINE_ID_FILES.iter().find_map(|file| fs::read_to_string(file).ok());
     let text = match machine.as_deref().map(str::trim).filter(|id| !id.is_empty()).map(derived) {

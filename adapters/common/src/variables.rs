@@ -1,4 +1,4 @@
-//! The files that file variables name.
+//! The files of file variables.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -6,12 +6,12 @@ use std::path::Path;
 
 use gitlab_runner_api::variables::Variables;
 
-/// Writes the files that a job's file variables name, readable by this user alone, into the folder of
-/// [`Variables::temp_project_dir`], which is made if need be. Remove the folder when the job has ended: it holds secrets.
+/// Writes the files of a job's file variables into the folder [`Variables::temp_project_dir`], which is created if it does not exist.
+/// Only this user can read them. Remove the folder when the job has ended, because it contains secrets.
 ///
 /// # Errors
 ///
-/// If the operating system refuses. What was written by then stays.
+/// The error of the operating system. Files that were written before it stay.
 pub fn write_files(variables: &Variables) -> io::Result<()> {
     let files = variables.files();
     if !files.is_empty() {

@@ -27,16 +27,16 @@ pub enum Error {
     /// Attributes were given for a runner that exists already. GitLab keeps them, and would ignore these.
     #[error("a glrt- token belongs to a runner that exists: change its attributes in GitLab, and leave out {0} here")]
     AttributesIgnored(String),
-    /// No answer came.
+    /// No answer came, or one that leaves open whether GitLab has carried out the call.
     #[error("{error} ({why})")]
     #[non_exhaustive]
     Unreachable {
-        /// What that means.
+        /// Whether the request may have had an effect.
         error: ExchangeError,
-        /// What happened last, in words.
+        /// The last failure, in words.
         why: String,
     },
-    /// Any other call got no good answer.
+    /// Any other call was refused, or its answer could not be read.
     #[error(transparent)]
     Exchange(ExchangeError),
     /// GitLab, or what answers in its place, refuses to hand out jobs.
@@ -45,23 +45,23 @@ pub enum Error {
     /// GitLab could not be reached.
     #[error("GitLab is not there: {0}; try again later")]
     Unavailable(String),
-    /// A job was asked for, and the answer did not come home: it may run nowhere until GitLab's timeouts find it.
+    /// The answer to a job request was lost. GitLab may have assigned a job that nobody runs, until GitLab's timeouts end it.
     #[error("a job may have been handed out, but the answer was lost: {0}")]
     AssignmentUncertain(String),
     /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     #[non_exhaustive]
     File {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// What the operating system reported.
         source: io::Error,
     },
     /// A runner file is damaged, is something else, or was written by a newer version. It was not changed.
     #[error("{}: {problem}; the file was not changed", path.display())]
     #[non_exhaustive]
     BadFile {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
@@ -75,19 +75,19 @@ pub enum Error {
     /// The operating system gave no random numbers, or there is no tokio runtime.
     #[error("the system refused: {0}")]
     System(io::Error),
-    /// The job is finished already; its first result counts.
+    /// The job already has a result. The first result counts.
     #[error("this job is finished already")]
     AlreadyFinished,
     /// A user cancelled the job; GitLab holds `canceled`, whatever was reported.
     #[error("the job was cancelled in GitLab")]
     Canceled,
-    /// The job was over before its result was reported.
+    /// GitLab ended the job before its result was reported.
     #[error("{0}")]
     Aborted(AbortReason),
     /// GitLab holds another end of the job than was reported, or refused the report.
     #[error("the job did not end as reported: {0}")]
     NotAsReported(Outcome),
-    /// The result could not be delivered in time. The job goes on trying as long as the process lives; wait again with
+    /// GitLab did not take the result in time. The adapter goes on trying as long as the process lives. To wait again, call
     /// [`crate::Job::wait_delivered`].
     #[error("GitLab has not taken the job's result yet; it is still being sent, wait again")]
     Patience,
@@ -104,7 +104,7 @@ impl From<FileError> for Error {
 }
 
 impl Error {
-    /// What a caller who waits for a job is told of a refusal.
+    /// Returns the error that a refusal of a job request means for the caller.
     pub(crate) fn refused(refusal: Refusal) -> Self {
         match refusal.error {
             CallError::Rejected(rejection) if rejection.status == http::StatusCode::FORBIDDEN => {

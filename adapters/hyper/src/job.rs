@@ -20,9 +20,27 @@ use crate::shared::{End, Shared};
 /// The runner's task sends its log, keeps it alive, and watches for its cancellation, from the moment it is received until
 /// GitLab has its result.
 ///
-/// A job that is dropped without a result, for instance because its handler panicked, is failed with
-/// `runner_system_failure` and a line in its log that says so. The drop does not wait; the runner's task delivers it, as
-/// long as the tokio runtime lives: see [`Runner::delivered`](crate::Runner::delivered).
+/// ```no_run
+/// use gitlab_runner_api_hyper::{Cancellation, Error, FailureReason, Job};
+///
+/// async fn run(mut job: Job) -> Result<(), Error> {
+///     let log = job.log();
+///     let work = async {
+///         // Waits only if much of the log has not reached GitLab.
+///         log.send("working\n").await.is_ok()
+///     };
+///     let done = tokio::select! {
+///         done = work => done,
+///         _ = job.cancelled() => false,
+///     };
+///     // Waits until GitLab has the log and the result.
+///     if done { job.success().await } else { job.failed(FailureReason::ScriptFailure).await }
+/// }
+/// ```
+///
+/// If a job is dropped without a result, for instance because its handler panicked, it is failed with `runner_system_failure` and a line
+/// in its log that says so. The drop does not wait. The runner's task delivers the failure as long as the tokio runtime lives: see
+/// [`Runner::delivered`](crate::Runner::delivered).
 pub struct Job {
     shared: Arc<Shared>,
     assignment: Assignment,

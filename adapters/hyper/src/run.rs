@@ -53,12 +53,12 @@ impl Runner {
     /// Takes jobs and runs `handler` on each, in a task of its own, at most `capacity` at a time, until `shutdown` is ready
     /// and GitLab has the result of the last job.
     ///
-    /// A slot is held before a job is asked for, so that none is taken that there is no room for. A handler gives its job
-    /// a result; one that panics, or returns without, fails it with `runner_system_failure`. Whatever else the poller has
-    /// to tell goes to `hear`: refusals, outages, lost answers. It goes on by itself after all of them.
+    /// A job is requested only while a slot is free. A handler gives its job a result. If it panics or returns without one, the job is
+    /// failed with `runner_system_failure`. The other events of the poller, such as refusals, outages and lost answers, go to `hear`. The
+    /// loop continues by itself after each of them.
     ///
-    /// After `shutdown`, a request for a job that is on the wire is waited for, and its job run: GitLab hands a job out
-    /// only once. If the future is dropped, the handlers are dropped with it, and their jobs failed.
+    /// If a job request is in flight when `shutdown` is ready, this waits for its answer and runs its job, because GitLab assigns a job only
+    /// once. If the future is dropped, the handlers are dropped with it, and their jobs are failed.
     ///
     /// # Errors
     ///

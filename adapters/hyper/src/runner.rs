@@ -29,11 +29,25 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// A runner of a GitLab instance.
 ///
-/// One task of the tokio runtime, started with the first request for a job, drives all of the runner's jobs. It goes on when
-/// the runner is dropped, until GitLab has the results of those that are held; a job that nobody took by then is failed.
-/// The runtime needs time and I/O enabled, as `#[tokio::main]` does. Settings are for before the first request: changing them later leaves what runs as it is, and starts anew.
+/// ```no_run
+/// use gitlab_runner_api_hyper::{Error, Runner};
 ///
-/// Two runners are equal if they are the same one of the same instance. `Debug` does not show the token.
+/// # async fn example() -> Result<(), Error> {
+/// let runner = Runner::load("my-runner.json")?;
+/// let mut job = runner.next_job().await?;
+/// job.log().send("Hello\n").await.unwrap_or_default();
+/// job.success().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// One task of the tokio runtime drives all jobs of the runner. It starts with the first request for a job. If the runner is dropped, the
+/// task continues until GitLab has the results of all jobs that somebody holds, and a job that no caller has taken is failed. The
+/// runtime needs time and I/O enabled, as `#[tokio::main]` does.
+///
+/// Change settings before the first request. A later change starts a new task for later jobs, and leaves the running jobs as they are.
+///
+/// Two runners are equal if they have the same id at the same instance. `Debug` does not show the token.
 pub struct Runner {
     pub(crate) record: Record,
     pub(crate) config: Arc<RunnerConfig>,
@@ -141,8 +155,8 @@ impl Runner {
         })
     }
 
-    /// What the runner tells GitLab about itself and its features, in place of this crate's name and the features that
-    /// the library keeps by itself. Say it before the first call: GitLab remembers what it hears first for most of an hour.
+    /// Sets what the runner tells GitLab about itself and its features. The default is the name of this crate, and the features that the
+    /// crate supports by itself. Call this before the first request, because GitLab may ignore a later change for most of an hour.
     #[must_use]
     pub fn with_info(mut self, info: Info) -> Self {
         self.record.info = info.clone();
@@ -151,8 +165,8 @@ impl Runner {
         self
     }
 
-    /// Changes intervals and limits. What is kept of a log in memory, and whether jobs are durable, is not asked here: logs move
-    /// to temporary files, and jobs have no records.
+    /// Changes intervals and limits. [`RunnerConfig::with_retain`] and [`RunnerConfig::with_durable`] have no effect here, because large
+    /// logs always move to temporary files, and jobs have no records.
     #[must_use]
     pub fn configure(mut self, change: impl FnOnce(RunnerConfig) -> RunnerConfig) -> Self {
         self.config = Arc::new(change(self.config.as_ref().clone()));
@@ -168,7 +182,7 @@ impl Runner {
         self
     }
 
-    /// How long a job's result is waited for, see [`Job::success`]. Default one hour.
+    /// Sets how long [`Job::success`] and the other methods that report a result wait. Default one hour.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.driver = DriverHandle::default();
@@ -196,7 +210,7 @@ impl Runner {
         self.record.id
     }
 
-    /// The instance it is a runner of.
+    /// The GitLab instance that the runner belongs to.
     #[must_use]
     pub fn url(&self) -> &str {
         self.record.server.as_str()
@@ -214,7 +228,7 @@ impl Runner {
         self.record.token_expires_at.as_deref()
     }
 
-    /// The name of this machine among those that share the token.
+    /// The system ID: it names this host among the hosts that share the token.
     #[must_use]
     pub fn system_id(&self) -> &SystemId {
         &self.record.system_id
@@ -242,7 +256,7 @@ impl Runner {
     /// # Errors
     ///
     /// [`Error::Unauthorized`], [`Error::Refused`], [`Error::Unavailable`]; [`Error::AssignmentUncertain`] if the answer
-    /// did not come home.
+    /// was lost.
     pub async fn request_job(&self) -> Result<Option<Job>, Error> {
         self.start()?;
         let kept = self.driver.0.update(|state| state.arrived.pop_front());
@@ -252,7 +266,7 @@ impl Runner {
         }
     }
 
-    /// Waits for a job, however long it takes, and through any outage.
+    /// Waits until GitLab assigns a job, also through an outage.
     ///
     /// If the future is dropped, a job that comes after that is kept for the next caller.
     ///
@@ -272,12 +286,11 @@ impl Runner {
         found.await
     }
 
-    /// Waits until GitLab has the results of all jobs that this runner took, for as long as its patience goes. To be called
-    /// before the tokio runtime ends.
+    /// Waits until GitLab has the results of all jobs of this runner, also of those that still run. Call this before the tokio runtime ends.
     ///
     /// # Errors
     ///
-    /// [`Error::Patience`]; a job that is still running is waited for as well.
+    /// [`Error::Patience`] if that takes longer than [`Runner::with_patience`] says.
     pub async fn delivered(&self) -> Result<(), Error> {
         let idle = self.driver.0.until(|state| (state.driven == 0 && state.ready.is_empty()).then_some(()));
         tokio::time::timeout(self.patience, idle).await.map_err(|_| Error::Patience)

@@ -12,10 +12,10 @@ use gitlab_runner_api_common::FileError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting cannot work.
+    /// A setting is not valid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A token cannot be one.
+    /// The text is not a token.
     #[error(transparent)]
     Token(#[from] InvalidToken),
     /// A certificate or its key is not what it should be.
@@ -33,21 +33,21 @@ pub enum Error {
     /// Attributes were given for a runner that exists already. GitLab keeps them, and would ignore these.
     #[error("a glrt- token belongs to a runner that exists: change its attributes in GitLab, and leave out {0} here")]
     AttributesIgnored(String),
-    /// No answer came.
+    /// No answer came, or one that leaves open whether GitLab has carried out the call.
     #[error("{error} ({why})")]
     #[non_exhaustive]
     Unreachable {
-        /// What that means.
+        /// Whether the request may have had an effect.
         error: ExchangeError,
-        /// What happened last, in words.
+        /// The last failure, in words.
         why: String,
     },
-    /// The answer to a token reset did not come home: the old token may be worth nothing any more.
+    /// The answer to a token reset was lost. The old token may no longer be valid.
     #[error(
         "it is not known whether the token was reset ({0}); verify the old one, and if it is refused, reset it in GitLab"
     )]
     TokenUncertain(String),
-    /// Any other call got no good answer.
+    /// Any other call was refused, or its answer could not be read.
     #[error(transparent)]
     Exchange(ExchangeError),
     /// GitLab, or what answers in its place, refuses to hand out jobs.
@@ -56,26 +56,26 @@ pub enum Error {
     /// GitLab could not be reached.
     #[error("GitLab is not there: {0}; try again later")]
     Unavailable(String),
-    /// A job was asked for, and the answer did not come home: it may run nowhere until GitLab's timeouts find it.
+    /// The answer to a job request was lost. GitLab may have assigned a job that nobody runs, until GitLab's timeouts end it.
     #[error("a job may have been handed out, but the answer was lost: {0}")]
     AssignmentUncertain(String),
     /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     #[non_exhaustive]
     File {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// What the operating system reported.
         source: io::Error,
     },
-    /// Another process holds the job's record, or may: it has taken it over from this one, which was silent for too long, or
-    /// could have by now.
+    /// Another process holds the lease of the job's record, or may hold it: this process did not renew the lease in time, so that another
+    /// one has taken it over or could have.
     #[error("{}: {by}", path.display())]
     #[non_exhaustive]
     Held {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Who, and what can be done about it.
+        /// The process that holds it, and what can be done about it.
         by: String,
     },
     /// A runner file, or a file of a job's record, is damaged, is something else, or was written by a newer version. It was not
@@ -83,7 +83,7 @@ pub enum Error {
     #[error("{}: {problem}; the file was not changed", path.display())]
     #[non_exhaustive]
     BadFile {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
@@ -91,28 +91,28 @@ pub enum Error {
     /// The text of a runner is damaged, is something else, or was written by a newer version.
     #[error("this text is of no use: {0}")]
     BadText(String),
-    /// The record does not fit together.
+    /// The parts of the record contradict each other.
     #[error("this record of a job cannot be used: {0}")]
     BadRecord(ResumeError),
-    /// A job is to be left in its record, and has none.
+    /// The job has no record in which it could be left.
     #[error("this job has no record of its own: make one with Job::save, or keep all in Runner::with_state_dir")]
     NoRecord,
     /// The operating system gave no random numbers, or no thread.
     #[error("the operating system refused: {0}")]
     System(io::Error),
-    /// The job is finished already; its first result counts.
+    /// The job already has a result. The first result counts.
     #[error("this job is finished already")]
     AlreadyFinished,
     /// A user cancelled the job; GitLab holds `canceled`, whatever was reported.
     #[error("the job was cancelled in GitLab")]
     Canceled,
-    /// The job was over before its result was reported.
+    /// GitLab ended the job before its result was reported.
     #[error("{0}")]
     Aborted(AbortReason),
     /// GitLab holds another end of the job than was reported, or refused the report.
     #[error("the job did not end as reported: {0}")]
     NotAsReported(Outcome),
-    /// The result could not be delivered in time. The job goes on trying as long as the process lives; wait again with
+    /// GitLab did not take the result in time. The adapter goes on trying as long as the process lives. To wait again, call
     /// [`crate::Job::wait_delivered`].
     #[error("GitLab has not taken the job's result yet; it is still being sent, wait again")]
     Patience,
@@ -129,7 +129,7 @@ impl From<FileError> for Error {
     }
 }
 
-/// What everybody is told of a job whose record another process has taken over.
+/// The error of every call on a job whose record another process has taken over.
 pub(crate) fn elsewhere(held: &FileError) -> Error {
     match held {
         FileError::Held { path, by, .. } => Error::Held { path: path.clone(), by: by.clone() },

@@ -34,9 +34,27 @@ const DROP_WAIT: Duration = Duration::from_secs(10);
 /// A thread of its own sends its log, keeps it alive, and watches for its cancellation, from the moment it is received
 /// until GitLab has its result.
 ///
-/// A job that is dropped without a result, for instance because its handler panicked, is failed with
-/// `runner_system_failure` and a line in its log that says so. The drop waits for GitLab to take that, up to ten seconds;
-/// the thread goes on trying for as long as the process lives. A job that was [saved](Job::save) stays in its record instead.
+/// ```no_run
+/// use std::io::Write;
+///
+/// use gitlab_runner_api_ureq::{Cancellation, Error, FailureReason, Job};
+///
+/// fn run(mut job: Job) -> Result<(), Error> {
+///     for step in 1..=3 {
+///         // Does not wait for the network.
+///         _ = writeln!(job.log(), "step {step} of job {}", job.id());
+///         if job.cancellation() != Cancellation::None {
+///             return job.failed(FailureReason::ScriptFailure);
+///         }
+///     }
+///     // Waits until GitLab has the log and the result.
+///     job.success()
+/// }
+/// ```
+///
+/// If a job is dropped without a result, for instance because its handler panicked, it is failed with `runner_system_failure` and a line
+/// in its log that says so. The drop waits up to ten seconds until GitLab has taken that. Afterwards the thread goes on trying as long
+/// as the process lives. A job that was [saved](Job::save) stays in its record instead.
 pub struct Job {
     shared: Arc<Shared>,
     assignment: Assignment,

@@ -11,26 +11,26 @@ use crate::job::Job;
 use crate::runner::Runner;
 use crate::stop::{Signal, Stop};
 
-/// What [`Runner::run_with`] has to tell. It goes on by itself after all of it.
+/// An event of [`Runner::run_with`]. The loop continues by itself after each of them.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunEvent {
-    /// What became of a request for a job: a refusal, an outage, a lost answer.
+    /// A job request brought no job: a refusal, an outage, or a lost answer.
     Poller(PollerEvent),
-    /// A record in the state directory that cannot be used, once.
+    /// A record in the state directory cannot be used. Each such record is reported once.
     ///
-    /// [`Error::BadFile`] needs a human: it stays as it is, and its job is left to GitLab's timeouts, or was failed if it was just
-    /// handed out. [`Error::File`] and [`Error::System`] may pass: it is looked at again every minute. [`Error::Held`]: GitLab
-    /// handed out a job that another process has.
+    /// [`Error::BadFile`] needs a human. The record stays as it is. GitLab's timeouts end its job, or it was failed if it was just assigned.
+    /// [`Error::File`] and [`Error::System`] may be temporary, so the record is tried again every minute. [`Error::Held`] means that GitLab
+    /// assigned a job that another process has.
     Record(Error),
 }
 
-/// Whether other jobs may have their records all the same.
+/// Whether an error is about one record only, so that other records can still be used.
 fn concerns_one(error: &Error) -> bool {
     matches!(error, Error::Held { .. } | Error::BadFile { .. })
 }
 
-/// A place for a job, given back when it is dropped, also by a handler that panicked.
+/// One of the slots for jobs. Dropping it frees the slot, also when a handler has panicked.
 struct Slot<'a> {
     busy: &'a AtomicU32,
     signal: &'a Signal,
@@ -53,19 +53,20 @@ impl Runner {
     /// Takes jobs and runs `handler` on each, on a thread of its own, at most `capacity` at a time, until `stop` drains it
     /// and GitLab has the result of the last job.
     ///
-    /// A slot is held before a job is asked for, so that none is taken that there is no room for; jobs of this runner that were
-    /// taken up outside of this loop fill slots as well. A handler gives its job a result; one that panics, or returns without,
-    /// fails it with `runner_system_failure`, unless it has [saved](Job::save) it. Whatever else there is to tell goes to `hear`.
+    /// A job is requested only while a slot is free. Jobs of this runner that were resumed outside of this loop also take slots. A handler
+    /// gives its job a result. If it panics or returns without one, the job is failed with `runner_system_failure`, unless the handler has
+    /// [saved](Job::save) it. All other events go to `hear`.
     ///
-    /// With a [state directory](Runner::with_state_dir), jobs that are there when it begins and are nobody's, left by a process
-    /// that died or by [`Job::leave`](crate::Job::leave), are failed with `runner_system_failure` and a line that says so: call
-    /// [`Runner::recover`] before, and hold those that can go on. Every minute it is looked for jobs whose holder was silent for
-    /// five minutes, and those are failed too. What others give back meanwhile is theirs.
+    /// With a [state directory](Runner::with_state_dir), this fails all jobs there that no process has when it begins, because their
+    /// process died or called [`Job::leave`](crate::Job::leave). They get `runner_system_failure` and a line in their logs. Call
+    /// [`Runner::recover`] before to continue some of them. Every minute this also looks for jobs whose process has died since, and fails
+    /// them. It leaves jobs alone that another process releases in the meantime.
     ///
     /// # Errors
     ///
-    /// [`Error::System`] if there is no thread for a job, [`Error::File`] if there can be no record of it; that job is failed, and
-    /// those running are waited for.
+    /// [`Error::System`] if no thread can be started for a job, and [`Error::File`] if its record cannot be written. That job is failed, and
+    /// this waits for the others.
+    ///
     /// [`Error::Patience`] if GitLab has not taken all results within the runner's patience after the last handler ended.
     pub fn run_with(
         &mut self,

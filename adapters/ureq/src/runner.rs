@@ -38,7 +38,26 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A runner of a GitLab instance.
 ///
-/// Two runners are equal if they are the same one of the same instance. `Debug` does not show the token.
+/// ```no_run
+/// use gitlab_runner_api_ureq::{FailureReason, Runner, Stop};
+///
+/// # fn build(script: &[String]) -> bool { !script.is_empty() }
+/// let mut runner = Runner::load("my-runner.json")?;
+/// let stop = Stop::new();
+/// // Runs at most four jobs at a time, each on a thread of its own, until another thread calls `stop.drain()`.
+/// runner.run(
+///     4,
+///     |mut job| {
+///         let script: Vec<String> = job.spec().steps.iter().flat_map(|step| step.script.clone()).collect();
+///         let reported = if build(&script) { job.success() } else { job.failed(FailureReason::ScriptFailure) };
+///         reported.unwrap_or_else(|error| eprintln!("job {}: {error}", job.id()));
+///     },
+///     &stop,
+/// )?;
+/// # Ok::<(), gitlab_runner_api_ureq::Error>(())
+/// ```
+///
+/// Two runners are equal if they have the same id at the same instance. `Debug` does not show the token.
 pub struct Runner {
     pub(crate) record: Stored,
     pub(crate) config: Arc<RunnerConfig>,

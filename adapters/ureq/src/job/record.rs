@@ -1,4 +1,4 @@
-//! A job that outlives what runs it: saved, left, and taken up again.
+//! Jobs that outlive the process that took them: saving, leaving and resuming them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,12 +30,12 @@ pub(crate) fn unkept(config: &RunnerConfig) -> Arc<RunnerConfig> {
 }
 
 impl Job {
-    /// Saves the job in this folder, which is made, and keeps it there from now on: whatever is sent is in the record first.
-    /// Dropped without a result, the job then stays in its record, to be taken up by [`Job::load`] in this process or another,
-    /// here or on another machine. Nobody can take it up while this handle lives.
+    /// Creates the record of the job in this folder, and keeps it up to date from now on: everything is stored before it is sent.
+    /// If the handle is then dropped without a result, the job stays in its record. [`Job::load`] can resume it in this process or
+    /// another one, on this host or another one, as soon as this handle is gone.
     ///
-    /// The record is readable by its owner alone: it holds the job's token and variables, never the runner's token. A job has one
-    /// record. That of a job nobody holds can be moved as any folder can.
+    /// Only the owner can read the record. It contains the job's token and variables, but never the runner's token. A job has one record.
+    /// While nobody has the job, its folder can be moved.
     ///
     /// # Errors
     ///
@@ -54,13 +54,14 @@ impl Job {
         Ok(())
     }
 
-    /// Takes a job up from the record in this folder, which it goes on in. Needs nothing else and asks nobody; the job's own
-    /// thread finds out what GitLab thinks of it. See [`crate::Runner::load_job`] for the settings of a runner.
+    /// Resumes a job from the record in this folder, which stays its record. This does not use the network; afterwards the thread of the
+    /// job asks GitLab for the state of the job. [`crate::Runner::load_job`] does the same with the settings of a runner.
     ///
     /// # Errors
     ///
-    /// [`Error::File`]; [`Error::Held`]; [`Error::BadFile`] if the record is damaged or of a newer version, or the job has ended;
-    /// [`Error::Config`] if the environment names a proxy that cannot be one; [`Error::System`] if there is no thread for it. The
+    /// [`Error::File`] if the record cannot be read; [`Error::Held`] if another process has it; [`Error::BadFile`] if the record is damaged
+    /// or of a newer version, or the job has ended;
+    /// [`Error::Config`] if a proxy in the environment is not valid; [`Error::System`] if there is no thread for it. The
     /// record stays as it is.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let (record, loaded) = Record::open(path.as_ref())?;
@@ -68,29 +69,29 @@ impl Job {
         Self::resume(record, loaded, &config, &Link::new(Transport::from_env()?), PATIENCE).map(Self::staying)
     }
 
-    /// Dropped without a result, it stays in its record.
+    /// Makes the job stay in its record if it is dropped without a result.
     pub(crate) fn staying(mut self) -> Self {
         self.stays = true;
         self
     }
 
-    /// Takes a job up from one value: what [`Job::into_record`] gave, or a job of the Python package. See
-    /// [`crate::Runner::job_from_record`] for the settings of a runner.
+    /// Resumes a job from one value: what [`Job::into_record`] returned, or a job of the Python package. The job has no record in files.
+    /// [`crate::Runner::job_from_record`] does the same with the settings of a runner.
     ///
     /// # Errors
     ///
-    /// [`Error::BadRecord`]; [`Error::Config`] and [`Error::System`] as [`Job::load`].
+    /// [`Error::BadRecord`] if its parts contradict each other; [`Error::Config`] and [`Error::System`] as [`Job::load`].
     pub fn from_record(record: JobRecord) -> Result<Self, Error> {
         let config = default_config(record.server())?;
         Self::resume_value(record, &config, &Link::new(Transport::from_env()?), PATIENCE)
     }
 
-    /// Makes the record of a job in this folder, for [`Job::load`] to take up. Asks nobody.
+    /// Writes the record of a job to this folder, from which [`Job::load`] resumes it. Does not use the network.
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::Held`]; [`Error::BadFile`] if a job is saved there, or the record has no more than the end of
-    /// the log.
+    /// [`Error::File`] if it cannot be written; [`Error::Held`] if another process has a record there; [`Error::BadFile`] if a job is saved
+    /// there, or the value has only the end of the log.
     pub fn store(record: &JobRecord, path: impl AsRef<Path>) -> Result<(), Error> {
         Ok(Record::create(path.as_ref(), record).map(drop)?)
     }
@@ -120,38 +121,39 @@ impl Job {
         Self::of(job, archive, config, link, patience).go_on()
     }
 
-    /// Leaves the job in its record, for this or another process to take up: nothing more is said about it, and it is not
-    /// failed. Its script is whoever's it was. A job that is over needs no record, and is simply dropped.
+    /// Releases the job: it stays in its record, and this or another process can resume it. No more calls are made about it, and it is
+    /// not failed. Its script keeps running under its original owner. A job that is over has no record any more, and is just dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::NoRecord`] if it has none, and the job is failed; [`Error::File`] if that cannot be written: then it is what
-    /// it was when it was last saved; [`Error::Held`] if another process has taken it over.
+    /// [`Error::NoRecord`] if the job has no record; it is then failed. [`Error::File`] if the record cannot be written; it then has the
+    /// state that was saved last. [`Error::Held`] if another process has taken the record over.
     pub fn leave(mut self) -> Result<(), Error> {
         let left = self.shared.leave();
         self.reported = !matches!(left, Err(Error::NoRecord));
         left
     }
 
-    /// Leaves the job as one value, to be kept as a text wherever texts are ([`JobRecord::to_json`]). **Secret**: it holds the
-    /// job's token and variables.
+    /// Releases the job, and returns it as one value. [`JobRecord::to_json`] makes a text of it that can be stored anywhere. **Secret**: it
+    /// contains the job's token and variables.
     ///
-    /// If the job had a record in files, that is closed, and the value is all there is: a process that dies before it has kept
-    /// it has lost the job. [`Job::save`] and [`Job::leave`] know no such moment.
+    /// If the job has a record in files, this closes the record, and the value is the only copy. If the process dies before it has stored
+    /// the value, the job is lost. With [`Job::save`] and [`Job::leave`] there is no such moment.
     ///
     /// # Errors
     ///
-    /// [`Error::File`], [`Error::BadFile`]: then the job stays in its record, or is failed if it has none; [`Error::AlreadyFinished`] if it is over; [`Error::Held`] if another
-    /// process has taken its record over.
+    /// [`Error::File`] and [`Error::BadFile`] if the record cannot be read or closed; the job then stays in its record, or is failed if it
+    /// has none. [`Error::AlreadyFinished`] if the job is over. [`Error::Held`] if another process has taken its record over.
     pub fn into_record(mut self) -> Result<JobRecord, Error> {
-        // Without a record, and of which no value can be made, it is failed like any job that is dropped.
+        // A job without a record, of which no value can be made, is failed like any job that is dropped.
         let has_record = self.shared.has_record();
         let taken = self.shared.take_value();
         self.reported = has_record || taken.is_ok();
         taken
     }
 
-    /// Why the job's record could not be written the last time it was to be, if so. Nothing new is sent meanwhile.
+    /// Why the job's record could not be written the last time, or `None` if it was written. Until it can be written again, nothing new is
+    /// sent.
     #[must_use]
     pub fn save_error(&self) -> Option<String> {
         self.shared.save_error()
