@@ -18,16 +18,16 @@ use crate::time::Timestamp;
 /// How often logs are sent before GitLab says how often it wants them.
 pub(crate) const DEFAULT_UPDATE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// The pause after an answer without a job, as in the official runner.
+/// How long a poller waits after an answer without a job, as in the official runner.
 const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// The silence after which GitLab is told that a job lives, as in the official runner.
+/// The time without an answer after which a keep-alive is sent, as in the official runner.
 const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// The longest such silence. GitLab may call a job stuck after 15 minutes, and two keep-alives may fail before that.
+/// The longest time between two keep-alives. GitLab may end a job as stuck after 15 minutes without one, so two of them may fail.
 const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(300);
 
-/// Timestamps have whole milliseconds: shorter intervals would be none.
+/// The shortest interval. Timestamps have whole milliseconds, so a shorter interval would be zero.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The address of a GitLab instance, checked and brought into one form.
@@ -136,8 +136,9 @@ impl From<SystemId> for String {
 pub enum Retain {
     /// All of it, so that it can be sent again whatever happens.
     All,
-    /// Only what GitLab has not acknowledged. Earlier bytes may be needed after a resume, or if GitLab loses a part of the
-    /// log. [`crate::JobEvent::TraceNeeded`] then asks the application for them.
+    /// Only what GitLab has not acknowledged. A [durable](RunnerConfig::with_durable) job also releases saved bytes that wait to be sent,
+    /// if they are more than 256 KiB. Earlier bytes may be needed after a resume, or if GitLab loses a part of the log.
+    /// [`crate::JobEvent::TraceNeeded`] then asks the application for them.
     Unacknowledged,
     /// Only what GitLab has not acknowledged or the application has not saved. An application that is not
     /// [durable](RunnerConfig::with_durable) uses this to move the logs of running jobs from memory to files: whenever

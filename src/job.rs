@@ -1,4 +1,6 @@
 //! The state machine of one job: it accepts the job, delivers its log, notices a cancellation, and reports the result.
+//!
+//! The table in `deadlines` lists everything a job waits for, and where each of these times comes from.
 
 mod alignment;
 mod answers;
@@ -19,8 +21,6 @@ mod rules;
 mod saving;
 mod snapshot;
 mod trace;
-
-// What a job waits for, and where each of these times comes from, is the table in `deadlines`.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -58,9 +58,9 @@ pub use self::snapshot::JobSnapshot;
 /// Write its log with [`Job::write`], report its result with [`Job::finish`], and handle its events. A driver connects it with
 /// an HTTP client, through the methods of [`Machine`](crate::Machine).
 ///
-/// Whatever the network does, what GitLab has of the log stays a prefix of the job's log. The result is sent again until
-/// GitLab has it, or takes nothing more for the job, or has not understood it or not known the job for as long as the patiences of
-/// [`RunnerConfig`] say.
+/// Whatever the network does, what GitLab has of the log stays a prefix of the job's log. The result is sent again until GitLab has it, or
+/// accepts no more calls for the job. It is also given up if GitLab does not understand it or does not know the job, for as long as the
+/// methods of [`RunnerConfig`] that end in `patience` say.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -69,7 +69,7 @@ pub use self::snapshot::JobSnapshot;
 /// use gitlab_runner_api::{Assignment, Job, JobEvent, JobResult, Machine, Output, RunnerConfig, Server, Timestamp};
 ///
 /// let config = RunnerConfig::new(Server::parse("https://gitlab.example.com")?, Info::new("my-runner", "1.0"));
-/// // As a `Poller` hands it out.
+/// // A `Poller` returns it in `PollerEvent::Assigned`.
 /// let assignment = Assignment::from_json(r#"{"id":7,"token":"glcbt-64_0123456789"}"#)?;
 /// let now = Timestamp::from_millis(1_750_000_000_000);
 /// let mut job = Job::new(Arc::new(config), &assignment, now);
@@ -98,11 +98,11 @@ pub struct Job {
     wire: Wire<Sent>,
     clock: Steady,
     rng: Rng,
-    /// What the application writes, until it is a part of the log that is delivered.
+    /// What the application writes, until it has passed all stages of the log.
     log: JobLog,
-    /// The log on its way to GitLab, also when GitLab loses the end of it.
+    /// The log that has passed the stages: what GitLab has of it, and what is sent next.
     delivery: Delivery,
-    /// What is saved, and what must be.
+    /// Which state is saved, and when the application must save again.
     saving: Saving,
     /// The back-off of each kind of call, and their budget.
     pacing: Pacing,
@@ -113,7 +113,7 @@ pub struct Job {
     acceptance: Acceptance,
     cancellation: Cancellation,
     driving: Driving,
-    /// What is to be told.
+    /// Events that the next polls return.
     events: VecDeque<JobEvent>,
 }
 
@@ -187,22 +187,22 @@ impl Job {
         Ok(job)
     }
 
-    /// Takes the log of a resumed job from this offset to its end, so that nobody has to bring it back.
+    /// Gives a resumed job its log from this offset to its end, so that it does not ask for these bytes with `TraceNeeded`.
     pub(crate) fn hold_log(&mut self, start: u64, log: Bytes) {
         self.delivery.trace.hold(start, log);
     }
 
     /// The part of the log that is not kept here although GitLab may need it, if there is one.
     pub(crate) fn log_elsewhere(&self) -> Option<Range<u64>> {
-        // An abandoned job goes on elsewhere, from the record that is made of it.
+        // An abandoned job counts too, because another process continues it from the record that is made of it.
         let sends_no_more = self.delivery.is_given_up() || matches!(self.phase, Phase::Closed(_));
         if sends_no_more { None } else { self.delivery.trace.elsewhere() }
     }
 
     /// Whether GitLab has confirmed that this runner has the job, and [`JobEvent::Accepted`] does not come any more.
     ///
-    /// Usually it came. A durable job whose process died between saving and that event is accepted as well, and its script was not
-    /// started: whoever starts scripts knows which of the two it is.
+    /// Usually the event was returned before. If the process of a durable job died between saving the job and returning the event, the job
+    /// is accepted although its script was not started. The application must know for itself whether it has started the script.
     #[must_use]
     pub fn is_accepted(&self) -> bool {
         self.acceptance == Acceptance::Told
@@ -232,7 +232,7 @@ impl Job {
         &self.assignment
     }
 
-    /// Lets go of the text of the payload, for an application that has stored it: [`Job::assignment`] has it no longer, and no
+    /// Frees the text of the payload, for an application that has stored it. Afterwards [`Job::assignment`] has no text, and no
     /// [`JobRecord`](crate::JobRecord) can be made of the job. An idle job with a usual payload of 12 KB takes 28 KB of memory with
     /// the text, and 16 KB without.
     pub fn drop_payload_text(&mut self) {
@@ -252,7 +252,8 @@ impl Job {
         self.saving.change_critically();
     }
 
-    /// Asks GitLab as soon as no other call is in flight whether the job is still ours, without waiting for the next keep-alive.
+    /// Asks GitLab whether the job still belongs to this runner. The request is sent as soon as no other call is in flight, without waiting
+    /// for the next keep-alive.
     ///
     /// The answer comes as events, as always. An answer to a call that was sent before the question does not count. This has no
     /// effect once the job has a result or is over.
@@ -272,7 +273,7 @@ impl Job {
         self.contact.is_checking() && self.driving == Driving::Open && self.phase == Phase::Running
     }
 
-    /// Starts the job's own timeout again, from `now` on. For executors whose jobs wait in a queue of their own before they run.
+    /// Starts the job's timeout again, from `now` on. Use it if your executor puts jobs into a queue of its own before they run.
     ///
     /// [`JobEvent::TimedOut`] comes when the job's timeout has passed from here, also if it was told before. GitLab's own timeout is
     /// not changed by this: it counts from the moment at which the job was handed out, and GitLab fails a job that exceeds it.
@@ -318,29 +319,29 @@ impl Job {
         self.phase != Phase::Running
     }
 
-    /// How many bytes of log there are. What was written since the last [`Machine::poll`](crate::Machine::poll) goes through the stages
-    /// of [`crate::log`] to be counted. [`Job::backlog`] says about as much and costs nothing.
+    /// The size of the log in bytes, after the stages of [`crate::log`]. To count what was written since the last
+    /// [`Machine::poll`](crate::Machine::poll), this passes a copy of it through the stages. [`Job::backlog`] is less exact and costs nothing.
     #[must_use]
     pub fn log_size(&self) -> u64 {
         let written = self.delivery.trace.written();
         written.saturating_add(self.log.pipeline.coming(written, &self.config.log))
     }
 
-    /// How many bytes of log GitLab has not acknowledged, as exactly as [`Job::log_size`].
+    /// How many bytes of log GitLab has not acknowledged. This is as exact as [`Job::log_size`], and costs as much.
     #[must_use]
     pub fn unsent(&self) -> u64 {
         self.log_size().saturating_sub(self.delivery.trace.acknowledged())
     }
 
-    /// About how many bytes of log GitLab has not acknowledged. What has not gone through the stages of [`crate::log`] counts as it was
-    /// written. For drivers, which ask at each write whether there is something to send, or too much.
+    /// About how many bytes of log GitLab has not acknowledged. Bytes that have not passed the stages of [`crate::log`] count as they were
+    /// written. Drivers use it at each write, to find out whether there is something to send, or too much.
     #[must_use]
     #[inline]
     pub fn backlog(&self) -> u64 {
         self.delivery.trace.unsent().saturating_add(self.log.pipeline.waiting())
     }
 
-    /// About how many bytes of log are not saved, as [`Job::backlog`]. For drivers that save more often where much is written.
+    /// About how many bytes of log are not saved, counted as in [`Job::backlog`]. Drivers use it to save more often when much is written.
     #[must_use]
     #[inline]
     pub fn unsaved_backlog(&self) -> u64 {

@@ -30,9 +30,9 @@
 //! - [`Throttle`]: shares rate-limit responses between state machines. When one of them receives a 429, the others wait
 //!   too.
 //!
-//! # Four methods
+//! # The methods of a driver
 //!
-//! A driver is the code that connects a state machine with an HTTP client. It calls four methods of [`Machine`]:
+//! A driver is the code that connects a state machine with an HTTP client. It calls these methods of [`Machine`]:
 //!
 //! - [`poll`](Machine::poll) returns what to do next: send a request, hand an event to the application, wait, or stop.
 //! - [`handle_response`](Machine::handle_response) takes the response to a request.
@@ -97,14 +97,16 @@
 //! - [`manual::durability`]: what to save and when, so that a job survives a crash.
 //! - [`manual::protocol`]: what each answer of GitLab means to the state machines.
 //! - [`manual::adapters`]: what an HTTP client has to do for the state machines.
+//! - [`manual::performance`]: what a job costs in time and memory.
 //! - [`manual::coming_from_python`]: where to find what the Python package `gitlab_runner_api` offered.
 //!
 //! # What you can rely on
 //!
 //! - What GitLab has of the log is always a prefix of what the application wrote, apart from the changes that [`log`]
 //!   names. Nothing in it is lost, doubled or reordered.
-//! - The result is sent after GitLab has acknowledged the whole log. It is sent again until GitLab has confirmed it, or
-//!   has refused it for good.
+//! - The result is sent after GitLab has acknowledged the whole log. Only a log that is refused for longer than
+//!   [`RunnerConfig::with_log_patience`] says does not hold the result back. The result is sent again until GitLab has
+//!   confirmed it, or has refused it for good.
 //! - With the default settings, neither failed calls nor the error pages of a proxy end a running job within an hour. Only
 //!   GitLab's own refusal ends it at once. [`manual::protocol`] says how that is recognised, and what cannot be told from
 //!   it.

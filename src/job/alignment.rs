@@ -16,8 +16,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// So many changes of the shift are remembered. Each is one more writer of the same log. If there are more, the job forgets where
-/// its oldest bytes lie, and does not send them again.
+/// The largest number of shifts that are remembered. Usually there is none, and each one means that another client has written to the same
+/// log. If there are more, the job forgets where its oldest bytes lie, and does not send them again.
 const MOST_SHIFTS: usize = 32;
 
 /// From the byte `ours` on, up to the next shift, the bytes of the job lie in GitLab's log from `server` on.
@@ -40,14 +40,14 @@ impl From<Shift> for (u64, u64) {
     }
 }
 
-/// See the module.
+/// Maps offsets of the job's log to offsets of GitLab's log.
 ///
 /// Both offsets grow from shift to shift, and GitLab's grow at least as much as ours, since what lies between our bytes is somebody
 /// else's. Without any shift, all offsets are the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Alignment {
-    /// A slice, because it is rarely changed and jobs are many.
+    /// A slice and not a `Vec`: it rarely changes, and there may be thousands of jobs, so the spare capacity would cost more.
     shifts: Box<[Shift]>,
 }
 
@@ -126,7 +126,7 @@ impl Alignment {
         self.set(vec![Shift { ours: offset, server: server_end }]);
     }
 
-    /// One shift that shifts nothing is none.
+    /// Replaces the shifts. A single shift that changes no offset is left out.
     fn set(&mut self, shifts: Vec<Shift>) {
         let shifts_nothing = shifts == [Shift { ours: 0, server: 0 }];
         self.shifts = if shifts_nothing { Box::default() } else { shifts.into_boxed_slice() };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::Job;
-use super::contact::{News, NothingBut};
+use super::contact::{NothingBut, Notice};
 use super::delivery::Effect;
 use super::event::JobEvent;
 use super::outcome::{AbortReason, Cancellation, Outcome};
@@ -263,7 +263,7 @@ impl Job {
     }
 
     fn close(&mut self, closed: Closed) {
-        if self.contact.reach.news(self.clock.now()) == News::Recovered {
+        if self.contact.reach.notice(self.clock.now()) == Notice::Recovered {
             self.contact.reach.told(self.clock.now());
             self.events.push_back(JobEvent::Recovered);
         }

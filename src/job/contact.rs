@@ -1,5 +1,5 @@
-//! What was learnt of GitLab from its answers: when a call last worked, from which the next keep-alive is counted, and whether calls
-//! fail.
+//! What the answers of GitLab tell about the connection: when a call last worked (the next keep-alive counts from there), and whether
+//! calls fail.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(super) enum NothingBut {
     ForeignForbidden,
 }
 
-/// The question of the application whether the job is still ours, see [`Job::check_in`](super::Job::check_in).
+/// The question of the application whether the job still belongs to this runner, see [`Job::check_in`](super::Job::check_in).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
     /// A call is to be sent for it.
@@ -48,7 +48,7 @@ pub(super) struct StoredContact {
 }
 
 impl StoredContact {
-    /// That of a job about which GitLab was never asked.
+    /// The stored contact of a job for which no call was made yet.
     pub(super) const NEVER: Self = Self { last: Timestamp::EPOCH, nothing_but: None };
 }
 
@@ -62,7 +62,7 @@ impl Contact {
         StoredContact { last: self.last, nothing_but: self.nothing_but }
     }
 
-    /// That of an earlier life, by another clock: nothing was later than now.
+    /// Restores the contact from a snapshot. Its times may come from another clock, so none may be later than now.
     pub(super) fn restored(stored: StoredContact, keep_alive: Duration, now: Timestamp) -> Self {
         let nothing_but = stored.nothing_but.map(|(kind, since)| (kind, since.min(now)));
         Self { nothing_but, ..Self::starting(keep_alive, stored.last.min(now)) }
@@ -111,7 +111,7 @@ impl Contact {
         }
     }
 
-    /// What alone was answered, and for how long.
+    /// The only kind of answer since some time, and for how long.
     pub(super) fn nothing_but(&self, now: Timestamp) -> Option<(NothingBut, Duration)> {
         self.nothing_but.map(|(kind, since)| (kind, now.saturating_since(since)))
     }
@@ -119,23 +119,23 @@ impl Contact {
 
 /// Whether calls fail, and whether the application was told so.
 ///
-/// It is a level, told at most once in [`TELL_AGAIN`]: where calls fail and work in turns, the application hears of it twice a
-/// minute and not with each call.
+/// An outage is reported at most once in [`TELL_AGAIN`]. If calls fail and work in turns, the application gets two events a minute and not
+/// one for each call.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reachability {
-    /// Boxed, because it is rare and jobs are many.
+    /// Boxed, because it is rare and there may be thousands of jobs.
     failing: Option<Box<(Cause, Timestamp)>>,
     told: bool,
-    /// Long ago if it was never told.
+    /// When an outage was last reported. [`Timestamp::EPOCH`] if none was.
     told_at: Timestamp,
 }
 
-/// An outage is told no sooner after the last one was than this.
+/// The shortest time between two events about outages.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 
-/// What [`Reachability`] has to tell.
+/// What the application has to be told about reachability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum Notice {
     /// Nothing, until the state changes.
     None,
     /// Nothing before this moment.
@@ -156,18 +156,18 @@ impl Reachability {
         self.failing = None;
     }
 
-    pub(super) fn news(&self, now: Timestamp) -> News {
+    pub(super) fn notice(&self, now: Timestamp) -> Notice {
         match (self.failing.as_deref(), self.told) {
-            (None, true) => News::Recovered,
+            (None, true) => Notice::Recovered,
             (Some(&(cause, since)), false) => {
                 let at = self.told_at.saturating_add(TELL_AGAIN);
-                if now < at { News::NotBefore(at) } else { News::Unreachable(cause, since) }
+                if now < at { Notice::NotBefore(at) } else { Notice::Unreachable(cause, since) }
             }
-            _ => News::None,
+            _ => Notice::None,
         }
     }
 
-    /// Notes that [`Reachability::news`] were told.
+    /// Notes that the application was told what [`Reachability::notice`] returned.
     pub(super) fn told(&mut self, now: Timestamp) {
         self.told = self.failing.is_some();
         if self.told {
@@ -231,7 +231,7 @@ mod tests {
         for second in 0..=60 {
             reach.failed(cause, at(second));
             for half in 0..2 {
-                if matches!(reach.news(at(second)), News::Unreachable(..) | News::Recovered) {
+                if matches!(reach.notice(at(second)), Notice::Unreachable(..) | Notice::Recovered) {
                     told += 1;
                     reach.told(at(second));
                 }
@@ -241,6 +241,6 @@ mod tests {
             }
         }
         assert!(told <= 6, "{told}");
-        assert_eq!(reach.news(at(61)), News::None);
+        assert_eq!(reach.notice(at(61)), Notice::None);
     }
 }

@@ -13,7 +13,7 @@
 //! | the next request to save | `Saving`: at once, or a keep-alive interval after the last time; if that is not done, 3 to 60 s later | `Save` |
 //! | the next request for a part of the log | `Delivery`: one to ten minutes after the last one, or 3 to 60 s after an empty answer | `Trace` |
 //!
-//! Nothing sleeps here: [`Job::step`](super::Job) asks each of them whether its time has come, and remembers the nearest that has not.
+//! Nothing waits here. `Job::step` checks each deadline, and returns the nearest one that has not come.
 
 use super::event::JobEvent;
 use super::rules::Intent;
@@ -23,7 +23,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WaitReason {
-    /// Log, result, or nothing at all: the application.
+    /// The application: it may write to the log, or finish the job.
     Application,
     /// The answer to a call.
     Answer,
@@ -33,17 +33,17 @@ pub enum WaitReason {
     Interval,
     /// The next keep-alive is not due.
     KeepAlive,
-    /// The report is to be repeated, but not yet.
+    /// GitLab is archiving the log, and the report is repeated later.
     Archive,
-    /// The application is to save the job.
+    /// The application must save the job.
     Save,
-    /// The application is to bring back a part of the log.
+    /// The application must bring back a part of the log.
     Trace,
     /// The job's timeout.
     Timeout,
 }
 
-/// What the state of a job calls for.
+/// The next step of a job.
 pub(super) enum Step {
     Send(Intent),
     Tell(JobEvent),
@@ -58,7 +58,7 @@ pub(super) struct Soonest {
     reason: WaitReason,
 }
 
-/// No clock comes to this.
+/// A time that no clock reaches.
 const NEVER: Timestamp = Timestamp::from_millis(u64::MAX);
 
 impl Default for Soonest {

@@ -39,7 +39,7 @@ use crate::reply::Cause;
 use crate::rng::Rng;
 use crate::time::Timestamp;
 
-/// A probe is dropped after so many answers by which somebody refuses the probe itself (400, 405, 411, 413, 416). The log then goes on
+/// After how many answers a probe is dropped by which a server refuses the probe itself (400, 405, 411, 413, 416). The log then goes on
 /// from the last acknowledged byte. A probe for the next byte is dropped when it fails for the first time.
 const PROBE_ATTEMPTS: u8 = 3;
 
@@ -62,7 +62,7 @@ pub(super) struct Delivery {
     probe: Option<Probe>,
     /// The last piece or probe was answered with a 416 that named the very offset at which it began.
     stalled: bool,
-    /// Boxed, because it is rare and jobs are many.
+    /// Boxed, because it is rare and there may be thousands of jobs.
     refusal: Option<Box<Refusal>>,
     /// The log was refused for too long, and what is missing of it is not sent any more.
     given_up: bool,
@@ -95,7 +95,7 @@ impl Probe {
     }
 }
 
-/// The log is refused.
+/// That the log is being refused, and since when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refusal {
     pub(super) since: Timestamp,
@@ -160,8 +160,8 @@ struct StoredProbe {
 }
 
 impl StoredDelivery {
-    /// Where the log of another client is taken over. If it is `complete`, its result was sent after it. If not, all of it may be at
-    /// GitLab, or none, so that its end is asked for before more is sent.
+    /// The state of a log that another client has sent until now. If it is `complete`, the result was sent after it. If not, GitLab may have
+    /// all of it or nothing, so a probe asks where GitLab's log ends before more is sent.
     pub(super) fn of_another_client(log: &[u8], complete: bool) -> Self {
         let written = log.len() as u64;
         Self {
@@ -183,14 +183,13 @@ impl StoredDelivery {
         // What may be at GitLab.
         let sent = self.probe.map_or(self.written, |probe| probe.at);
         let lost = self.lost.as_ref().is_none_or(|(lost, _)| lost.start <= lost.end && lost.end <= sent);
-        // No log comes so far, and whatever is added can be counted.
+        // No log is so large, and adding to it cannot overflow.
         let countable = self.written <= u64::MAX / 2;
         let shifts = self.shifts.is_sound(self.acknowledged);
         countable && lost && shifts && self.acknowledged <= sent && sent <= self.written
     }
 
-    /// Whether these bytes, one after the other, are the log, by size and checksum. Of one that lost bytes for good, the checksum
-    /// cannot be told.
+    /// Whether these chunks together are the log. Compares size and checksum, or only the size if bytes were lost for good.
     pub(super) fn is_log(&self, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>) -> bool {
         let (mut hasher, mut size) = (crc32fast::Hasher::new(), 0u64);
         for chunk in chunks {
@@ -203,7 +202,7 @@ impl StoredDelivery {
 }
 
 impl Delivery {
-    /// That of an empty log.
+    /// The delivery of an empty log.
     pub(super) fn new(config: &RunnerConfig) -> Self {
         Self {
             trace: Trace::new(config.retain, config.durable),
@@ -255,7 +254,7 @@ impl Delivery {
         }
     }
 
-    /// That of an earlier life, by another clock. No restored time is trusted further than its own longest wait.
+    /// Restores the delivery from a snapshot. Its times may come from another clock, so none may be later than the longest wait of its kind.
     ///
     /// A report that was sent is repeated. Anything else first finds out where GitLab's log ends, and so does a result that still
     /// waits for that: GitLab may have lost the end of the log, and nobody else would notice.
@@ -374,7 +373,7 @@ impl Delivery {
         self.reminder.done();
         let (end, critical) = match intent {
             Intent::Probe { base } => {
-                // A record of before the probe must not be taken up after what is sent now.
+                // Critical, because a process that resumed from a state before the probe would send the wrong bytes after this.
                 if self.probe.take().is_some_and(|probe| probe.purpose == Purpose::Rewind) {
                     self.trace.rewind();
                     self.progress.lost_from(self.trace.acknowledged(), now);
@@ -483,7 +482,7 @@ impl Delivery {
         }
     }
 
-    /// Gives a probe up that only gets answers which tell nothing.
+    /// Drops a probe that only gets useless answers.
     fn note_useless_probe(&mut self, cause: Cause) {
         let useless = matches!(cause, Cause::Status(status) if matches!(status.as_u16(), 400 | 405 | 411 | 413 | 416));
         let Some(probe) = &mut self.probe else { return };

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use http::Response;
 
 use super::Job;
-use super::contact::News;
+use super::contact::Notice;
 use super::deadlines::{Soonest, Step, WaitReason};
 use super::delivery::{Due, Refusal};
 use super::event::JobEvent;
@@ -105,7 +105,8 @@ impl Job {
         }
         let event = self.events.pop_front()?;
         if self.events.is_empty() {
-            // Events are rare, and jobs are many: room for four of them is half of what an idle job keeps besides.
+            // Frees the queue: events are rare, there may be thousands of jobs, and its first four places take half as much memory as the
+            // rest of an idle job.
             self.events = VecDeque::new();
         }
         Some(event)
@@ -149,11 +150,11 @@ impl Job {
         if times_out && soonest.has_come(self.timeout.at, now, WaitReason::Timeout) {
             return Some(JobEvent::TimedOut);
         }
-        match self.contact.reach.news(now) {
-            News::Unreachable(cause, since) => return Some(JobEvent::Unreachable { cause, since }),
-            News::Recovered => return Some(JobEvent::Recovered),
-            News::NotBefore(at) => soonest.at(at, WaitReason::Backoff),
-            News::None => {}
+        match self.contact.reach.notice(now) {
+            Notice::Unreachable(cause, since) => return Some(JobEvent::Unreachable { cause, since }),
+            Notice::Recovered => return Some(JobEvent::Recovered),
+            Notice::NotBefore(at) => soonest.at(at, WaitReason::Backoff),
+            Notice::None => {}
         }
         let written = self.delivery.trace.saved() < self.delivery.trace.written();
         if self.saving.is_due(written, self.config.keep_alive, now, soonest) {

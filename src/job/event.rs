@@ -56,14 +56,13 @@ pub enum JobEvent {
     /// at the latest one keep-alive interval after something was written, even if it cannot be sent.
     Save,
     /// GitLab has lost these bytes of the log, or the job was resumed without them. They must be sent, and this job does not have them.
-    /// Bring them with [`Job::supply_trace`], or call
-    /// [`Job::forfeit_trace`] if they are gone.
+    /// Bring them back with [`Job::supply_trace`], or call [`Job::forfeit_trace`] if they are gone.
     TraceNeeded(Range<u64>),
     /// GitLab's log contains bytes that this job did not send. The next byte of this job goes to this offset of GitLab's log.
     /// What this job writes from there on is not lost, but its checksum is no longer reported.
     #[non_exhaustive]
     TraceShifted {
-        /// Where our next byte goes.
+        /// The offset in GitLab's log at which the next byte of this job goes.
         server_offset: u64,
     },
     /// The job has ended, and its log was refused for the time set by [`RunnerConfig::with_log_patience`] while other calls worked.
@@ -72,18 +71,18 @@ pub enum JobEvent {
     TraceRefused {
         /// What GitLab does not have, in offsets of this job's log.
         missing: Range<u64>,
-        /// How it was refused first.
+        /// The first refusal.
         cause: Cause,
     },
-    /// Calls about this job fail. Nothing is lost, and they are repeated until they work, or until one of the patiences of
-    /// [`RunnerConfig`] has passed.
+    /// Calls about this job fail. Nothing is lost. They are repeated until they work, or for as long as the methods of [`RunnerConfig`] that
+    /// end in `patience` say.
     ///
     /// This event comes once, until all kinds of call work again. Two such events are at least 30 s apart.
     #[non_exhaustive]
     Unreachable {
-        /// What happened first.
+        /// The first failure.
         cause: Cause,
-        /// When.
+        /// When it happened.
         since: Timestamp,
     },
     /// All kinds of call work again, after `Unreachable`.
@@ -101,7 +100,7 @@ impl JobEvent {
 
 /// Whether bytes were taken into the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "they were or they were not")]
+#[expect(clippy::exhaustive_enums, reason = "there is no third case")]
 pub enum Written {
     /// They are in the log, unless its [limit](crate::log::LogLimit) was reached, and will be delivered.
     Queued,

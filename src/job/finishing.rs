@@ -1,4 +1,4 @@
-//! The result of a job on its way to GitLab: what is known of the report.
+//! The report of a job's result: what was sent, and what GitLab answered.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const ARCHIVE_PATIENCE: Duration = Duration::from_secs(600);
 /// The longest pause before a report that was taken is repeated: the last of the intervals that GitLab names.
 const ASK_AGAIN_CAP: Duration = Duration::from_secs(64);
 
-/// What is known of a report on its way.
+/// The report of a job's result, until GitLab has confirmed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Finishing {
     pub(super) result: JobResult,
@@ -34,15 +34,15 @@ pub(super) struct Finishing {
     digest: Option<LogDigest>,
     /// Checksum and size are no longer reported.
     without_digest: bool,
-    /// How often GitLab said 412.
+    /// How often GitLab answered 412.
     mismatches: u8,
     /// How often GitLab asked for the report again (202).
     times_asked_again: u8,
-    /// When it first did.
+    /// When GitLab first asked for it again.
     asked_again_since: Option<Timestamp>,
-    /// When GitLab began to say nothing but 400.
+    /// Since when every answer was a 400.
     rejected_since: Option<Timestamp>,
-    /// Not to be repeated before.
+    /// The report is not repeated before this time.
     pub(super) not_before: Timestamp,
 }
 
@@ -64,7 +64,8 @@ impl Finishing {
         })
     }
 
-    /// That of an earlier life, by another clock. It was saved before it was sent, so that it may have been sent.
+    /// Restores the report from a snapshot. It may have been sent after the snapshot was taken. Its times may come from another clock, so none
+    /// may be later than the longest wait of its kind.
     pub(super) fn restored(mut self, now: Timestamp) -> Box<Self> {
         (self.sent, self.may_have_arrived) = (true, true);
         for time in [&mut self.since, &mut self.asked_again_since, &mut self.rejected_since].into_iter().flatten() {
@@ -79,7 +80,7 @@ impl Finishing {
         (!self.without_digest).then(|| *self.digest.get_or_insert(now))
     }
 
-    /// No checksum is reported any more. Returns whether that is news.
+    /// Reports no checksum any more. Returns whether one was reported until now.
     pub(super) fn drop_digest(&mut self) -> bool {
         !std::mem::replace(&mut self.without_digest, true)
     }

@@ -1,4 +1,4 @@
-//! What goes into a job's log.
+//! How the application writes to the log of a job: writes, sections, masked values, and the end of streams.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,7 @@ pub enum Masked {
     Hidden,
     /// There is nothing to hide: it is empty, or white space.
     Empty,
-    /// It **shows**: the log was asked to pass all on as it is, with
-    /// [`LogOptions::dangerously_raw`](crate::log::LogOptions::dangerously_raw).
+    /// It is **not** hidden, because [`LogOptions::dangerously_raw`](crate::log::LogOptions::dangerously_raw) switches masking off.
     Raw,
 }
 
@@ -28,8 +27,7 @@ pub enum Masked {
 #[derive(Debug)]
 pub(super) struct JobLog {
     pub(super) pipeline: Pipeline,
-    /// Whether pieces are marked as those of a log that shows more than usual. To find it out anew for each takes a look at all
-    /// variables.
+    /// Whether GitLab is told that the log has debug output (`debug_trace=true`). Stored here because finding it out looks at all variables.
     pub(super) is_debug_trace: bool,
     /// The names of the sections that are open, the innermost last.
     sections: Vec<String>,
@@ -66,7 +64,7 @@ impl JobLog {
         StoredLog { pipeline: self.pipeline.snapshot(assignment), sections: self.sections.clone() }
     }
 
-    /// Takes an earlier life up, of which this much was written.
+    /// Restores the log from a snapshot. `written` is the size of the log then, after the stages.
     pub(super) fn restore(
         &mut self,
         stored: StoredLog,
@@ -106,30 +104,32 @@ impl JobLog {
 }
 
 impl Job {
-    /// Appends to the log, as the runner itself.
+    /// Appends to the log as [`Stream::Runner`], for messages of the runner itself.
     pub fn write(&mut self, chunk: impl Into<Bytes>) -> Written {
         self.write_to(Stream::Runner, chunk)
     }
 
-    /// Appends to the log, at the time the job was last told.
+    /// Appends to the log. If lines have timestamps, the time is the one of the last call that had a `now`.
     pub fn write_to(&mut self, stream: Stream, chunk: impl Into<Bytes>) -> Written {
         self.write_at(stream, chunk, self.clock.now())
     }
 
-    /// Appends to the log. The write is copied unless it is large, and goes through the stages of [`crate::log`] together with others:
-    /// when there is enough for a block, or when what comes out is wanted. The time is that of [timestamps](crate::log::Timestamps),
-    /// where lines have any. It does not move the job's own clock, which the job's timeout goes by.
+    /// Appends to the log with this time, which is used only if lines have [timestamps](crate::log::Timestamps). It does not change the clock
+    /// by which the job's timeout counts.
+    ///
+    /// The bytes are copied unless they are many. They pass the stages of [`crate::log`] together with other writes, when there is enough
+    /// for a block, or when the result is needed.
     pub fn write_at(&mut self, stream: Stream, chunk: impl Into<Bytes>, now: Timestamp) -> Written {
         self.put(now, |log, out| log.pipeline.push(stream, chunk.into(), now, out))
     }
 
-    /// The same as [`Job::write_to`] for bytes that are borrowed: they are copied behind what was written before, without an
-    /// allocation for each write.
+    /// Appends borrowed bytes to the log, as [`Job::write_to`] does. They are copied behind what was written before, without an allocation
+    /// for each write.
     pub fn copy_to(&mut self, stream: Stream, chunk: &[u8]) -> Written {
         self.copy_at(stream, chunk, self.clock.now())
     }
 
-    /// The same as [`Job::write_at`] for bytes that are borrowed.
+    /// Appends borrowed bytes to the log, as [`Job::write_at`] does.
     pub fn copy_at(&mut self, stream: Stream, chunk: &[u8], now: Timestamp) -> Written {
         self.put(now, |log, out| log.pipeline.push_copy(stream, chunk, now, out))
     }
@@ -142,28 +142,30 @@ impl Job {
         self.log.pipeline.is_stamped()
     }
 
-    /// Lets all that was written through the stages of the log.
+    /// Passes everything that was written through the stages of the log.
     pub(super) fn run_log(&mut self) {
         let trace = &mut self.delivery.trace;
         self.log.pipeline.run(&mut |bytes| trace.write(bytes));
     }
 
-    /// How many bytes of a stream were written, before anything was done with them. [`Job::log_size`] counts those that came
-    /// out. After a resume, this is where to go on in an output that is still there: what was taken and held back is in
-    /// the snapshot.
+    /// How many bytes were written to a stream, counted before the stages of [`crate::log`]. [`Job::log_size`] counts after them.
+    ///
+    /// After a resume, continue from this offset if the output still exists, for example as a file. Bytes that the stages hold back are in
+    /// the snapshot, and need not be written again.
     #[must_use]
     pub fn taken(&self, stream: Stream) -> u64 {
         self.log.pipeline.taken(stream)
     }
 
-    /// Hides this value too, wherever it is written from now on: a secret the runner fetched, or one it made.
+    /// Hides a value in everything that is written from now on. Use it for a secret that the runner fetched or made.
     ///
-    /// What was written before and is still held back is searched too: what may become another secret, the unfinished line of a
-    /// log with timestamps, and what waits for the end of a log near its [limit](crate::log::LogLimit). What went out before stays.
+    /// The value is also hidden in what was written before and is still held back: what may be the beginning of another secret, the
+    /// unfinished line of a log with timestamps, and what waits for the end of a log near its [limit](crate::log::LogLimit). Bytes that
+    /// have passed the stages before are not changed.
     ///
     /// The value is kept beside the payload, in [`Assignment::masked_at_run_time`](crate::Assignment::masked_at_run_time) of
-    /// [`Job::assignment`]. Where jobs are saved, save that again before the next snapshot: without the value, a job taken up
-    /// from there does not hide it.
+    /// [`Job::assignment`]. If you save jobs, save the assignment again before the next snapshot. A job that is resumed
+    /// without the value does not hide it.
     ///
     /// The result says whether the value is hidden.
     pub fn mask(&mut self, secret: &Secret) -> Masked {
@@ -194,10 +196,10 @@ impl Job {
         }
     }
 
-    /// Opens a section of the log, within the one that is open. Where the server does not understand sections
-    /// (`features.trace_sections`), only its title is written.
+    /// Opens a section of the log, within the section that is open. If the server does not support sections (`features.trace_sections`), only
+    /// the title is written.
     ///
-    /// Marker and title go into the log at once, also where text is held back that was written before.
+    /// The marker and the title enter the log at once, even if text that was written before them is still held back.
     pub fn open_section(&mut self, section: &Section, now: Timestamp) -> Written {
         let with_marker = self.spec().features.trace_sections;
         self.put(now, |log, out| {
@@ -208,8 +210,8 @@ impl Job {
 
     /// Closes the section that was opened last. Those that are open when the job finishes are closed then.
     ///
-    /// The marker goes into the log at once. What is held back of the script's text stays so, since the script may go on
-    /// writing: call [`Job::end_step`] or [`Job::close_stream`] first where it has ended.
+    /// The marker enters the log at once. Text of the script that is held back stays so, because the script may continue writing. If it has
+    /// ended, call [`Job::end_step`] or [`Job::close_stream`] first.
     pub fn close_section(&mut self, now: Timestamp) -> Written {
         self.put(now, |log, out| {
             if let Some(name) = log.sections.pop() {
@@ -218,18 +220,17 @@ impl Job {
         })
     }
 
-    /// A step of the job has ended, and with it what it wrote: gives out what is held back of the runner's messages, standard
-    /// output and standard error. Services run on; end their streams with [`Job::close_stream`].
+    /// Ends a step of the job: what is held back of the runner's messages, standard output and standard error enters the log. The streams of
+    /// services stay open; end them with [`Job::close_stream`].
     ///
-    /// Call it when a script has ended, before anything else is written: otherwise the script's last bytes come out behind what
-    /// the runner says next, because they may be the beginning of a secret, or because their line has no end and lines are
-    /// stamped. No secret, token or value of a URL reaches over the end of a step: one that began before and goes on behind it is
-    /// shown in two parts.
+    /// Call it when a script has ended, before anything else is written. Otherwise the last bytes of the script may appear behind the next
+    /// message of the runner, because they may be the beginning of a secret, or because their line has no end and lines have timestamps. A
+    /// secret, token or URL parameter that begins before the end of a step and continues behind it is **not** hidden.
     pub fn end_step(&mut self, now: Timestamp) -> Written {
         self.close_streams(|stream| !matches!(stream, Stream::Service(_)), now)
     }
 
-    /// A stream has ended: gives out what is held back of it, as [`Job::end_step`] does. What is written to it later begins anew.
+    /// Ends one stream: what is held back of it enters the log, as with [`Job::end_step`]. The stream can be written to again.
     pub fn close_stream(&mut self, stream: Stream, now: Timestamp) -> Written {
         self.close_streams(|of| of == stream, now)
     }

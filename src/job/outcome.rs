@@ -1,4 +1,4 @@
-//! The words for how a job may end.
+//! The types that say how a job ended: the result, the outcome, the reason of an abort, and the cancellation.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::api::update_job::is_environment_key;
 use crate::error::Rejection;
 use crate::status::{FailureReason, JobState, JobStatus};
 
-/// What the application says of a job that ended.
+/// The result of a job, as the application reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobResult {
     pub(super) state: JobState,
@@ -20,19 +20,19 @@ pub struct JobResult {
 }
 
 impl JobResult {
-    /// The job did what it should.
+    /// The job succeeded.
     #[must_use]
     pub const fn success() -> Self {
         Self { state: JobState::Success, reason: None, exit_code: None, environment_key: None }
     }
 
-    /// The job failed for this reason. It is mapped to one the server knows, as the payload lists them.
+    /// The job failed for this reason. If the server does not know the reason, as the payload says, it is replaced as in the official runner.
     #[must_use]
     pub const fn failed(reason: FailureReason) -> Self {
         Self { state: JobState::Failed, reason: Some(reason), exit_code: None, environment_key: None }
     }
 
-    /// What the exit code of the job's script says: 0 is success, all else `script_failure` with that code.
+    /// The result for an exit code of the job's script: 0 means success, and all others `script_failure` with that code.
     #[must_use]
     pub const fn from_exit_code(code: i32) -> Self {
         match code {
@@ -41,14 +41,14 @@ impl JobResult {
         }
     }
 
-    /// The exit code of what failed, for `allow_failure:exit_codes` and `retry:exit_codes`. 0 is not sent.
+    /// Sets the exit code, for `allow_failure:exit_codes` and `retry:exit_codes`. 0 is not sent.
     #[must_use]
     pub const fn with_exit_code(mut self, code: i32) -> Self {
         self.exit_code = Some(code);
         self
     }
 
-    /// The environment that was suspended, by which a job that is resumed finds it (`suspend_options` of the payload). GitLab
+    /// Sets the key of the suspended environment, by which the job that continues in it finds it (`suspend_options` of the payload). GitLab
     /// refuses a report with a key that is empty or has more than 4096 characters, so such a key is left out.
     #[must_use]
     pub fn with_runtime_environment_key(mut self, key: impl Into<String>) -> Self {
@@ -82,13 +82,13 @@ pub enum Outcome {
     /// GitLab most likely holds this state. The report may have arrived without an answer, and then GitLab refused the token of
     /// the job, as it does soon after a job has ended. It also does so when the job was erased meanwhile.
     Inferred(JobStatus),
-    /// Nobody knows. The report may have arrived, and since then nothing but a refusal that is not GitLab's came back, for as long
-    /// as [`crate::RunnerConfig::with_forbidden_patience`] says.
+    /// It is not known what GitLab holds. The report may have arrived. Since then every answer was a 403 that GitLab has not written, for as
+    /// long as [`crate::RunnerConfig::with_forbidden_patience`] says.
     Unconfirmed,
 }
 
 impl Outcome {
-    /// The state that GitLab holds as far as is known, also where that is [inferred](Outcome::Inferred).
+    /// The state that GitLab holds, also if it is [inferred](Outcome::Inferred). `None` if it is not known.
     #[must_use]
     pub fn status(&self) -> Option<JobStatus> {
         match self {
@@ -117,7 +117,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Why a job is over before its result was reported. Kill what still runs; nothing more can be sent.
+/// Why a job ended before its result was reported. Kill what still runs; nothing more can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -128,32 +128,32 @@ pub enum AbortReason {
     /// GitLab failed the job: a timeout, a log over the limit, a dropped project.
     #[error("GitLab failed the job")]
     Failed,
-    /// GitLab takes no more calls about the job (403): it has ended, was erased, or its token is no longer valid. Also if nothing but a
-    /// 403 was answered for as long as [`crate::RunnerConfig::with_forbidden_patience`] says, whoever wrote it.
+    /// GitLab accepts no more calls for the job (403): it has ended, was erased, or its token is no longer valid. This is also the reason if
+    /// every answer was a 403 for as long as [`crate::RunnerConfig::with_forbidden_patience`] says, whoever wrote it.
     #[error("GitLab, or a server on the way to it, accepts nothing more for this job")]
     Forbidden,
     /// GitLab did not let this runner accept the job (400, and the job is still `pending`): the runner manager that took it is
     /// gone. GitLab fails the job two minutes later, and may run it again as a new one.
     #[error("GitLab did not let this runner accept the job")]
     NotAccepted,
-    /// Nothing but 404 for as long as [`crate::RunnerConfig::with_not_found_patience`] says.
+    /// Every answer was a 404 for as long as [`crate::RunnerConfig::with_not_found_patience`] says.
     #[error("GitLab does not know the job")]
     NotFound,
 }
 
-/// How urgently a job is to stop.
+/// How urgently a job must stop.
 ///
 /// This is a level, not an edge: reading it later still tells you about a cancellation whose event you missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::exhaustive_enums, reason = "an ignored level of cancellation is a job that keeps running")]
 pub enum Cancellation {
-    /// Go on.
+    /// The job is not cancelled.
     #[default]
     None,
-    /// Stop the script, run `after_script`, then finish: the job ends as `canceled` whatever is reported.
+    /// A user cancelled the job. Stop the script, run `after_script`, then finish. The job ends as `canceled`, whatever is reported.
     Requested,
-    /// It is over: kill everything.
+    /// GitLab has ended the job. Kill all its processes.
     Aborted,
 }
 

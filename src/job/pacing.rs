@@ -1,4 +1,4 @@
-//! When a job may send what.
+//! When a job may send a call of which kind.
 //!
 //! Each kind of call has its own back-off. A success of one kind does not shorten the pause of another, and a failure does not
 //! delay it. Under all of them lies one [`Budget`] of calls that achieve nothing.
@@ -39,8 +39,8 @@ impl From<Intent> for Lane {
 pub(super) struct Pace {
     backoff: Backoff,
     retry_at: Timestamp,
-    /// Told by a [`crate::Throttle`], which knows what other state machines were told. The next poll tells it again, so it is not
-    /// stored.
+    /// Set by a [`crate::Throttle`], which knows the rate limits that other state machines were told. It is set again before the next poll,
+    /// so it is not stored.
     #[serde(skip)]
     hold: Timestamp,
 }
@@ -121,7 +121,7 @@ impl Pacing {
         self.free_keep_alive_at = now;
     }
 
-    /// The same pauses by another clock. No restored time is trusted further than the longest wait of its kind.
+    /// Restores the pauses from a snapshot. Its times may come from another clock, so none may be later than the longest wait of its kind.
     pub(super) fn restored(mut self, now: Timestamp) -> Self {
         let latest = now.saturating_add(TOLD_DELAY_CAP);
         for lane in [Lane::Trace, Lane::KeepAlive, Lane::Report] {

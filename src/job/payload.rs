@@ -7,18 +7,18 @@ use crate::log::ansi;
 use crate::status::FailureReason;
 use crate::variables::Variables;
 
-/// A line of the log names so many things, and counts the others.
+/// How many things a line of the log names. It counts the others.
 const SHOWN: usize = 8;
 
 impl Job {
-    /// Does not run the job, because a part of its payload that decides what runs was dropped: says so in its log, and fails.
+    /// Fails the job with a line in its log, because a part of its payload that decides what runs could not be read.
     pub(super) fn refuse(&mut self) {
         let why = "The runner does not run this job, because what GitLab asked for cannot be read in full.";
         self.write(ansi::error(why));
         self.finish(JobResult::failed(FailureReason::RunnerSystemFailure));
     }
 
-    /// Queues the events that are about the payload. A job that is taken up again gives them again.
+    /// Queues the events about the payload. They come again after a resume.
     pub(super) fn tell_of_payload(&mut self, variables: &Variables) {
         let unexpanded = variables.unexpanded().to_vec();
         if self.assignment.is_damaged() {
@@ -33,7 +33,7 @@ impl Job {
         }
     }
 
-    /// Writes into the log of a new job what is to be known of its payload, each in one line.
+    /// Writes the warnings about the payload to the log of a new job, each in one line.
     pub(super) fn warn_of_payload(&mut self) {
         if let Some(losses) = self.assignment.losses_in_words() {
             self.write(ansi::warning(&format!("The runner could not read all of this job: {losses}.")));

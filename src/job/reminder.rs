@@ -1,4 +1,4 @@
-//! What only the application can do, and is asked for.
+//! Reminders of what only the application can do: saving the job, and bringing back a part of the log.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use crate::backoff::{Backoff, Policy};
 use crate::rng::Rng;
 use crate::time::Timestamp;
 
-/// The pauses between two reminders to save the job. The first is about the interval of the log.
+/// The pauses between two reminders to save the job. The first one, 3 to 6 s with jitter, is about the interval of the log.
 pub(super) const TO_SAVE: Policy = Policy { base: Duration::from_secs(6), cap: Duration::from_secs(60) };
 
 /// The pauses between two reminders to bring back a part of the log. Reading it from where it is kept may take a while, and two
 /// answers to one question would confuse the application.
 pub(super) const TO_SUPPLY: Policy = Policy { base: Duration::from_secs(120), cap: Duration::from_secs(600) };
 
-/// The same after an answer without any bytes.
+/// The pauses between two reminders after the application has brought back no bytes.
 pub(super) const TO_SUPPLY_MORE: Policy = Policy { base: Duration::from_secs(6), cap: Duration::from_secs(60) };
 
 /// Asks the application for something, again and with growing pauses, until it is done.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reminder {
-    /// In the past if it was not asked for.
+    /// When to ask again. In the past if the application was not asked.
     again_at: Timestamp,
     backoff: Backoff,
 }

@@ -1,4 +1,4 @@
-//! What an answer to a job call means. Pure; its specification is the table in [`crate::manual::protocol`].
+//! What an answer to a call of a job means, as a pure function. Its specification is the table in [`crate::manual::protocol`].
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -8,7 +8,7 @@ use crate::error;
 use crate::headers;
 use crate::status::{JobState, JobStatus};
 
-/// What a call on the wire was for. It is stored in place of the call's bytes.
+/// The purpose of a call in flight. A snapshot contains it instead of the bytes of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Intent {
@@ -35,10 +35,10 @@ impl Intent {
     }
 }
 
-/// As much of the job's state as decides what an answer means.
+/// The part of the job's state that decides what an answer means.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Context {
-    /// The state that is reported, once the report was on the wire.
+    /// The state that is reported, once the report was sent.
     pub(super) reported: Option<JobState>,
     /// The report may have arrived at GitLab although no answer said so.
     pub(super) report_may_have_arrived: bool,
@@ -69,7 +69,7 @@ pub(super) enum Verdict {
     ForeignForbidden,
     /// The job is ours.
     Accepted,
-    /// The server knows no acceptance. The job is ours.
+    /// The server has no two-phase commit, so the job is ours without acceptance.
     NotInForce,
     /// The bytes are stored.
     Acknowledged,
@@ -77,9 +77,9 @@ pub(super) enum Verdict {
     Resync(u64),
     /// GitLab's log may end one byte after where it says: ask there.
     ProbeNext,
-    /// Fewer bytes at a time.
+    /// The piece is too large: send fewer bytes at a time.
     TooLarge,
-    /// GitLab knows that the job lives.
+    /// The keep-alive worked.
     Touched,
     /// The report is taken, the log not yet archived.
     AskAgain,

@@ -1,4 +1,4 @@
-//! What of a job is saved, and when the application is asked to save it.
+//! Which state of a job is saved, and when the application is asked to save it.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) struct Saving {
 }
 
 impl Saving {
-    /// That of a job whose state of this number is saved, or is new.
+    /// Starts for a job whose state of this number is saved, or is new.
     pub(super) fn starting(durable: bool, revision: u64, now: Timestamp) -> Self {
         let reminder = Reminder::default();
         Self { durable, revision, critical: revision, saved: revision, saved_at: now, reminder }
@@ -40,12 +40,12 @@ impl Saving {
         self.revision
     }
 
-    /// The state is another one.
+    /// Notes that the state has changed.
     pub(super) fn change(&mut self) {
         self.revision += 1;
     }
 
-    /// The same, and a durable job must be saved before it sends more of its log, or its result.
+    /// Notes a change that a durable job must save before it sends more of its log, or its result.
     pub(super) fn change_critically(&mut self) {
         self.revision += 1;
         self.critical = self.revision;

@@ -1,4 +1,4 @@
-//! The stored form of a job. Holds no secret: credentials come with the assignment.
+//! The stored form of a job. It contains no secret, because a resume gets the credentials from the assignment.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,11 +22,11 @@ const FORMAT: u32 = 1;
 
 /// A job's state at one moment: small plain data, without secrets and without the log.
 ///
-/// Taken by [`crate::Job::snapshot`] at *any* moment, also with a call on the wire, and taken up by
-/// [`crate::Job::resume`] together with the job's [`crate::Assignment`]. It may be printed and logged.
+/// [`crate::Job::snapshot`] takes one at *any* moment, also while a call is in flight. [`crate::Job::resume`] continues the job from it,
+/// together with the job's [`crate::Assignment`]. A snapshot may be printed and logged.
 ///
-/// It is also `Serialize` and `Deserialize`, for those who keep it as a part of something else. Numbers that contradict each other are
-/// refused on every way in.
+/// It implements `Serialize` and `Deserialize`, so that it can be a part of a larger document. A snapshot whose numbers contradict each
+/// other is refused, however it is read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "StoredJob")]
 pub struct JobSnapshot(pub(super) StoredJob);
@@ -57,14 +57,14 @@ enum StoredPhase {
     Closed(Closed),
 }
 
-/// The one way in, for a text and for `serde`: a number that cannot be is found here, and not by the arithmetic on it.
+/// Texts and `serde` both come through here, so impossible numbers are found before anything is calculated with them.
 impl TryFrom<StoredJob> for JobSnapshot {
     type Error = &'static str;
 
     fn try_from(stored: StoredJob) -> Result<Self, Self::Error> {
         // The log of a job with a result is complete.
         let is_complete = !matches!(stored.phase, StoredPhase::Finishing(_)) || !stored.log.holds();
-        // No job comes so far, and whatever is added can be counted.
+        // No job has so many revisions, and adding to them cannot overflow.
         let sound = stored.revision <= u64::MAX / 2 && stored.delivery.is_sound() && is_complete;
         if sound { Ok(Self(stored)) } else { Err("its numbers contradict each other") }
     }
@@ -89,27 +89,27 @@ impl JobSnapshot {
         })
     }
 
-    /// The job it is of.
+    /// The id of the job.
     #[must_use]
     pub fn job_id(&self) -> u64 {
         self.0.job
     }
 
-    /// How many bytes of log it speaks of. A saved log that is longer holds bytes written after the snapshot: they were
-    /// never sent if the job was [durable](crate::RunnerConfig::with_durable). Cut it to this length.
+    /// The size of the log at the moment of the snapshot, in bytes. If the saved log is longer, cut it to this size: the other bytes were
+    /// written after the snapshot, and were never sent if the job was [durable](crate::RunnerConfig::with_durable).
     #[must_use]
     pub fn log_size(&self) -> u64 {
         self.0.delivery.written
     }
 
-    /// Whether these bytes, one after the other, are the log it speaks of, by size and checksum. Of one that lost bytes for
-    /// good, the checksum cannot be told.
+    /// Whether these chunks together are the log of this snapshot. Compares size and checksum, or only the size if a part of the log was lost
+    /// for good.
     #[must_use]
     pub fn is_log(&self, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>) -> bool {
         self.0.delivery.is_log(chunks)
     }
 
-    /// The number of the state it holds, for [`crate::Job::saved`].
+    /// The revision of the job at the moment of the snapshot, for [`crate::Job::saved`].
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.0.revision
@@ -121,7 +121,7 @@ impl JobSnapshot {
         snapshot::seal(KIND, FORMAT, &self.0)
     }
 
-    /// Reads what [`JobSnapshot::to_json`] wrote, in this version or an older one.
+    /// Reads what [`JobSnapshot::to_json`] returned, in this version or an older one.
     ///
     /// # Errors
     ///
@@ -133,7 +133,7 @@ impl JobSnapshot {
 }
 
 impl Job {
-    /// The job's state, to be taken up by [`Job::resume`]. Valid at every moment, also after [`Job::abandon`].
+    /// Returns the state of the job, from which [`Job::resume`] continues it. This works at every moment, also after [`Job::abandon`].
     #[must_use]
     pub fn snapshot(&mut self) -> JobSnapshot {
         self.run_log();
@@ -160,7 +160,8 @@ impl Job {
         })
     }
 
-    /// An acceptance that is saved and not told yet counts as told: a durable job tells it at most once, whenever the process dies.
+    /// For a durable job, an acceptance whose event was not returned yet is stored as if it had been. So the event comes at most once,
+    /// whenever the process dies.
     fn stored_acceptance(&self) -> Acceptance {
         match self.acceptance {
             Acceptance::Untold if self.saving.is_durable() => Acceptance::Told,
@@ -168,15 +169,15 @@ impl Job {
         }
     }
 
-    /// Takes a snapshot up. No restored time is trusted further than its own longest wait: clocks differ.
+    /// Restores the job from a snapshot. Its times may come from another clock, so none may be later than the longest wait of its kind.
     pub(super) fn restore(&mut self, from: StoredJob, now: Timestamp) {
-        // The stream goes on elsewhere than in another life that is resumed from the same snapshot.
+        // The random stream differs from that of another process that resumes the same snapshot.
         let own = self.rng.next_u64();
         self.rng = from.rng;
         self.rng.mix(own);
         self.pacing = from.pacing.restored(now);
         if let Some(intent) = from.on_the_wire {
-            // It counts as failed, and nobody knows how.
+            // A call that was in flight counts as failed with an unknown outcome.
             self.pacing.of(Lane::from(intent)).failed(self.config.retry_cap, None, now, &mut self.rng);
         }
         let has_result = matches!(from.phase, StoredPhase::Finishing(_));
@@ -185,7 +186,7 @@ impl Job {
         self.contact = Contact::restored(from.contact, self.config.keep_alive, now);
         self.saving = Saving::starting(self.config.durable, from.revision, now);
         if self.log.pipeline.waiting() > 0 {
-            // What was held back is written once more. If other secrets are known now, it may come into the log at once.
+            // What was held back goes through the stages again. If other secrets are known now, some of it may enter the log at once.
             self.saving.change();
         }
         self.timeout = Timeout { at: from.timeout.at.min(self.timeout.at), told: from.timeout.told };

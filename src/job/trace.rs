@@ -1,6 +1,6 @@
 //! The log of a job as a growing list of buffers, with offsets, checksum and retention.
 //!
-//! Offsets count our own bytes. Where they lie in GitLab's log is said by the [`Alignment`].
+//! Offsets count our own bytes. The [`Alignment`] says where they lie in GitLab's log.
 //!
 //! ```text
 //!   floor          acknowledged            sent        saved        written
@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 use super::alignment::{Alignment, Place};
 use crate::config::Retain;
 
-/// Writes smaller than this are gathered, larger ones kept as they are.
+/// Writes smaller than this are copied into a shared buffer, so that many small writes do not become many buffers. Larger ones are kept.
 const GATHER_BELOW: usize = 4 * 1024;
 
 /// The size of a gathering buffer, once this much is kept. Before that it is as large as what is kept, so that the buffer of a job that
@@ -61,7 +61,7 @@ impl Segments {
         if bytes.len() < GATHER_BELOW {
             if self.open.capacity() - self.open.len() < bytes.len() {
                 self.close();
-                // A buffer comes back when all that was in it is let go of.
+                // The buffer can be used again once all slices of it are freed.
                 if !self.open.try_reclaim(bytes.len()) {
                     let kept = usize::try_from(self.end - self.start).unwrap_or(usize::MAX);
                     let size = kept.clamp(FIRST_GATHER_BLOCK, GATHER_BLOCK);
@@ -97,7 +97,7 @@ impl Segments {
         within.map(cut).collect()
     }
 
-    /// Lets go of buffers that lie wholly before `offset`.
+    /// Frees the buffers that lie wholly before `offset`.
     fn release(&mut self, offset: u64) {
         if offset >= self.end {
             self.close();
@@ -116,12 +116,12 @@ impl Segments {
     }
 }
 
-/// See the module.
+/// The log of a job, see the module.
 pub(super) struct Trace {
     retain: Retain,
     /// What was written and is kept.
     tail: Segments,
-    /// What the application brought back of what was not kept. Boxed, because it is rare and jobs are many.
+    /// Bytes that were not kept and that the application brought back. Boxed, because it is rare and there may be thousands of jobs.
     refill: Option<Box<Segments>>,
     /// The bytes before this offset are lost, or the job was resumed without them because GitLab had them. Nobody is asked for them when
     /// a record is made.
@@ -141,14 +141,14 @@ impl Trace {
         Self::restored(retain, durable, Offsets::default())
     }
 
-    /// A log of which the application holds the bytes, and this machine none.
+    /// The log of a resumed job: the application has its bytes, and this value none.
     pub(super) fn restored(retain: Retain, durable: bool, offsets: Offsets) -> Self {
         let Offsets { acknowledged, sent, written, crc, alignment } = offsets;
         let tail = Segments::starting(written);
         Self { retain, tail, refill: None, gone: 0, acknowledged, sent, saved: written, durable, crc, alignment }
     }
 
-    /// Takes the bytes of a restored log from `start` to its end, so that nobody has to bring them back.
+    /// Gives a restored log its bytes from `start` to its end, so that the application is not asked for them.
     pub(super) fn hold(&mut self, start: u64, log: Bytes) {
         let mut tail = Segments::starting(start);
         tail.push(log);
@@ -264,8 +264,8 @@ impl Trace {
         self.acknowledge(floor);
     }
 
-    /// Lets go of what is not kept. In an outage the application brings back what it saved, so that memory is bounded whatever the
-    /// log's size.
+    /// Frees the bytes that need not be kept. If much waits to be sent, saved bytes are freed too, and the application brings them back
+    /// later. This bounds the memory in an outage, however large the log is.
     fn release(&mut self) {
         let (kept_from, most) = match self.retain {
             Retain::All => return,
@@ -351,7 +351,7 @@ impl Trace {
     }
 }
 
-/// Offsets alone: what a log says is nobody's business.
+/// Shows offsets only, because the content of a log may be confidential.
 impl fmt::Debug for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kept = self.tail.start..self.tail.end;

@@ -9,9 +9,9 @@ use crate::time::Timestamp;
 pub(super) struct PatchSize {
     /// What the application configured.
     most: u64,
-    /// What is known to be taken, as far as that is known.
+    /// The largest size that was accepted, or that was not tried yet.
     limit: u64,
-    /// Boxed, because it is rare and jobs are many.
+    /// Boxed, because it is rare and there may be thousands of jobs.
     refused: Option<Box<TooLarge>>,
 }
 
@@ -37,7 +37,7 @@ impl PatchSize {
         Self { most, limit: most, refused: None }
     }
 
-    /// The size of an earlier life, in which more was refused if it is less than `most`.
+    /// Restores the size from a snapshot. If it is less than `most`, a larger size was refused.
     pub(super) fn restored(limit: u64, most: u64, now: Timestamp) -> Self {
         let limit = limit.clamp(PATCH_FLOOR.min(most), most);
         let refused =

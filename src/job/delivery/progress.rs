@@ -7,14 +7,15 @@ use crate::backoff::{Backoff, Policy};
 use crate::rng::Rng;
 use crate::time::Timestamp;
 
-/// How far GitLab's log has ever come, and what of it must pass again.
+/// The largest size that GitLab's log ever had, and the bytes that GitLab lost since.
 ///
 /// A piece of log is productive, and costs nothing of the budget, if GitLab's log reaches a new maximum by it, or if it refills what
-/// GitLab lost; the latter once an hour, since a server that keeps losing the same bytes is fed for nothing.
+/// GitLab lost. The latter counts once an hour only, because sending to a server that keeps losing the same bytes achieves nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
     best: u64,
-    /// What GitLab lost and has not got back yet, and when. Boxed, because it is rare and jobs are many.
+    /// The bytes that GitLab lost and has not got back yet, and when it lost them. Boxed, because it is rare and there may be thousands of
+    /// jobs.
     lost: Option<Box<(Range<u64>, Timestamp)>>,
 }
 
@@ -22,7 +23,7 @@ pub(super) struct Progress {
 const REFILL_AGAIN: Duration = Duration::from_secs(3600);
 
 impl Progress {
-    /// That of a log of which this much is acknowledged.
+    /// The progress of a log of which this much is acknowledged.
     pub(super) fn starting(acknowledged: u64) -> Self {
         Self { best: acknowledged, lost: None }
     }
@@ -32,7 +33,7 @@ impl Progress {
         self.lost.as_deref().cloned()
     }
 
-    /// That of an earlier life, by another clock.
+    /// Restores the progress from a snapshot, whose times may come from another clock.
     pub(super) fn restored(acknowledged: u64, lost: Option<(Range<u64>, Timestamp)>, now: Timestamp) -> Self {
         let best = lost.as_ref().map_or(acknowledged, |(lost, _)| lost.end.max(acknowledged));
         Self { best, lost: lost.map(|(lost, at)| Box::new((lost, at.min(now)))) }
@@ -66,8 +67,8 @@ impl Progress {
 
 /// How often GitLab's log turned out to end where it should not.
 ///
-/// The first time is followed at once. GitLab loses a part of a log now and then, but a server that sends the job to and fro is
-/// not to be hammered: the pauses grow until there was no such answer for as long as the longest of them.
+/// After the first such answer the job continues at once, because GitLab loses a part of a log now and then. A server that keeps naming
+/// other offsets must not be flooded. So the pauses grow, until there was no such answer for as long as the longest pause.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Detours {
     backoff: Backoff,
