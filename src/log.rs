@@ -1,64 +1,66 @@
-//! From what a job prints to what GitLab gets: secrets hidden, valid UTF-8, within its size.
+//! The log pipeline: turns what a job prints into what GitLab gets. It hides secrets, repairs UTF-8, and limits the size.
 //!
-//! Every byte of a log passes through here exactly once, before it is counted, kept, saved or sent. Offsets, checksum and
-//! saved logs are all of bytes *after* the pipeline. It has one chain of stages for each [`Stream`], in the order of the
-//! official runner:
+//! Every byte of a log passes through the pipeline exactly once, before it is counted, kept, saved or sent. Offsets, checksum
+//! and saved logs are all those of the bytes *after* the pipeline. Each [`Stream`] has its own chain of stages, in the order
+//! of the official runner:
 //!
 //! | Stage | What it does | Holds back |
 //! | --- | --- | --- |
-//! | masks | hides every byte of every occurrence of a secret | what may become a secret |
+//! | masks | hides every byte of every occurrence of a secret | what may be the beginning of a secret |
 //! | URL parameters | hides the values of `?private_token=` and the like | nothing |
 //! | token prefixes | hides what follows `glpat-` and the like | nothing |
-//! | UTF-8 | replaces bytes that are no text with U+FFFD | an incomplete character |
-//! | timestamps | puts its time before each line, if wanted | an unfinished line |
+//! | UTF-8 | replaces bytes that are not valid UTF-8 with U+FFFD | an incomplete character |
+//! | timestamps | puts the time before each line, if that is switched on | an unfinished line |
 //!
-//! Behind all chains is the [limit](LogLimit). UTF-8 is made whole before lines are stamped, and per stream, so that a character
-//! that one write begins and the next one ends survives whatever comes between them.
+//! The [limit](LogLimit) comes after all chains. UTF-8 is repaired for each stream, before lines get timestamps. So a character that is cut
+//! by the end of a write stays whole, even if another stream writes in between.
 //!
 //! # What is hidden
 //!
 //! - The values of the variables that are masked, the job's token, the password in the address of the repository, the passwords of
-//!   `credentials`, and what [`Job::mask`](crate::Job::mask) adds. Tokens and passwords that are not variables count from 8 bytes
-//!   on.
+//!   `credentials`, and what [`Job::mask`](crate::Job::mask) adds. Tokens and passwords that are not variables are hidden if they have at least
+//!   8 bytes.
 //! - The value of a query parameter that authenticates, such as `private_token`, up to white space, a control character, `?` or `&`.
 //! - What follows the prefix of a token, as long as it is made of letters, digits and `-._=`.
 //!
-//! Each of these is an occurrence. Occurrences that overlap share one `[MASKED]`; those that only touch have one each. A secret ends
-//! neither a token nor the value of a parameter: `glpat-` before a secret and more letters hides all three parts.
+//! Each of these is an occurrence. Occurrences that overlap are replaced with one `[MASKED]`. Occurrences that only touch get one each. A
+//! secret does not end a token or the value of a parameter: if `glpat-` is followed by a secret and then by more letters, the secret and
+//! the letters are hidden.
 //!
-//! How a stream is cut into writes makes no difference to what a reader sees. With timestamps it makes one to the entries: a CR at
-//! the end of a write ends an entry, also if an LF follows in the next, and a line without an end is waited for up to 8 KiB. Each
-//! entry that continues a line says so, and the text is the same.
+//! How a stream is cut into writes makes no difference to the text that a reader sees. With timestamps it can change where an entry
+//! ends: a CR at the end of a write ends an entry, even if the next write begins with an LF. A line without an end becomes an entry
+//! when it has 8 KiB. An entry that continues a line is marked as such.
 //!
 //! # Where a stream ends
 //!
-//! What is held back comes out when it is decided what it is, or when its stream ends: by [`Job::end_step`](crate::Job::end_step),
-//! [`Job::close_stream`](crate::Job::close_stream) or the end of the job. The end of a section is not the end of a stream, because
-//! a script may write on; end the step first where it has ended. The markers of sections are the runner's: they go into the log at
-//! once, pass none of the stages, and end nothing.
+//! Bytes that are held back are released when later bytes show what they are, or when their stream ends. A stream ends with
+//! [`Job::end_step`](crate::Job::end_step), [`Job::close_stream`](crate::Job::close_stream) or the end of the job. The end of a section does
+//! not end a stream, because the script may continue to write. If the script has ended, end the step first. The markers of sections
+//! enter the log at once. They pass no stage, and end no stream.
 //!
 //! # What is not hidden
 //!
-//! A secret is recognised where its bytes stand in one stream as they are. These show:
+//! A secret is recognised if its bytes appear unchanged in one stream. These are **not** hidden:
 //!
 //! - An encoded value, such as Base64 or hexadecimal digits. [`LogOptions::with_masked_encodings`] hides the forms that it names;
 //!   hexadecimal digits, compressed text and other alphabets are never recognised.
 //! - A single line of a secret of several lines, if the line is shorter than 8 bytes. Such lines match too much other text. The
 //!   same holds for all lines without [`LogOptions::with_masked_lines`].
 //! - A value that a job changes in any other way: in upper case, one that it prints in two halves, or with colours in between.
-//! - A secret that is cut in two by the end of its stream, or one of which a part each is in two streams. Write standard output and
-//!   standard error to one stream where that matters.
-//! - What went out before [`Job::mask`](crate::Job::mask) was called. A part of such a secret may have gone out too: then the rest
-//!   shows as well.
-//! - A secret that is learnt when its first bytes are already in the unfinished line of a log with timestamps, or wait for the end
-//!   of the log, and its last ones come later. Where all of it waits there, it is hidden.
-//! - A character of a token that its form does not allow, and all behind it; a prefix that is neither GitLab's nor named by the job.
+//! - A secret that is cut in two by the end of its stream, or that is partly in one stream and partly in another. If that matters, write
+//!   standard output and standard error to one stream.
+//! - What passed the pipeline before [`Job::mask`](crate::Job::mask) was called. If only a part of the secret has passed by then, the rest
+//!   is not hidden either.
+//! - A secret for which [`Job::mask`](crate::Job::mask) is called when its first bytes are already in the unfinished line of a log with
+//!   timestamps, or wait for the end of the log, while its last bytes come later. If all of it waits there, it is hidden.
+//! - The rest of a token behind a character that tokens cannot contain, and tokens with a prefix that is neither GitLab's nor named in the
+//!   payload.
 //! - Everything, with [`LogOptions::dangerously_raw`].
 //!
-//! Masked values are expanded as they are in [`crate::variables::Place::default`]. Where a job runs elsewhere and a value depends
-//! on the place, add those of [`crate::variables::Variables::masked`] with [`crate::Job::mask`].
+//! References in masked values are expanded as for [`crate::variables::Place::default`]. If a job runs in another place and a value depends
+//! on the place, add the values of [`crate::variables::Variables::masked`] with [`crate::Job::mask`].
 //!
-//! What is done is chosen by [`LogOptions`], with [`crate::RunnerConfig::with_log`].
+//! [`LogOptions`] selects what is done. [`crate::RunnerConfig::with_log`] sets them.
 
 pub mod ansi;
 mod automaton;
@@ -104,7 +106,8 @@ pub use mask::{Masker, Masks};
 pub use options::{LogOptions, Timestamps};
 pub use section::Section;
 
-/// Where a piece of a log comes from. Each has a chain of its own, so that streams cut each other's lines nowhere.
+/// The origin of a part of a log. Each stream has its own chain of stages, so that a line or a secret of one stream is not cut by
+/// another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Stream {
@@ -115,27 +118,28 @@ pub enum Stream {
     Stdout,
     /// The job's standard error.
     Stderr,
-    /// A service of the job, by its place in the payload.
+    /// A service of the job, by its index in the payload.
     Service(u16),
 }
 
-/// The stages of one job's log, and before them what was written and waits for them. All that gives anything out lets that through
-/// first; [`Pipeline::run`] does nothing else.
+/// The stages of one job's log, and the writes that wait to pass them. Methods that need the result call [`Pipeline::run`] first, which
+/// passes the waiting writes through the stages.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     raw: bool,
     stamped: bool,
-    /// On the heap, and made when something is written: jobs are many.
+    /// Boxed, and made when something is written, because there may be thousands of idle jobs.
     input: Option<Box<Input>>,
     masks: Arc<Masks>,
     prefixes: Arc<Automaton>,
-    /// In the order of their streams. Most jobs have one or two, and no room for more.
+    /// In the order of their streams, without spare capacity, because most jobs have one or two.
     chains: Vec<Chain>,
     limit: Limit,
 }
 
 impl Pipeline {
-    /// For a job with these variables, those of [`LogOptions::variables`]: to make them costs more than all the rest.
+    /// The pipeline of a job. `variables` are those of [`LogOptions::variables`]: an argument, because the caller has them already, and making
+    /// them costs more than everything else here.
     pub(crate) fn new(options: &LogOptions, assignment: &Assignment, variables: &Variables) -> Self {
         let spec = assignment.spec();
         Self {
@@ -160,7 +164,7 @@ impl Pipeline {
         self.stamped && !self.raw
     }
 
-    /// Takes a write in, and gives out what may go on if that is enough for a block.
+    /// Appends a write. If there is enough for a block, passes it through the stages.
     pub(crate) fn push(&mut self, stream: Stream, chunk: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         if Input::is_block(chunk.len()) {
             self.run(out);
@@ -170,8 +174,8 @@ impl Pipeline {
         }
     }
 
-    /// The same for a write that is copied. It is cut where a block is full, unless it has a time: how a stream is cut makes no difference
-    /// without timestamps.
+    /// Appends a write by copying it. The write is cut where a block is full, unless lines have timestamps: without them it makes no
+    /// difference how a stream is cut.
     pub(crate) fn push_copy(&mut self, stream: Stream, mut chunk: &[u8], now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         let timed = self.is_stamped();
         while !chunk.is_empty() {
@@ -186,7 +190,7 @@ impl Pipeline {
         }
     }
 
-    /// Lets through the stages what was written. Most polls come here with nothing.
+    /// Passes the waiting writes through the stages. Inlined, because most polls find none.
     #[inline]
     pub(crate) fn run(&mut self, out: &mut dyn FnMut(Bytes)) {
         if let Some(input) = self.input.take() {
@@ -198,20 +202,20 @@ impl Pipeline {
         let waits = input.len() > 0;
         let is_full = input.take(|stream, chunk, at| self.process(stream, chunk, at, out));
         if is_full {
-            // The next block is expected to be full too, and finds its room again.
+            // The next block is expected to be full too, so the buffer is kept for it.
             self.input = Some(input);
         } else if waits {
             self.chains.iter_mut().for_each(|chain| chain.masker.rest());
         }
     }
 
-    /// How many bytes were written that have not gone through the stages.
+    /// How many bytes wait to pass the stages.
     #[inline]
     pub(crate) fn waiting(&self) -> u64 {
         self.input.as_ref().map_or(0, |input| input.len() as u64)
     }
 
-    /// How many bytes would come out if what waits went through the stages now, after so many that came out before.
+    /// How many bytes would come out if the waiting writes passed the stages now. `written` is how many came out before.
     pub(crate) fn coming(&self, written: u64, options: &LogOptions) -> u64 {
         let Some(input) = self.input.as_ref().filter(|input| input.len() > 0) else { return 0 };
         let mut copy = Self {
@@ -227,7 +231,7 @@ impl Pipeline {
         coming
     }
 
-    /// The stages of a stream, and what is behind those of all.
+    /// The chain of a stream, and the limit, which comes after all chains.
     #[expect(clippy::indexing_slicing, reason = "the place was found or filled a line before")]
     fn chain(&mut self, stream: Stream) -> (&mut Chain, &mut Limit) {
         let Self { chains, limit, .. } = self;
@@ -253,8 +257,8 @@ impl Pipeline {
         chain.push(chunk, now, &mut |bytes| limit.push(bytes, out));
     }
 
-    /// Takes in what the runner itself adds between pieces of text, without secrets: no stage of a script's text touches it, and
-    /// what is held back stays so. With timestamps it is an entry of its own.
+    /// Adds a text of the runner itself, such as the marker of a section, which contains no secrets. It passes no stage of a stream, and what is
+    /// held back stays so. With timestamps it is an entry of its own.
     pub(crate) fn insert(&mut self, marker: Bytes, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         self.run(out);
         if self.raw || !self.stamped || marker.is_empty() {
@@ -266,7 +270,7 @@ impl Pipeline {
         }
     }
 
-    /// These streams have ended: gives out what they held back. What is written to one of them later begins anew.
+    /// Ends the streams for which `of` returns true, and releases what they held back. They can be written to again.
     pub(crate) fn close(&mut self, of: impl Fn(Stream) -> bool, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         self.run(out);
         let Self { chains, limit, .. } = self;
@@ -275,13 +279,13 @@ impl Pipeline {
         }
     }
 
-    /// The log has ended, after all its streams: gives out what waited for that.
+    /// Ends the log, after all its streams, and releases what waited for its end.
     pub(crate) fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
         self.run(out);
         self.limit.end(out);
     }
 
-    /// How many bytes of a stream came in.
+    /// How many bytes were written to a stream.
     pub(crate) fn taken(&self, stream: Stream) -> u64 {
         self.chains
             .iter()
@@ -290,10 +294,10 @@ impl Pipeline {
             .saturating_add(self.input.as_ref().map_or(0, |input| input.len_of(stream)))
     }
 
-    /// Hides also a secret that the assignment names since, first of all in what was written and is still here.
+    /// Hides one more secret, which was added to the assignment, also in what is still held back.
     ///
-    /// What may become another secret is searched as if it came now. An unfinished line, and what waits for the end of the log, are
-    /// behind the stages already: there the secret is hidden where all of it is.
+    /// What may be the beginning of another secret is searched again. The unfinished line, and what waits for the end of the log, have
+    /// passed the masks already: there the secret is hidden only if all of it is there.
     pub(crate) fn mask_more(
         &mut self,
         options: &LogOptions,
@@ -315,7 +319,7 @@ impl Pipeline {
         }
     }
 
-    /// A text of the runner's that is no part of any stream, without secrets.
+    /// Returns a text with its secrets hidden. The text is not part of a stream.
     pub(crate) fn hidden(&self, text: &str) -> String {
         let masker = Masker::new(Arc::clone(&self.masks));
         let mut chain = Chain::new(Stream::Runner, masker, Arc::clone(&self.prefixes), false);
@@ -326,12 +330,12 @@ impl Pipeline {
         String::from_utf8_lossy(&shown).into_owned()
     }
 
-    /// The name of a section as it may stand in the log and in snapshots: without secrets, and of characters that GitLab takes.
+    /// The name of a section for the log and for snapshots: without secrets, and only with characters that GitLab allows.
     pub(crate) fn section_name(&self, name: &str) -> String {
         self.masks.hide_in_name(&section::sanitized(&self.hidden(name)))
     }
 
-    /// The same for a name that was fit for the log when its section was opened.
+    /// Hides secrets that were added later in the name of an open section.
     pub(crate) fn hide_in_section_name(&self, name: &mut String) {
         *name = self.masks.hide_in_name(name);
     }
@@ -341,7 +345,7 @@ impl Pipeline {
         if self.raw { 0 } else { self.masks.short() }
     }
 
-    /// What is to be remembered, if nothing waits for the stages.
+    /// The state to store. Call [`Pipeline::run`] before, because waiting writes are not part of it.
     pub(crate) fn snapshot(&self, assignment: &Assignment) -> PipelineSnapshot {
         let spec = assignment.spec();
         let holds = self.chains.iter().any(|chain| chain.masker.holds());
@@ -359,8 +363,8 @@ impl Pipeline {
         PipelineSnapshot { chains: chains.collect(), ending: self.limit.ending() }
     }
 
-    /// Takes up a snapshot that was made when so much had been written. What was held back is written once more, because what may
-    /// become a secret now depends on the secrets that are known now.
+    /// Restores the state from a snapshot. `written` is the size of the log then. What was held back is written again, because the secrets may
+    /// have changed.
     pub(crate) fn restore(
         &mut self,
         from: PipelineSnapshot,
@@ -424,7 +428,7 @@ impl Chain {
         masker.push_pieces(chunk, &mut |piece| behind_masks(urls, tokens, repair, stamper, piece, now, out));
     }
 
-    /// Gives out what is held back, and is again as at the beginning of a stream.
+    /// Releases what is held back. Afterwards the chain is as at the beginning of a stream.
     fn end(&mut self, now: Timestamp, out: &mut dyn FnMut(Bytes)) {
         let Self { stream: _, taken: _, masker, urls, tokens, repair, stamper } = self;
         masker.end_pieces(&mut |piece| behind_masks(urls, tokens, repair, stamper, piece, now, out));
@@ -471,7 +475,7 @@ fn stamp(stamper: &mut Option<Box<Stamper>>, bytes: Bytes, now: Timestamp, out: 
     }
 }
 
-/// What a pipeline holds back. What may be part of a secret is named, never shown.
+/// What a pipeline holds back. Bytes that may be part of a secret are not stored: the snapshot names the secret and a length.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PipelineSnapshot {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -481,7 +485,7 @@ pub(crate) struct PipelineSnapshot {
 }
 
 impl PipelineSnapshot {
-    /// Whether nothing is to be remembered.
+    /// Whether there is nothing to store.
     pub(crate) fn is_idle(&self) -> bool {
         *self == Self::default()
     }
@@ -502,7 +506,7 @@ struct ChainSnapshot {
     urls: Urls,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<tokens::Mark>,
-    /// Of a character that is not complete.
+    /// The bytes of an incomplete character.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     bytes: Vec<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -20,9 +20,9 @@ pub const BOLD_CYAN: &str = "\x1b[36;1m";
 pub const BOLD_WHITE: &str = "\x1b[37;1m";
 /// Yellow: warnings.
 pub const YELLOW: &str = "\x1b[0;33m";
-/// Back to the usual.
+/// Resets colour and weight.
 pub const RESET: &str = "\x1b[0;m";
-/// Clears the line from here on.
+/// Clears the rest of the line.
 pub const CLEAR_LINE: &str = "\x1b[0K";
 
 /// A line of the runner, without colour.

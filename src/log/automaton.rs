@@ -9,7 +9,7 @@ use super::search::Search;
 use super::texts::Texts;
 use super::trie::{ROOT, State, Trie};
 
-/// See the module.
+/// The prefixes, ready to be found in streams.
 pub(super) struct Automaton {
     texts: Texts,
     trie: Trie,
@@ -58,8 +58,8 @@ impl fmt::Debug for Automaton {
     }
 }
 
-/// So many bytes of a text are as good as none: something is often begun by a byte or two, and whether it may come to more, the search
-/// knows.
+/// If the stream ends with at most this many bytes of a text, the search continues in place of the automaton. A byte or two of a text occur
+/// often by chance, and the search finds out faster whether more follows.
 const LITTLE: usize = 2;
 
 #[cfg(test)]

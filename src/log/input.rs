@@ -1,7 +1,7 @@
-//! What was written and waits for the stages.
+//! The writes that wait to pass the stages.
 //!
 //! A script writes line by line, and the stages cost far less for one block than for its lines one by one. Writes are therefore copied
-//! behind each other, and go through the stages together: when a block is full, or when somebody wants to know what came out.
+//! behind each other, and pass the stages together: when a block is full, or when the result is needed.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ const MOST_PARTS: usize = 1024;
 /// Room for the write that fills a block, which is not cut where it has a time.
 const ROOM: usize = BLOCK + (4 << 10);
 
-/// Writes in the order in which they came. What they say is not masked yet, so that `Debug` shows their size alone.
+/// Writes in their order. They are not masked yet, so `Debug` shows only their size.
 #[derive(Clone, Default)]
 pub(super) struct Input {
     bytes: BytesMut,
@@ -34,7 +34,7 @@ struct Part {
     stream: Stream,
     /// Where it ends in the block.
     end: usize,
-    /// When it was written. Without timestamps nobody asks.
+    /// When it was written. Not used without timestamps.
     at: Timestamp,
 }
 

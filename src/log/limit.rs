@@ -1,4 +1,4 @@
-//! Keeps a log within its size.
+//! Limits the size of a log.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -6,44 +6,44 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// How large a log may become, counted as GitLab stores it.
+/// How large a log may become, in bytes as GitLab stores them.
 ///
-/// The total is never exceeded, notices included. A log that fits is left as it is. To tell whether it fits, the last bytes before
-/// the limit, as many as the notices need, wait until the log goes on or ends.
+/// A log that fits is not changed. A log that does not fit is cut between two characters, and a notice in it says so. The notices count: the
+/// total is never exceeded. If the total is too small for a notice, the log is cut without one.
 ///
-/// A log that does not fit is cut at a character, and a notice says so. Where the total is too small for the notice, the log is cut
-/// without one.
+/// Near the limit, as many bytes as the notices need are held back until the log continues or ends, because only then it is known whether
+/// the log fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogLimit {
-    /// Without end.
+    /// No limit.
     None,
-    /// The first bytes, at most so many: what the official runner does. A notice ends a log that is cut.
+    /// Keeps the beginning of the log, as the official runner does. A log that is cut ends with a notice.
     #[non_exhaustive]
     Head {
-        /// Bytes in all.
+        /// The largest size of the log in bytes, with notices.
         total: u64,
     },
-    /// The first bytes, and the last ones: of a long log, the end is what tells why it failed. The last `tail` bytes are
-    /// kept in memory and in the job's snapshot, and written when the job has ended, behind a notice. Where the total is too small
-    /// for the two notices, this is [`LogLimit::Head`].
+    /// Keeps the beginning and the end of the log, because the end of a long log usually says why the job failed. The last `tail` bytes are
+    /// kept in memory and in the job's snapshot. They are sent when the job has ended, behind a notice. If the total is too small for the
+    /// two notices, this is [`LogLimit::Head`].
     #[non_exhaustive]
     HeadAndTail {
-        /// Bytes in all.
+        /// The largest size of the log in bytes, with notices.
         total: u64,
-        /// Of which so many are kept free for the end.
+        /// How many of these bytes are reserved for the end of the log.
         tail: u64,
     },
 }
 
 impl LogLimit {
-    /// The first bytes alone.
+    /// Returns [`LogLimit::Head`], with the total in bytes.
     #[must_use]
     pub const fn head(total: u64) -> Self {
         Self::Head { total }
     }
 
-    /// The first bytes and the last ones, at most half of the total.
+    /// Returns [`LogLimit::HeadAndTail`], with both numbers in bytes. The tail is at most half of the total.
     #[must_use]
     pub const fn head_and_tail(total: u64, tail: u64) -> Self {
         Self::HeadAndTail { total, tail: if tail > total / 2 { total / 2 } else { tail } }
@@ -51,7 +51,7 @@ impl LogLimit {
 }
 
 impl Default for LogLimit {
-    /// 4 MiB, as in the official runner, with the last 64 KiB.
+    /// 4 MiB, as in the official runner, of which the last 64 KiB are reserved for the end.
     fn default() -> Self {
         Self::head_and_tail(4 << 20, 64 << 10)
     }
@@ -112,7 +112,7 @@ impl Limit {
     }
 
     pub(super) fn push(&mut self, mut chunk: Bytes, out: &mut dyn FnMut(Bytes)) {
-        // Taken up with a larger limit, a log waits no longer.
+        // After a resume with a larger limit, the log need not wait any more.
         if let Phase::Fits { waiting } = &mut self.phase
             && !waiting.is_empty()
             && self.written.saturating_add(waiting.len() as u64) <= self.head
@@ -286,7 +286,7 @@ impl Ending {
     }
 }
 
-/// Of a log. `Debug` shows its size.
+/// Bytes of a log. `Debug` shows only how many.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Text(String);

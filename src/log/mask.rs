@@ -14,10 +14,10 @@ use super::piece::{MARKER, Piece};
 use super::section::sanitized;
 use crate::secret::Secret;
 
-/// GitLab takes no shorter value for a masked variable, and makes no shorter tokens and passwords.
+/// GitLab accepts no shorter value for a masked variable, and makes no shorter tokens and passwords.
 pub(super) const SHORT: usize = 8;
 
-/// Shorter lines of a value of several lines say too little to be secrets of their own.
+/// Shorter lines of a value of several lines are not hidden alone, because they match too much other text.
 const SHORTEST_LINE: usize = 8;
 
 /// Which forms of a secret are hidden beside the secret itself.
@@ -29,8 +29,8 @@ pub(super) struct Forms {
 
 /// The secrets of a job, ready to be searched for. `Debug` shows how many there are.
 ///
-/// A value counts without white space around it; an empty one does not. A value of several lines is hidden with either
-/// line ending, and so is each of its lines of at least 8 bytes.
+/// White space around a value is ignored, and so are empty values. A value of several lines is hidden with LF and with CR LF, and each of
+/// its lines of at least 8 bytes is also hidden alone.
 ///
 /// They take about the memory of the values, twice that for a value of several lines, and 12 bytes for each value and each line. A
 /// [`Masker`] that gets pieces of 4 KiB and more adds a search of up to 6 bytes for each byte of the values, and 4 KiB, all in all.
@@ -41,7 +41,7 @@ pub struct Masks {
 }
 
 impl Masks {
-    /// Prepares to hide these.
+    /// Prepares to hide these secrets.
     #[must_use]
     pub fn new(secrets: &[Secret]) -> Self {
         Self::with_forms(secrets, Forms { lines: true, encoded: false })
@@ -102,8 +102,8 @@ impl Masks {
         shown
     }
 
-    /// How many of the secrets are shorter than the 8 bytes GitLab asks of a masked variable. They are hidden like all
-    /// others, and much of a log that is no secret may be hidden with them.
+    /// How many of the secrets are shorter than the 8 bytes that GitLab requires of a masked variable. They are hidden like all others, but
+    /// they also match much text that is not secret.
     #[must_use]
     pub fn short(&self) -> usize {
         self.short
@@ -172,8 +172,8 @@ impl Secrets {
 
 /// Hides secrets in one stream: every byte of every occurrence, however the stream is cut.
 ///
-/// Each occurrence becomes `[MASKED]`, and occurrences that overlap become one. Held back is only what may still become a
-/// secret: less than the longest of them has. What is not part of an occurrence is passed on, in order, without a copy.
+/// Each occurrence becomes `[MASKED]`, and occurrences that overlap become one. Only bytes that may be the
+/// beginning of a secret are held back, always fewer than the longest secret has. All other bytes are passed on in order, without a copy.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -196,23 +196,23 @@ pub struct Masker {
     done: u64,
     /// Occurrences that reach beyond `done`, joined where they overlap. Of one that begins before it, the marker is out.
     hidden: VecDeque<Range<u64>>,
-    /// What was held back is not known any more.
+    /// The bytes that were held back before a resume are not known any more, so a marker takes their place.
     owes_marker: bool,
 }
 
 impl Masker {
-    /// At the beginning of a stream.
+    /// Returns a masker for a new stream.
     #[must_use]
     pub fn new(masks: Arc<Masks>) -> Self {
         Self { masks, place: Place::at(0), done: 0, hidden: VecDeque::new(), owes_marker: false }
     }
 
-    /// Takes more of the stream in, and passes on what is no secret for certain.
+    /// Appends to the stream, and passes on all bytes that cannot be part of a secret.
     pub fn push(&mut self, chunk: Bytes, out: &mut dyn FnMut(Bytes)) {
         self.push_pieces(chunk, &mut |piece| piece.show(out));
     }
 
-    /// The stream has ended: passes on what was held back and is no secret.
+    /// Ends the stream, and passes on the bytes that were held back and turned out to be no secret.
     pub fn end(&mut self, out: &mut dyn FnMut(Bytes)) {
         self.end_pieces(&mut |piece| piece.show(out));
     }
@@ -325,8 +325,9 @@ impl Masker {
         Some(Held { shape: secrets.shape(), secret, form, length, hidden })
     }
 
-    /// Where another masker stopped, and what it held back, which is to be pushed next: the secrets may have changed, so that it may be
-    /// decided now. Of other secrets, nobody knows what was held back: that counts as secret.
+    /// Resumes at the place where another masker stopped. Also returns the bytes that it held back, which must be pushed next: the secrets may
+    /// have changed, so they may not be held back again. If the bytes are not known, because the payload has other secrets, a marker takes
+    /// their place.
     pub(super) fn resume(masks: &Arc<Masks>, held: Option<&Held>, secrets: &Secrets) -> (Self, Vec<u8>) {
         let Some(held) = held else { return (Self::new(Arc::clone(masks)), Vec::new()) };
         match held.bytes(secrets) {

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Comparing can be slow where a stream repeats the beginning of a long text over and over: a secret of 10,000 times `a` in a stream
-//! of `a` would be compared at each byte. Comparing is therefore paid for from a credit, to which each byte of the stream adds. When
-//! it is used up, an Aho-Corasick automaton takes over, which takes the same time for each byte whatever the texts and the
+//! of `a` would be compared at each byte. The work of comparing is therefore counted against a credit, to which each byte of the stream
+//! adds. When the credit is used up, an Aho-Corasick automaton takes over, which takes the same time for each byte whatever the texts and the
 //! stream are. It needs 25 bytes for each byte of a text, so it is built only then, and dropped when the stream has become usual again.
 
 use std::ops::Range;
@@ -31,21 +31,22 @@ const CREDIT_OF_BYTE: i64 = 8;
 /// What it costs to look at one place, besides the bytes that are compared.
 const PRICE_OF_PLACE: i64 = 20;
 
-/// The automaton serves at least so many bytes, and four times as many as the texts have: then building it costs a small part of what
-/// it serves for.
+/// The automaton is used for at least this many bytes, and for at least four times as many as the texts have, so that building it costs
+/// little compared to its use.
 const SHORTEST_WALK: usize = 64 << 10;
 
-/// So many bytes of a text are as good as none: whether it may come to more, the search knows.
+/// If the stream ends with at most this many bytes of a text, the search can continue in place of the automaton. Prefixes this short occur
+/// too often by chance to be worth tracking.
 const LITTLE: usize = 2;
 
 /// A piece of this size is worth a search of its own kind, which is then kept for the next ones. It takes up to 6 KiB, and some
 /// microseconds to build.
 const WORTH_A_SEARCH: usize = 4 << 10;
 
-/// See the module.
+/// The texts, ready to be found in streams.
 pub(super) struct Matcher {
     texts: Texts,
-    /// For small pieces.
+    /// The search for small pieces.
     simple: Search,
 }
 
@@ -262,7 +263,7 @@ impl Matcher {
     ) -> Option<usize> {
         let walk = place.walk.as_mut()?;
         let serves = SHORTEST_WALK.max(self.texts.total().saturating_mul(4));
-        // What is as good as nothing holds no text that the automaton told of.
+        // A shortest text must be longer than this. Otherwise one that the automaton has already reported would be found again.
         let little = LITTLE.min(self.texts.shortest().saturating_sub(1));
         let must_serve = serves.saturating_sub(walk.served).min(chunk.len() - from);
         let (all, mut at) = (chunk.get(from..).unwrap_or_default(), from + must_serve);

@@ -1,4 +1,4 @@
-//! What is done with the log of a job.
+//! The options of the log pipeline.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::variables::{Place, Variables};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Timestamps {
-    /// Lines are as they were written.
+    /// Lines get no timestamps.
     #[default]
     Off,
-    /// Each line has its time.
+    /// Each line begins with its time.
     On,
-    /// As the job's variable `FF_TIMESTAMPS` says; on where there is none, as in the official runner.
+    /// The job's variable `FF_TIMESTAMPS` decides. Without this variable it is on, as in the official runner.
     AsJobSays,
 }
 
@@ -48,7 +48,7 @@ pub struct LogOptions {
     limit: LogLimit,
     forms: Forms,
     raw: bool,
-    /// Ready to be searched for: those of a job that names none of its own.
+    /// The prefixes of tokens for jobs that name none of their own, ready to be searched for.
     prefixes: Arc<Automaton>,
 }
 
@@ -65,37 +65,36 @@ impl Default for LogOptions {
 }
 
 impl LogOptions {
-    /// Passes every byte on as it is: **secrets show**, and the log has no limit. For those who have masked it already;
-    /// the feature `masking` is not announced.
+    /// Passes every byte on unchanged: **secrets are not hidden**, and the log has no limit. Use it only if the application hides secrets
+    /// itself. The feature `masking` is not announced to GitLab.
     #[must_use]
     pub fn dangerously_raw() -> Self {
         Self { raw: true, ..Self::default() }
     }
 
-    /// Whether lines begin with the time. Default [`Timestamps::Off`].
+    /// Sets whether lines begin with the time. Default [`Timestamps::Off`].
     #[must_use]
     pub fn with_timestamps(mut self, timestamps: Timestamps) -> Self {
         self.timestamps = timestamps;
         self
     }
 
-    /// How large the log may become. Default: 4 MiB, the last 64 KiB of which are those of the end.
+    /// Sets how large the log may become. Default 4 MiB, of which the last 64 KiB are reserved for the end of the log.
     #[must_use]
     pub fn with_limit(mut self, limit: LogLimit) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Whether, of a secret of several lines, each line of at least 8 bytes is hidden also where it stands alone. Default
-    /// yes.
+    /// Sets whether each line of at least 8 bytes of a secret of several lines is also hidden alone. Default yes.
     #[must_use]
     pub fn with_masked_lines(mut self, masked: bool) -> Self {
         self.forms.lines = masked;
         self
     }
 
-    /// Whether secrets are hidden also as the usual encoders write them. Default no: it makes up to thirty forms of each
-    /// secret, fewer if it holds few special characters.
+    /// Sets whether secrets are also hidden in the encodings below. Default no, because this searches for up to thirty forms of each secret,
+    /// fewer if it has few special characters.
     ///
     /// - Base64, with either alphabet, wherever the secret lies in what was encoded.
     /// - In URLs, with digits of either case: JavaScript's `encodeURIComponent` and `encodeURI`, Python's `quote` and
@@ -125,7 +124,7 @@ impl LogOptions {
         Arc::new(Masks::with_forms(&Secrets::of(assignment, variables).list, self.forms))
     }
 
-    /// One secret alone.
+    /// Prepares to hide one secret alone.
     pub(super) fn masks_of(&self, secret: &Secret) -> Arc<Masks> {
         Arc::new(Masks::with_forms(std::slice::from_ref(secret), self.forms))
     }

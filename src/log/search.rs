@@ -8,8 +8,8 @@ use memchr::memmem::Finder;
 
 use super::texts::Texts;
 
-/// So much of a text's beginning is searched for. More would find fewer places that are none, but four bytes are what
-/// [`packed::Searcher`] looks at in one step, and copies of secrets are kept short.
+/// How many bytes of a text's beginning are searched for. With more bytes there would be fewer false candidates, but
+/// [`packed::Searcher`] looks at four bytes in one step, and copies of secrets should be short.
 const LONGEST_BEGINNING: usize = 4;
 
 /// Each of these few beginnings is searched for by itself: [`Finder`] is as fast, and smaller than [`packed::Searcher`].
@@ -18,10 +18,10 @@ const MOST_FINDERS: usize = 3;
 /// More beginnings have no [`packed::Searcher`].
 const MOST_PACKED: usize = 64;
 
-/// About what a [`packed::Searcher`] takes on the heap, as counted: so much,
+/// About how many bytes a [`packed::Searcher`] takes on the heap, as measured, without its beginnings.
 const PACKED_SIZE: usize = 3100;
 
-/// and so much for each beginning.
+/// About how many bytes it takes for each beginning, as measured.
 const PACKED_BEGINNING: usize = 75;
 
 /// The shortest text for which looking at windows pays.
@@ -36,7 +36,7 @@ pub(super) enum Search {
     Nothing,
     /// All texts have one of these few beginnings, of the same length.
     Finders(Vec<Finder<'static>>),
-    /// The same for more of them: a Teddy search, which compares 16 or 32 places at once.
+    /// All texts have one of up to [`MOST_PACKED`] beginnings: a Teddy search, which compares 16 or 32 places at once.
     Packed {
         /// Takes its place on the heap anyway.
         searcher: Box<packed::Searcher>,

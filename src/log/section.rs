@@ -1,12 +1,12 @@
-//! Parts of a log that can be folded.
+//! Sections: parts of a log that GitLab can fold.
 
 use super::ansi::{BOLD_CYAN, CLEAR_LINE, RESET};
 use crate::time::Timestamp;
 
-/// A part of a log that GitLab shows with its duration, and folds. Open it with [`crate::Job::open_section`].
+/// A section: a part of a log that GitLab shows with its duration, and can fold. [`crate::Job::open_section`] opens it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// As it was given: secrets in it are found before it is fitted into the log.
+    /// The name as it was given, because secrets are searched for before characters are replaced.
     wanted: String,
     name: String,
     title: Option<String>,
@@ -15,29 +15,29 @@ pub struct Section {
 }
 
 impl Section {
-    /// A section of this name, unique within the log. Anything but letters, digits, `_`, `.` and `-`, which is all GitLab
-    /// takes, becomes `_`. A secret of the job in it becomes `_MASKED_` when the section is opened.
+    /// Returns a section with this name, which must be unique within the log. GitLab allows letters, digits, `_`, `.` and `-`. Every other
+    /// character becomes `_`. A secret of the job becomes `_MASKED_` when the section is opened.
     #[must_use]
     pub fn new(name: &str) -> Self {
         let name = if name.is_empty() { "section" } else { name };
         Self { wanted: name.to_owned(), name: sanitized(name), title: None, collapsed: false, hide_duration: false }
     }
 
-    /// The line that stays to be seen when the section is folded. Line ends in it become spaces.
+    /// Sets the title: the line that GitLab shows when the section is folded. Line ends in it become spaces.
     #[must_use]
     pub fn with_title(mut self, title: &str) -> Self {
         self.title = Some(title.replace(['\r', '\n'], " "));
         self
     }
 
-    /// Folded at first.
+    /// Makes GitLab show the section folded at first.
     #[must_use]
     pub fn with_collapsed(mut self) -> Self {
         self.collapsed = true;
         self
     }
 
-    /// Without its duration.
+    /// Makes GitLab show the section without its duration.
     #[must_use]
     pub fn without_duration(mut self) -> Self {
         self.hide_duration = true;

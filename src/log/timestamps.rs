@@ -12,10 +12,10 @@ use crate::time::Timestamp;
 /// What goes before each line: the time, the stream, and whether it continues the line before.
 const HEADER: usize = 32;
 
-/// A line that would get longer, header included, is not waited for.
+/// The largest size of an entry, header included. A line that would become longer is continued in another entry.
 const LONGEST: usize = 8192;
 
-/// The last millisecond of the year 9999: later years have no form.
+/// The last millisecond of the year 9999: the format has four digits for the year.
 const LAST: u64 = 253_402_300_799_999;
 
 /// One stream's stage. Takes valid UTF-8, and holds back the line that is not complete.
@@ -152,7 +152,7 @@ pub(super) struct Line {
     continues: bool,
 }
 
-/// What a log says is nobody's business.
+/// Shows no text, because the content of a log may be confidential.
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Line").field("size", &self.text.len()).field("since", &self.since).finish_non_exhaustive()

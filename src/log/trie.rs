@@ -27,7 +27,7 @@ struct Node {
     text: u32,
 }
 
-/// See the module.
+/// The trie, with the links of the automaton.
 pub(super) struct Trie {
     nodes: Vec<Node>,
     /// The byte that leads to each node.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::piece::Piece;
 
-/// Those the official runner hides. Compared without regard to case.
+/// The parameters that the official runner hides, compared without regard to case.
 const KEYS: [&[u8]; 6] = [
     b"private_token",
     b"authenticity_token",
@@ -80,7 +80,7 @@ impl Urls {
                     Step::On { end: next, matched: more } => {
                         *self = Self::Value { end: next, matched: more };
                         let byte = chunk.split_to(1);
-                        // What was a beginning of an end is none.
+                        // What looked like the beginning of an end was none.
                         if more <= matched {
                             out(Piece::more(Bytes::from_static(begun(end, matched))));
                         }

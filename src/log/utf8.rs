@@ -5,8 +5,8 @@ use std::str;
 
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-/// One stream's stage: every byte that is part of no valid sequence becomes U+FFFD, each for itself, as the official
-/// runner has it. Holds back the bytes of a sequence that is not complete, three at most.
+/// The UTF-8 stage of one stream. Each byte that is not part of a valid sequence becomes one U+FFFD, as in the official runner. It holds back
+/// the bytes of an incomplete sequence, at most three.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
     held: Vec<u8>,
