@@ -1,10 +1,10 @@
-//! A simulated GitLab: the part of the API that runners use, as a pure machine on virtual time.
+//! A simulated GitLab: the part of the API that runners use, as a state machine without I/O on virtual time.
 //!
 //! The [`Coordinator`] takes requests and gives answers. It has no clock, no threads and no sockets: time is an argument,
 //! and a request that GitLab's front proxy would hold comes back as [`Answer::Held`] and is answered by a later
 //! [`Coordinator::poll`]. The same calls always have the same results.
 //!
-//! It reads requests by itself. A mistake the crate under test makes when it writes them cannot be undone by the same
+//! It shares no code with the crate under test for reading requests. So a mistake in what that crate writes is not hidden by the same
 //! mistake here.
 
 mod access;
@@ -79,11 +79,11 @@ use crate::content::Content;
 use crate::form::FilePart;
 use crate::repository::Repository;
 
-/// Names a held request.
+/// Identifies a held request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HoldId(u64);
 
-/// What becomes of a request. `B` is the type of the bodies of answers.
+/// The result of handing in a request. `B` is the type of the bodies of answers.
 #[expect(clippy::exhaustive_enums, reason = "a caller that ignores a third kind of answer would hang")]
 #[derive(Clone, Debug)]
 pub enum Answer<B = Bytes> {
@@ -175,7 +175,7 @@ struct Inbound {
 }
 
 impl Coordinator {
-    /// A GitLab with no runners and no jobs.
+    /// Returns a GitLab without runners and jobs.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -215,7 +215,7 @@ impl Coordinator {
         &self.settings
     }
 
-    /// The settings, to be changed while it runs. Requests that are held and timers that are set stay as they are.
+    /// The settings, for changing them while it runs. A change does not affect requests that are held already and timers that are set.
     pub fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
     }
@@ -309,24 +309,24 @@ impl Coordinator {
         self.ended_artifacts.shrink(job, 0);
     }
 
-    /// A job.
+    /// Returns a job, or `None` if there is no such job or it was dropped.
     #[must_use]
     pub fn job(&self, id: u64) -> Option<&JobRecord> {
         self.jobs.get(&id)
     }
 
-    /// All jobs that were ever queued, in the order of their numbers.
+    /// All jobs, in the order of their numbers. [`Settings::kept_jobs`] limits how many jobs are kept that have ended.
     pub fn jobs(&self) -> impl Iterator<Item = &JobRecord> {
         self.jobs.values()
     }
 
-    /// What was asked and answered so far.
+    /// The numbers of requests and answers so far.
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// Hands in a request. Paths count from `/api/v4/`, whatever the host and the relative root.
+    /// Hands in a request. Only the part of the path from `/api/v4/` on matters, not the host and the relative root.
     ///
     /// Files in the request stay in memory.
     pub fn submit(&mut self, now: Timestamp, request: Request<Bytes>) -> Answer {
@@ -393,7 +393,7 @@ impl Coordinator {
         self.release(hold).unwrap_or_else(|| in_memory(Reply::empty(StatusCode::NO_CONTENT).into_response()))
     }
 
-    /// A held request whose wait has ended by `now`, oldest first, with its answer. To be called until it returns `None`.
+    /// Returns a held request whose wait has ended by `now`, with its answer, the oldest first. Call it until it returns `None`.
     pub fn poll(&mut self, now: Timestamp) -> Option<(HoldId, Response<Bytes>)> {
         let now = self.advance(now);
         let id = self.holds.first_ended(now)?;
@@ -407,7 +407,7 @@ impl Coordinator {
         self.holds.next_end(self.clock).into_iter().chain(timer).min()
     }
 
-    /// The client of a held request went away.
+    /// Drops a held request, because its client has closed the connection.
     pub fn abandon(&mut self, hold: HoldId) {
         if self.holds.remove(hold).is_some() {
             self.stats.count_abandoned();

@@ -17,22 +17,22 @@ use std::time::Duration;
 use gitlab_runner_api::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
 
-use self::shared::{Open, Shared};
+use self::shared::{NoFilter, Shared};
 use crate::coordinator::Coordinator;
 use crate::time_limit::TimeLimit;
 
 pub(crate) use self::clock::Clock;
 pub(crate) use self::connection::outside;
 pub use self::root::{InvalidRoot, Root};
-pub(crate) use self::shared::{Door, Later, Passage};
+pub(crate) use self::shared::{Handling, Later, RequestFilter};
 
-/// How many connections wait to be accepted. A client that finds no room tries again only after a second, and the 128 of the
-/// standard library are few if thousands of runners come back at once. Linux allows for 4,096 unless it is told otherwise.
+/// How many connections can wait to be accepted. A client that finds no room tries again only after a second. The 128 of the standard
+/// library are too few if thousands of runners connect at once. Linux allows 4,096 by default.
 const BACKLOG: u32 = 4096;
 
-/// How long a client may stay silent where it is its turn: between two requests, within one, and while an answer waits to be read.
-/// GitLab's nginx has about one minute. Two are more than the 90 seconds for which clients written in Go keep connections.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a client may be silent between two requests, within a request, and while an answer waits to be read.
+/// GitLab's nginx allows about one minute. Two minutes are more than the 90 seconds for which clients written in Go keep connections.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A [`Coordinator`] that listens on a port of this machine, in real time, until it is dropped.
 ///
@@ -40,8 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// files and back, so that large ones need no memory: see [`Content`](crate::Content).
 ///
 /// A client that is silent for two minutes loses its connection: in the middle of a request, between two requests, or while an
-/// answer waits to be read. Bodies of requests on their way take 256 MiB of memory at most, and answers 512 MiB; what would need
-/// more is answered with 503. Requests and answers of up to 64 KiB are always served. Uploads of artifacts do not count: each takes at
+/// answer waits to be read. The bodies of requests that are being received take at most 256 MiB of memory, and answers that are being sent 512 MiB. A
+/// request that would need more is answered with 503. Requests and answers of up to 64 KiB are always served. Uploads of artifacts do not count: each takes at
 /// most 1.3 MiB.
 ///
 /// ```
@@ -73,14 +73,14 @@ impl Server {
     /// If the operating system refuses a port or a thread.
     pub fn start(coordinator: Coordinator) -> io::Result<Self> {
         let listen = Listen::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        Self::start_behind(coordinator, listen, Box::new(Open), Clock::start())
+        Self::start_with_filter(coordinator, listen, Box::new(NoFilter), Clock::start())
     }
 
-    /// Starts to serve with a door before GitLab.
-    pub(crate) fn start_behind(
+    /// Starts to serve. The filter sees each request before GitLab does.
+    pub(crate) fn start_with_filter(
         coordinator: Coordinator,
         listen: Listen,
-        door: Box<dyn Door>,
+        filter: Box<dyn RequestFilter>,
         clock: Clock,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -89,7 +89,7 @@ impl Server {
             bind(listen.address)?
         };
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new(coordinator, door, &listen, clock));
+        let shared = Arc::new(Shared::new(coordinator, filter, &listen, clock));
         let served = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("simulated-gitlab".to_owned())
@@ -104,8 +104,8 @@ impl Server {
         })
     }
 
-    /// Ends the process with a message if the server is not dropped within so much time from now, as [`TimeLimit`] does. A
-    /// test that makes its server by a function of its own has its limit there.
+    /// Ends the process with a message if the server is not dropped within this time, as [`TimeLimit`] does. A test helper that makes
+    /// servers can set a limit for all of its tests in this way.
     #[must_use]
     pub fn with_time_limit(mut self, span: Duration) -> Self {
         self.limit = Some(TimeLimit::start(span));
@@ -126,27 +126,28 @@ impl Server {
         self.ca.as_deref()
     }
 
-    /// The time the coordinator sees.
+    /// The current time of the coordinator.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.shared.clock.now()
     }
 
-    /// Lets time pass for the coordinator. What is due happens at once: held requests are answered, and jobs time out.
+    /// Advances the clock of the coordinator. What is due then happens at once: held requests are answered, and jobs time out.
     pub fn advance(&self, by: Duration) {
         self.shared.clock.advance(by);
         self.with(|gitlab, now| gitlab.advance(now));
     }
 
     /// Stops the clock of the coordinator. From now on time only passes by [`advance`](Self::advance), so that a slow test has
-    /// the same results as a fast one. A held request waits until time is let pass or the queue changes.
+    /// the same results as a fast one. A held request waits until the clock is advanced or the queue changes.
     pub fn stop_clock(&self) {
         self.shared.clock.stop();
     }
 
-    /// Looks into the coordinator, or alters it. Held requests whose wait ends by that are answered at once.
+    /// Calls `act` with the coordinator and the current time, to read or to change it. Held requests whose wait ends by the change are
+    /// answered at once.
     ///
-    /// No request is served meanwhile, and calls must not be nested.
+    /// No request is served while `act` runs. Calls must not be nested.
     pub fn with<R>(&self, act: impl FnOnce(&mut Coordinator, Timestamp) -> R) -> R {
         let result = {
             let mut state = self.shared.state();
@@ -166,7 +167,7 @@ pub(crate) struct Listen {
     /// The host in the URL, if the address stands for all addresses of this machine.
     pub(crate) name: Option<String>,
     /// How long a silent client is waited for.
-    pub(crate) patience: Duration,
+    pub(crate) client_timeout: Duration,
     #[cfg(feature = "tls")]
     pub(crate) identity: Option<crate::tls::Identity>,
 }
@@ -178,7 +179,7 @@ impl Listen {
             address,
             root: Root::default(),
             name: None,
-            patience: PATIENCE,
+            client_timeout: CLIENT_TIMEOUT,
             #[cfg(feature = "tls")]
             identity: None,
         }

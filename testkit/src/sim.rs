@@ -1,18 +1,18 @@
 //! The simulated GitLab as a server for runners in any language: what the program `simulated-gitlab` runs.
 //!
-//! Beside the API of GitLab there is one to steer it, below `/_sim/`, and a page at `/` for people who watch.
+//! Besides the API of GitLab, it serves a control API below `/_sim/`, and a page at `/` that shows the jobs.
 //!
 #![doc = include_str!("sim/page/picture.md")]
 //!
 //! Requests that change something below `/_sim/` need the header `Control-Token`, with the `control_token` that the program prints
 //! at its start. The page has buttons after `/?control_token=…` was opened, which gives the browser a cookie. Requests of pages of
-//! other sites are refused, and requests to another host than an address of this machine. Below `/_sim/`, a query is refused, and
-//! so is the body of a `POST` or `PATCH` with a member that the request does not take.
+//! other sites are refused, and so are requests whose `Host` is not an address of this host. Below `/_sim/`, a query is refused, and so is
+//! the body of a `POST` or `PATCH` with a member that the request does not know.
 //!
 //! The server may be below a path, speak TLS, and serve a git repository that jobs are about: see [`Options`]. All addresses in
 //! payloads and answers are then those of this server. The paths below are relative to its URL. Other paths are answered with 404.
 //!
-//! To let it run for long, the program drops what is oldest: logs of jobs that have ended beyond 256 MiB, their files beyond 4 GiB,
+//! To run for a long time in bounded memory, the program drops the oldest data: logs of jobs that have ended beyond 256 MiB, their files beyond 4 GiB,
 //! the jobs themselves beyond 1,000, and the record of requests beyond 10,000. The settings `kept_log_bytes`,
 //! `kept_artifact_bytes`, `kept_jobs` and `kept_requests` change that. A job, a log or a file that was dropped is answered with 404
 //! and a sentence. A runner manager that was not heard of for a week is removed, as in GitLab. Jobs that have not ended, with their
@@ -82,7 +82,7 @@ pub use crate::server::{InvalidRoot, Root};
 use crate::content::Content;
 use crate::coordinator::{Coordinator, NewJob, Settings};
 use crate::dice::Dice;
-use crate::server::{self, Clock, Door, Later, Listen, Passage, Server};
+use crate::server::{self, Clock, Handling, Later, Listen, RequestFilter, Server};
 #[cfg(feature = "tls")]
 use crate::tls::Identity;
 use crate::treatment::Treatment;
@@ -146,7 +146,7 @@ impl Options {
         self
     }
 
-    /// Serves below this path only. Without, at the root of the address.
+    /// Serves below this path only. Default: at the root of the address.
     #[must_use]
     pub fn with_root(mut self, root: Root) -> Self {
         self.root = root;
@@ -171,7 +171,7 @@ impl Options {
         self
     }
 
-    /// Serves requests to this host name. Without, only those to addresses, and to `localhost`. If the server listens at all
+    /// Serves requests to this host name, besides those to addresses and to `localhost`. If the server listens at all
     /// addresses of the machine, the first name is the one in its URL.
     #[must_use]
     pub fn with_host(mut self, name: impl Into<String>) -> Self {
@@ -179,21 +179,21 @@ impl Options {
         self
     }
 
-    /// Lets other machines use the server. Without, an address that they can reach is refused.
+    /// Allows an address that other hosts can reach. Without this, such an address is refused.
     #[must_use]
     pub fn with_remote(mut self) -> Self {
         self.remote = true;
         self
     }
 
-    /// Begins with one more fault.
+    /// Adds a fault that is on from the beginning.
     #[must_use]
     pub fn with_fault(mut self, fault: Fault) -> Self {
         self.faults.push(fault);
         self
     }
 
-    /// Decides which requests a fault strikes. The default is 0.
+    /// Sets the seed of the random numbers that decide which requests a fault such as `503:patch:10%` applies to. Default 0.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -208,11 +208,11 @@ impl Options {
     }
 }
 
-/// Serves GitLab's API, the one to steer it, and the page.
+/// Serves GitLab's API, the control API, and the page.
 ///
 /// # Errors
 ///
-/// If other machines can reach the address and [`Options::with_remote`] was not called; if the operating system refuses the port,
+/// If other hosts can reach the address and [`Options::with_remote`] was not called; if the operating system refuses the port,
 /// or a thread; if a host name cannot stand in a certificate.
 pub fn serve(mut coordinator: Coordinator, options: Options) -> io::Result<Server> {
     #[cfg(feature = "tls")]
@@ -235,9 +235,9 @@ pub fn serve(mut coordinator: Coordinator, options: Options) -> io::Result<Serve
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
     let guard = Guard::new(control_token, hosts, remote);
     let guard = guard.ok_or_else(|| invalid("the control token has letters, digits, -, _, . and ~, at least one"))?;
-    let door = Entrance { guard, root, faults: Faults::new(faults, Dice::new(seed)) };
+    let filter = SimFilter { guard, root, faults: Faults::new(faults, Dice::new(seed)) };
     let clock = start.map_or_else(Clock::start, Clock::standing_at);
-    let server = Server::start_behind(coordinator, listen, Box::new(door), clock)?;
+    let server = Server::start_with_filter(coordinator, listen, Box::new(filter), clock)?;
     let url = server.url();
     server.with(|gitlab, _| {
         let settings = gitlab.settings_mut();
@@ -251,14 +251,14 @@ pub fn serve(mut coordinator: Coordinator, options: Options) -> io::Result<Serve
     Ok(server)
 }
 
-/// What looks at each request before GitLab does: the guard, the control API, the repository, the page and the faults.
-struct Entrance {
+/// Sees each request before GitLab does: the guard, the control API, the repository, the page and the faults.
+struct SimFilter {
     guard: Guard,
     root: Root,
     faults: Faults,
 }
 
-impl Door for Entrance {
+impl RequestFilter for SimFilter {
     fn refuse(&self, head: &Parts) -> Option<Response<Content>> {
         let checked = self.guard.check_source(head).and_then(|()| {
             let is_control = head.uri.path().starts_with(control::BELOW);
@@ -267,27 +267,27 @@ impl Door for Entrance {
         checked.err().map(|refusal| guard::protect(control::refused(refusal)))
     }
 
-    fn pass(&mut self, gitlab: &mut Coordinator, now: Timestamp, request: &Request<Bytes>) -> Passage {
+    fn handle(&mut self, gitlab: &mut Coordinator, now: Timestamp, request: &Request<Bytes>) -> Handling {
         self.decide(gitlab, now, request).map(guard::protect)
     }
 }
 
-impl Entrance {
-    fn decide(&mut self, gitlab: &mut Coordinator, now: Timestamp, request: &Request<Bytes>) -> Passage {
+impl SimFilter {
+    fn decide(&mut self, gitlab: &mut Coordinator, now: Timestamp, request: &Request<Bytes>) -> Handling {
         let path = request.uri().path();
         if path.starts_with(control::BELOW) {
             gitlab.advance(now);
             return control::answer(gitlab, &mut self.faults, now, request);
         }
-        if let Some(passage) = git::answer(gitlab, now, request) {
-            return passage;
+        if let Some(handling) = git::answer(gitlab, now, request) {
+            return handling;
         }
         match page::answer(gitlab, &self.guard, &self.root, now, request) {
-            Some(page) => Passage::Later(Later::new(move || page.response().map(Content::from))),
-            None if has_other_root(path) => Passage::Answered(server::outside(path)),
+            Some(page) => Handling::Later(Later::new(move || page.response().map(Content::from))),
+            None if has_other_root(path) => Handling::Answered(server::outside(path)),
             // Faults are for runners, not for the test that watches them.
-            None if Coordinator::is_for_users(request) => Passage::GitLab(Treatment::Deliver),
-            None => Passage::GitLab(self.faults.treat(request)),
+            None if Coordinator::is_for_users(request) => Handling::GitLab(Treatment::Deliver),
+            None => Handling::GitLab(self.faults.treat(request)),
         }
     }
 }
@@ -329,7 +329,7 @@ pub fn change_settings(settings: &mut Settings, changes: &Map<String, Value>) ->
     settings::change(settings, changes)
 }
 
-/// Everything that happened, as `GET /_sim/report` tells it.
+/// Returns everything that happened, as `GET /_sim/report` does.
 #[must_use]
 pub fn report(gitlab: &Coordinator) -> Value {
     control::report(gitlab)

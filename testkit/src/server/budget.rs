@@ -1,9 +1,9 @@
-//! How much memory the requests and the answers that are on their way may take.
+//! Limits the memory for requests that are being received, and for answers that are being sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What takes no more than this is not counted, so that small requests are served whatever the large ones take.
+/// Bodies up to this size are not counted, so that small requests are always served, however much memory the large ones take.
 pub(super) const SMALL: usize = 64 << 10;
 
 /// A number of bytes that all connections share.
@@ -37,7 +37,7 @@ impl Budget {
 }
 
 impl Share {
-    /// Takes as much as is needed for so many bytes. Returns whether there was room for them; if not, nothing changes.
+    /// Makes this part as large as is needed for this many bytes. Returns false, and changes nothing, if the budget has no room for them.
     pub(super) fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
         if bytes <= SMALL || more == 0 {

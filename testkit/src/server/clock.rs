@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use gitlab_runner_api::Timestamp;
 
-/// A clock anchored once on Unix time, monotonic from there. It can be put forward, and it can stand still otherwise.
+/// A monotonic clock that starts at a Unix time. It can be advanced, and it can be stopped so that it moves only then.
 #[derive(Debug)]
 pub(crate) struct Clock {
     origin: Timestamp,

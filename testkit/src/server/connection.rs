@@ -19,9 +19,9 @@ use tokio_io_timeout::TimeoutWriter;
 #[cfg(feature = "tls")]
 use tokio_rustls::TlsAcceptor;
 
-use super::incoming::{self, Patient};
+use super::incoming::{self, TimedBody};
 use super::outgoing::Outgoing;
-use super::shared::{Passage, Shared, State};
+use super::shared::{Handling, Shared, State};
 use crate::content::Content;
 use crate::coordinator::{Answer, Body, HoldId, Reading};
 use crate::treatment::Treatment;
@@ -54,12 +54,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         // Without it answers are only slower.
         let _ = stream.set_nodelay(true);
         let shared = Arc::clone(&shared);
-        tokio::spawn(converse(stream, shared));
+        tokio::spawn(serve_connection(stream, shared));
     }
 }
 
 /// Serves a connection, with TLS if the server has a certificate.
-async fn converse(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
     #[cfg(feature = "tls")]
     if let Some(config) = &shared.tls {
         let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
@@ -72,13 +72,13 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>) {
 }
 
 async fn serve_requests(stream: impl AsyncRead + AsyncWrite, shared: Arc<Shared>) {
-    let patience = shared.patience;
+    let client_timeout = shared.client_timeout;
     let mut stream = TimeoutWriter::new(stream);
-    stream.set_timeout(Some(patience));
+    stream.set_timeout(Some(client_timeout));
     let service = service_fn(move |request| admit(request, Arc::clone(&shared)));
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(patience);
-    // A broken connection is the client's affair.
+    server.timer(TokioTimer::new()).header_read_timeout(client_timeout);
+    // An error means that the client has broken the connection, which needs no handling here.
     let _ = server.serve_connection(TokioIo::new(Box::pin(stream)), service).await;
 }
 
@@ -121,7 +121,7 @@ async fn answer_held(shared: Arc<Shared>) {
 
 async fn handle(request: Request<Incoming>, shared: &Shared) -> io::Result<Response<Outgoing>> {
     let (mut parts, body) = request.into_parts();
-    let body = Patient::new(body, shared.patience);
+    let body = TimedBody::new(body, shared.client_timeout);
     let mut share = shared.bodies.share();
     match shared.root.strip(&parts.uri) {
         Some(uri) => parts.uri = uri,
@@ -135,7 +135,7 @@ async fn handle(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
     }
     let (refused, reading) = {
         let state = shared.state();
-        match state.door.refuse(&parts) {
+        match state.filter.refuse(&parts) {
             Some(refused) => (Some(refused), Reading::Discard),
             None => (None, state.coordinator.reading(shared.clock.now(), &parts)),
         }
@@ -147,21 +147,21 @@ async fn handle(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
     if let Some(refused) = refused {
         return Ok(refused.map(Outgoing::new));
     }
-    let (passage, request) = {
+    let (handling, request) = {
         let mut state = shared.state();
         let now = shared.clock.now();
-        let State { coordinator, door, .. } = &mut *state;
+        let State { coordinator, filter, .. } = &mut *state;
         let whole = if let Body::Whole(bytes) = &body { bytes.clone() } else { Bytes::new() };
         let seen = Request::from_parts(parts, whole);
-        let passage = door.pass(coordinator, now, &seen);
-        (passage, seen.map(|_| body))
+        let handling = filter.handle(coordinator, now, &seen);
+        (handling, seen.map(|_| body))
     };
-    let treatment = match passage {
-        Passage::Answered(response) => {
+    let treatment = match handling {
+        Handling::Answered(response) => {
             shared.changed.notify_one();
             return Ok(response.map(Outgoing::new));
         }
-        Passage::Advanced(by, response) => {
+        Handling::Advanced(by, response) => {
             shared.clock.advance(by);
             {
                 let mut state = shared.state();
@@ -170,7 +170,7 @@ async fn handle(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
             shared.changed.notify_one();
             return Ok(response.map(Outgoing::new));
         }
-        Passage::Later(later) => {
+        Handling::Later(later) => {
             // On another thread: this one serves everybody else.
             let finish = tokio::task::spawn_blocking(|| later.prepare()).await.map_err(io::Error::other)?;
             let response = {
@@ -181,7 +181,7 @@ async fn handle(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
             shared.changed.notify_one();
             return Ok(response.map(Outgoing::new));
         }
-        Passage::GitLab(treatment) => treatment,
+        Handling::GitLab(treatment) => treatment,
     };
     match treatment {
         Treatment::LoseRequest => return Err(io::ErrorKind::ConnectionReset.into()),
@@ -206,7 +206,7 @@ pub(crate) fn outside(path: &str) -> Response<Content> {
     response
 }
 
-/// What GitLab answers, when it does.
+/// Waits for the answer of GitLab, also if the request is held.
 async fn answer(request: Request<Body>, shared: &Shared) -> Response<Content> {
     let (hold, answer) = {
         let mut state = shared.state();

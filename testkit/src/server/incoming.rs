@@ -19,21 +19,22 @@ use crate::form::{Form, FormError, Keep};
 /// The largest body that is read into memory. Artifacts are not, and have a limit of their own.
 const WHOLE_LIMIT: usize = 64 << 20;
 
-/// A body whose sender may not be silent for long. One that sends half of it would hold memory and a connection for ever.
-pub(super) struct Patient {
+/// A body that fails if its sender is silent for too long. Otherwise a client that sends half of a body would hold memory and a connection
+/// for ever.
+pub(super) struct TimedBody {
     body: Incoming,
-    patience: Duration,
-    /// Runs while nothing comes.
+    client_timeout: Duration,
+    /// Runs while no bytes arrive.
     silence: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
-    pub(super) fn new(body: Incoming, patience: Duration) -> Self {
-        Self { body, patience, silence: None }
+impl TimedBody {
+    pub(super) fn new(body: Incoming, client_timeout: Duration) -> Self {
+        Self { body, client_timeout, silence: None }
     }
 }
 
-impl hyper::body::Body for Patient {
+impl hyper::body::Body for TimedBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -43,8 +44,8 @@ impl hyper::body::Body for Patient {
             this.silence = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)));
         }
-        let patience = this.patience;
-        let silence = this.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let client_timeout = this.client_timeout;
+        let silence = this.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(client_timeout)));
         silence.as_mut().poll(cx).map(|()| Some(Err(io::ErrorKind::TimedOut.into())))
     }
 }
@@ -57,7 +58,7 @@ impl hyper::body::Body for Patient {
 /// The answer, if GitLab is not to see the request.
 pub(super) async fn read(
     headers: &HeaderMap,
-    mut body: Patient,
+    mut body: TimedBody,
     reading: Reading,
     share: &mut Share,
 ) -> Result<Body, Response<Bytes>> {
@@ -91,7 +92,7 @@ pub(super) async fn read(
     }
 }
 
-async fn whole(mut body: Patient, share: &mut Share) -> Result<Body, Response<Bytes>> {
+async fn whole(mut body: TimedBody, share: &mut Share) -> Result<Body, Response<Bytes>> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| broken(&error))?;
@@ -113,7 +114,7 @@ async fn whole(mut body: Patient, share: &mut Share) -> Result<Body, Response<By
 }
 
 /// Reads the rest of a body and forgets it.
-async fn skip(body: &mut Patient) -> Result<(), Response<Bytes>> {
+async fn skip(body: &mut TimedBody) -> Result<(), Response<Bytes>> {
     while let Some(frame) = body.frame().await {
         frame.map_err(|error| broken(&error))?;
     }

@@ -1,4 +1,4 @@
-//! What the connections of a server share.
+//! The state that all connections of a server share.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +31,7 @@ pub(super) struct Shared {
     pub(super) changed: Notify,
     pub(super) stop: Notify,
     pub(super) root: Root,
-    pub(super) patience: Duration,
+    pub(super) client_timeout: Duration,
     /// The memory for bodies of requests that are being read.
     pub(super) bodies: Arc<Budget>,
     /// The memory for answers that are being sent.
@@ -45,41 +45,41 @@ pub(super) struct State {
     pub(super) coordinator: Coordinator,
     /// The connections of held requests.
     pub(super) waiting: BTreeMap<HoldId, oneshot::Sender<Response<Bytes>>>,
-    pub(super) door: Box<dyn Door>,
+    pub(super) filter: Box<dyn RequestFilter>,
 }
 
-/// Looks at each request before GitLab does.
-pub(crate) trait Door: Send {
-    /// The answer to a request that is refused for its head alone. Its body is not kept in memory.
+/// Sees each request before GitLab does, and can answer it instead.
+pub(crate) trait RequestFilter: Send {
+    /// Returns an answer if the request must be refused because of its head. Its body is then not kept in memory.
     fn refuse(&self, head: &Parts) -> Option<Response<Content>>;
 
-    /// Decides on a request that was read. The body is empty if it is a form with files, which the door does not see.
-    fn pass(&mut self, gitlab: &mut Coordinator, now: Timestamp, request: &Request<Bytes>) -> Passage;
+    /// Decides on a request that was read. The body is empty if it is a form with files, which the filter does not see.
+    fn handle(&mut self, gitlab: &mut Coordinator, now: Timestamp, request: &Request<Bytes>) -> Handling;
 }
 
-/// Every request is GitLab's.
-pub(super) struct Open;
+/// Passes every request to GitLab.
+pub(super) struct NoFilter;
 
-impl Door for Open {
+impl RequestFilter for NoFilter {
     fn refuse(&self, _: &Parts) -> Option<Response<Content>> {
         None
     }
 
-    fn pass(&mut self, _: &mut Coordinator, _: Timestamp, _: &Request<Bytes>) -> Passage {
-        Passage::GitLab(Treatment::Deliver)
+    fn handle(&mut self, _: &mut Coordinator, _: Timestamp, _: &Request<Bytes>) -> Handling {
+        Handling::GitLab(Treatment::Deliver)
     }
 }
 
-/// What the door does with a request.
+/// What a [`RequestFilter`] decides about a request.
 #[derive(Debug)]
-pub(crate) enum Passage {
-    /// It is GitLab's, and a network does this to it.
+pub(crate) enum Handling {
+    /// GitLab answers it, with this fault of the network.
     GitLab(Treatment),
-    /// It is not GitLab's affair.
+    /// The filter has answered it.
     Answered(Response<Content>),
-    /// It is not GitLab's affair, and lets this much time pass.
+    /// The filter has answered it, and the clock is to be advanced by this time.
     Advanced(Duration, Response<Content>),
-    /// It is not GitLab's affair, and a part of the work takes long.
+    /// The filter answers it, and a part of the work takes long.
     Later(Later),
 }
 
@@ -117,7 +117,7 @@ impl Later {
     }
 }
 
-impl Passage {
+impl Handling {
     /// Changes the answer, if it is not GitLab's.
     pub(crate) fn map(self, change: fn(Response<Content>) -> Response<Content>) -> Self {
         match self {
@@ -136,14 +136,14 @@ impl fmt::Debug for Later {
 }
 
 impl Shared {
-    pub(super) fn new(coordinator: Coordinator, door: Box<dyn Door>, listen: &Listen, clock: Clock) -> Self {
+    pub(super) fn new(coordinator: Coordinator, filter: Box<dyn RequestFilter>, listen: &Listen, clock: Clock) -> Self {
         Self {
             clock,
-            state: Mutex::new(State { coordinator, waiting: BTreeMap::new(), door }),
+            state: Mutex::new(State { coordinator, waiting: BTreeMap::new(), filter }),
             changed: Notify::new(),
             stop: Notify::new(),
             root: listen.root.clone(),
-            patience: listen.patience,
+            client_timeout: listen.client_timeout,
             bodies: Budget::new(BODIES_LIMIT),
             answers: Budget::new(ANSWERS_LIMIT),
             #[cfg(feature = "tls")]

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
 
-use super::shared::{ANSWERS_LIMIT, BODIES_LIMIT, Open};
+use super::shared::{ANSWERS_LIMIT, BODIES_LIMIT, NoFilter};
 use super::{Clock, Listen};
 use crate::coordinator::Reading;
 use crate::{Coordinator, Maintenance, NewJob, Server, Settings, TimeLimit};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Client(TcpStream);
 
@@ -18,7 +18,7 @@ impl Client {
     fn connect(server: &Server) -> Self {
         let address = server.url().trim_start_matches("http://").to_owned();
         let stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_read_timeout(Some(CLIENT_TIMEOUT)).expect("a timeout");
         Self(stream)
     }
 
@@ -60,7 +60,7 @@ fn start(long_poll: Duration) -> Server {
 fn eventually(server: &Server, holds: impl Fn(&Coordinator) -> bool) {
     let start = Instant::now();
     while !server.with(|gitlab, _| holds(gitlab)) {
-        assert!(start.elapsed() < PATIENCE, "it did not happen in time");
+        assert!(start.elapsed() < CLIENT_TIMEOUT, "it did not happen in time");
         thread::sleep(Duration::from_millis(2));
     }
 }
@@ -320,7 +320,7 @@ fn an_upload_is_sent_to_another_address_before_its_body_is_read() {
 }
 
 /// A server that does not wait long for clients that are silent, with a job that runs and has a log of 8 MiB.
-fn impatient(patience: Duration) -> (Server, u64, String) {
+fn impatient(client_timeout: Duration) -> (Server, u64, String) {
     let (mut gitlab, id, token) = running();
     gitlab.add_runner("glrt-fake");
     let log = vec![b'x'; 8 << 20];
@@ -328,8 +328,8 @@ fn impatient(patience: Duration) -> (Server, u64, String) {
     let patch = patch.header("content-range", format!("0-{}", log.len() - 1)).body(log.into()).expect("a request");
     assert_eq!(gitlab.respond(SystemTime::now().into(), patch).status(), 202);
     gitlab.set_access_token("glpat-fake");
-    let listen = Listen { patience, ..Listen::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))) };
-    let server = Server::start_behind(gitlab, listen, Box::new(Open), Clock::start()).expect("a server");
+    let listen = Listen { client_timeout, ..Listen::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))) };
+    let server = Server::start_with_filter(gitlab, listen, Box::new(NoFilter), Clock::start()).expect("a server");
     (server.with_time_limit(TimeLimit::TEST), id, token)
 }
 
@@ -387,7 +387,7 @@ fn a_silent_client_loses_its_connection_and_what_it_holds() {
 
 #[test]
 fn what_is_on_its_way_takes_a_bounded_memory_and_small_requests_are_served() {
-    let (server, id, _) = impatient(PATIENCE);
+    let (server, id, _) = impatient(CLIENT_TIMEOUT);
     let mut client = Client::connect(&server);
     let large = format!(r#"{{"token":"glrt-fake","info":{{"name":"{}"}}}}"#, "a".repeat(200 << 10));
     let read = |client: &mut Client, path: &str| {

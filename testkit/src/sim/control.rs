@@ -20,13 +20,13 @@ use super::faults::Faults;
 use crate::content::Content;
 use crate::coordinator::Coordinator;
 use crate::routes::{self, Operation};
-use crate::server::Passage;
+use crate::server::Handling;
 
 /// The paths of all operations begin with this.
 pub(super) const BELOW: &str = "/_sim/";
 
 /// What an operation does.
-type Act = fn(&mut Call<'_>) -> Result<Passage, Refusal>;
+type Act = fn(&mut Call<'_>) -> Result<Handling, Refusal>;
 
 /// An operation, and the members that its body may have.
 struct Control {
@@ -116,13 +116,13 @@ pub(super) fn answer(
     faults: &mut Faults,
     now: Timestamp,
     request: &Request<Bytes>,
-) -> Passage {
+) -> Handling {
     let path = request.uri().path();
     let method = if *request.method() == Method::HEAD { &Method::GET } else { request.method() };
     let found: Vec<_> = routes::at(OPERATIONS, path).collect();
     let allowed: Vec<&str> = found.iter().map(|(operation, _)| operation.method.as_str()).collect();
     let Some((operation, values)) = found.into_iter().find(|(operation, _)| operation.method == *method) else {
-        return Passage::Answered(not_there(request, &allowed));
+        return Handling::Answered(not_there(request, &allowed));
     };
     let mut call = Call { gitlab, faults, now, body: request.body(), values };
     let checked = if request.uri().query().is_some_and(|query| !query.is_empty()) {
@@ -133,7 +133,7 @@ pub(super) fn answer(
         Ok(())
     };
     let acted = checked.and_then(|()| (operation.act.act)(&mut call));
-    acted.unwrap_or_else(|refusal| Passage::Answered(refused(refusal)))
+    acted.unwrap_or_else(|refusal| Handling::Answered(refused(refusal)))
 }
 
 /// The answer to a request for which there is no operation, at a path where these methods are allowed.

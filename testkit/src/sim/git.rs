@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use crate::content::Content;
 use crate::coordinator::{Coordinator, NewJob, PROJECT_PATH};
 use crate::repository::Repository;
-use crate::server::{Later, Passage};
+use crate::server::{Handling, Later};
 
 /// The user name of a job.
 const USER: &str = "gitlab-ci-token";
@@ -25,7 +25,7 @@ const DENIED: &str = "HTTP Basic: Access denied. If a password was provided for 
 
 /// The answer to a request for the repository; `None` if it is for something else, or there is no repository. Who may read it is
 /// decided at once. The program git and the disk may be slow, so that nobody else waits for them.
-pub(super) fn answer(gitlab: &Coordinator, now: Timestamp, request: &Request<Bytes>) -> Option<Passage> {
+pub(super) fn answer(gitlab: &Coordinator, now: Timestamp, request: &Request<Bytes>) -> Option<Handling> {
     let repository = gitlab.repository()?;
     let path = request.uri().path().strip_prefix('/')?.strip_prefix(PROJECT_PATH)?.strip_prefix(".git/")?;
     let token = password(request.headers());
@@ -33,14 +33,14 @@ pub(super) fn answer(gitlab: &Coordinator, now: Timestamp, request: &Request<Byt
         let mut response = text(StatusCode::UNAUTHORIZED, DENIED);
         let challenge = HeaderValue::from_static("Basic realm=\"GitLab\"");
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-        return Some(Passage::Answered(response));
+        return Some(Handling::Answered(response));
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let why = "The repository can only be read, by git's plain protocol.\n";
-        return Some(Passage::Answered(text(StatusCode::FORBIDDEN, why)));
+        return Some(Handling::Answered(text(StatusCode::FORBIDDEN, why)));
     }
     let (repository, job, path) = (repository.clone(), job.template().clone(), path.to_owned());
-    Some(Passage::Later(Later::new(move || {
+    Some(Handling::Later(Later::new(move || {
         let found = file(&repository, &job, &path);
         found.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "There is no such file in the repository.\n"))
     })))

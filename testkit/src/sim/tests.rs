@@ -1,4 +1,4 @@
-//! Who gets through the entrance, for each operation of the control API. The table of operations is read, so that a new one
+//! Who gets through the filter, for each operation of the control API. The table of operations is read, so that a new one
 //! cannot be forgotten.
 
 use http::header::{ALLOW, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
@@ -10,9 +10,9 @@ use crate::coordinator::{JobRecord, JobStatus};
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "MOON"];
 
-fn entrance() -> Entrance {
+fn sim_filter() -> SimFilter {
     let guard = Guard::new("secret".to_owned(), Vec::new(), false).expect("a token");
-    Entrance { guard, root: Root::default(), faults: Faults::new(Vec::new(), Dice::new(0)) }
+    SimFilter { guard, root: Root::default(), faults: Faults::new(Vec::new(), Dice::new(0)) }
 }
 
 /// A GitLab with a runner, its manager, and a job with a log.
@@ -34,15 +34,15 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<Bytes>
 
 /// The answer to a request, and whether it was refused for its head.
 fn ask(gitlab: &mut Coordinator, request: Request<Bytes>) -> (Response<Content>, bool) {
-    let mut entrance = entrance();
+    let mut filter = sim_filter();
     let (head, body) = request.into_parts();
-    if let Some(refused) = entrance.refuse(&head) {
+    if let Some(refused) = filter.refuse(&head) {
         return (refused, true);
     }
-    let response = match entrance.pass(gitlab, NOW, &Request::from_parts(head, body)) {
-        Passage::Answered(response) | Passage::Advanced(_, response) => response,
-        Passage::Later(later) => later.prepare()(gitlab, NOW),
-        Passage::GitLab(_) => gitlab.respond(NOW, request_of_gitlab()).map(Content::from),
+    let response = match filter.handle(gitlab, NOW, &Request::from_parts(head, body)) {
+        Handling::Answered(response) | Handling::Advanced(_, response) => response,
+        Handling::Later(later) => later.prepare()(gitlab, NOW),
+        Handling::GitLab(_) => gitlab.respond(NOW, request_of_gitlab()).map(Content::from),
     };
     (response, false)
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::content::Content;
 use crate::coordinator::Coordinator;
 use crate::routes::Values;
-use crate::server::Passage;
+use crate::server::Handling;
 use crate::sim::faults::Faults;
 pub(super) use crate::sim::guard::Refusal;
 use crate::sim::settings;
@@ -43,16 +43,16 @@ pub(super) fn told(status: StatusCode, body: &Value) -> Response<Content> {
     response
 }
 
-pub(super) fn ok(body: &Value) -> Result<Passage, Refusal> {
-    Ok(Passage::Answered(told(StatusCode::OK, body)))
+pub(super) fn ok(body: &Value) -> Result<Handling, Refusal> {
+    Ok(Handling::Answered(told(StatusCode::OK, body)))
 }
 
-pub(super) fn created(body: &Value) -> Result<Passage, Refusal> {
-    Ok(Passage::Answered(told(StatusCode::CREATED, body)))
+pub(super) fn created(body: &Value) -> Result<Handling, Refusal> {
+    Ok(Handling::Answered(told(StatusCode::CREATED, body)))
 }
 
-pub(super) fn raw(kind: &'static str, body: impl Into<Content>) -> Result<Passage, Refusal> {
-    Ok(Passage::Answered(typed(kind, body)))
+pub(super) fn raw(kind: &'static str, body: impl Into<Content>) -> Result<Handling, Refusal> {
+    Ok(Handling::Answered(typed(kind, body)))
 }
 
 /// An answer of this media type.

@@ -9,55 +9,55 @@ use serde_json::{Map, Value, json};
 use super::call::{Call, Refusal, bad, created, ok, raw, seconds, told};
 use super::jobs;
 use crate::coordinator::{Coordinator, Endpoint, Registration, RequestRecord, Role, RunnerType};
-use crate::server::Passage;
+use crate::server::Handling;
 use crate::sim::faults::InvalidFault;
 use crate::sim::openapi::{DESCRIBED_URL, OPENAPI};
 use crate::sim::settings;
 
-pub(super) fn health(_: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn health(_: &mut Call<'_>) -> Result<Handling, Refusal> {
     ok(&json!({ "status": "ok" }))
 }
 
-pub(super) fn description(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn description(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     // With the address of this server, so that generated clients find it.
     let url = json!(call.gitlab.settings().external_url).to_string();
     raw("application/json", Bytes::from(OPENAPI.replacen(DESCRIBED_URL, &url, 1)))
 }
 
-pub(super) fn show_report(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn show_report(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     ok(&report(call.gitlab))
 }
 
-pub(super) fn show_settings(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn show_settings(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     ok(&settings::view(call.gitlab.settings()))
 }
 
-pub(super) fn change_settings(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn change_settings(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let members = call.members()?;
     settings::change(call.gitlab.settings_mut(), &members).map_err(bad)?;
     show_settings(call)
 }
 
-pub(super) fn list_faults(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn list_faults(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     ok(&call.faults.list().iter().map(ToString::to_string).collect())
 }
 
-pub(super) fn add_fault(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn add_fault(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let fault = call.text("fault")?.parse();
     call.faults.add(fault.map_err(|error: InvalidFault| bad(error.to_string()))?);
     list_faults(call)
 }
 
-pub(super) fn clear_faults(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn clear_faults(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     call.faults.clear();
     list_faults(call)
 }
 
-pub(super) fn list_requests(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn list_requests(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     ok(&call.gitlab.requests().map(request_view).collect())
 }
 
-pub(super) fn clear_requests(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn clear_requests(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     call.gitlab.clear_requests();
     list_requests(call)
 }
@@ -72,19 +72,19 @@ fn request_view(record: &RequestRecord) -> Value {
     })
 }
 
-pub(super) fn show_time(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn show_time(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     ok(&json!({ "now": seconds(call.now) }))
 }
 
-pub(super) fn advance_time(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn advance_time(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let by = call.duration("advance")?.ok_or_else(|| bad("advance is a number of seconds"))?;
     // The clock counts milliseconds, and a number such as 0.877 is not exact.
     let by = by.saturating_add(Duration::from_micros(500));
     let by = Duration::from_millis(u64::try_from(by.as_millis()).unwrap_or(u64::MAX));
-    Ok(Passage::Advanced(by, told(StatusCode::OK, &json!({ "now": seconds(call.now.saturating_add(by)) }))))
+    Ok(Handling::Advanced(by, told(StatusCode::OK, &json!({ "now": seconds(call.now.saturating_add(by)) }))))
 }
 
-pub(super) fn add_user(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn add_user(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let token = call.text("token")?;
     let members = call.members()?;
     let named = members.get("role").and_then(Value::as_str).unwrap_or(Role::Administrator.as_str());
@@ -98,7 +98,7 @@ pub(super) fn add_user(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     created(&json!({ "token": token, "role": role.as_str(), "scopes": scopes }))
 }
 
-pub(super) fn add_registration_token(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn add_registration_token(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let token = call.text("token")?;
     let members = call.members()?;
     let kind = match members.get("runner_type") {

@@ -12,17 +12,17 @@ use super::call::{Call, Refusal, bad, created, missing, ok, raw, seconds, told, 
 use super::refused;
 use crate::content::Content;
 use crate::coordinator::{Coordinator, JobRecord, NewJob};
-use crate::server::{Later, Passage};
+use crate::server::{Handling, Later};
 use crate::sim::describe;
 
-pub(super) fn list(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn list(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     ok(&call.gitlab.jobs().map(view).collect())
 }
 
-pub(super) fn queue(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn queue(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let mut job = describe::job(call.json()?).map_err(bad)?;
     let Some(repository) = call.gitlab.repository().cloned() else {
-        return Ok(Passage::Answered(enqueue(call.gitlab, call.now, job)));
+        return Ok(Handling::Answered(enqueue(call.gitlab, call.now, job)));
     };
     // To ask git takes long, and nobody else is to wait for it.
     let check_out = move || {
@@ -35,7 +35,7 @@ pub(super) fn queue(call: &mut Call<'_>) -> Result<Passage, Refusal> {
         }
         refused(bad(format!("the repository has no {}", job.source_reference())))
     };
-    Ok(Passage::Later(Later::then(check_out, finish)))
+    Ok(Handling::Later(Later::then(check_out, finish)))
 }
 
 fn enqueue(gitlab: &mut Coordinator, now: Timestamp, job: NewJob) -> Response<Content> {
@@ -45,15 +45,15 @@ fn enqueue(gitlab: &mut Coordinator, now: Timestamp, job: NewJob) -> Response<Co
     }
 }
 
-pub(super) fn show(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn show(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     ok(&view(call.job()?))
 }
 
-pub(super) fn show_token(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn show_token(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     ok(&json!({ "token": call.job()?.token() }))
 }
 
-pub(super) fn show_trace(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn show_trace(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let job = call.job()?;
     if let Some(why) = job.why_no_log(call.gitlab.settings()) {
         return Err(missing(why));
@@ -61,7 +61,7 @@ pub(super) fn show_trace(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     raw("text/plain; charset=utf-8", Bytes::copy_from_slice(job.trace()))
 }
 
-pub(super) fn show_artifact(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn show_artifact(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let (job, kind) = (call.job()?, call.value(1));
     let dropped = job.why_no_artifacts(call.gitlab.settings());
     let why = || missing(dropped.unwrap_or_else(|| format!("job {} left no {kind}", job.id())));
@@ -69,56 +69,56 @@ pub(super) fn show_artifact(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     let disposition = HeaderValue::try_from(file.disposition());
     let mut response = typed("application/octet-stream", file.content.clone());
     response.headers_mut().extend(disposition.ok().map(|disposition| (CONTENT_DISPOSITION, disposition)));
-    Ok(Passage::Answered(response))
+    Ok(Handling::Answered(response))
 }
 
-pub(super) fn cancel(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn cancel(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let force = call.flag("force", false)?;
     let act = if force { Coordinator::force_cancel } else { Coordinator::cancel };
     call.change(act)
 }
 
-pub(super) fn retry(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn retry(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let id = call.job()?.id();
     let again = call.gitlab.retry(call.now, id).and_then(|again| call.gitlab.job(again));
     let why = || Refusal(StatusCode::CONFLICT, format!("job {id} has not ended, or it was retried already"));
     created(&view(again.ok_or_else(why)?))
 }
 
-pub(super) fn watch(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn watch(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let watched = call.flag("watched", true)?;
     call.change(|gitlab, _, job| gitlab.watch(job, watched))
 }
 
-pub(super) fn erase(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn erase(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     call.change(|gitlab, _, job| gitlab.erase(job))
 }
 
-pub(super) fn delete_project(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn delete_project(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     call.change(|gitlab, _, job| gitlab.delete_project(job))
 }
 
-pub(super) fn lock(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn lock(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let until = call.until()?;
     call.change(|gitlab, _, job| gitlab.lock_job(job, until))
 }
 
-pub(super) fn lock_log(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn lock_log(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let until = call.until()?;
     call.change(|gitlab, _, job| gitlab.lock_trace(job, until))
 }
 
-pub(super) fn lose_log(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn lose_log(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let keep = call.members()?.get("keep").map_or(Some(0), Value::as_u64);
     let keep = keep.ok_or_else(|| bad("keep is a number of bytes"))?;
     call.change(|gitlab, _, job| gitlab.forget_trace_tail(job, keep))
 }
 
-pub(super) fn revoke_token(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn revoke_token(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     call.change(|gitlab, _, job| gitlab.revoke_job_token(job))
 }
 
-pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let after = call.duration("seconds")?.unwrap_or(Duration::ZERO);
     call.change(|gitlab, now, job| gitlab.expire_job_token(job, now.saturating_add(after)))
 }
@@ -143,7 +143,7 @@ impl Call<'_> {
     }
 
     /// Changes the job that the path names, and shows it.
-    fn change(&mut self, change: impl FnOnce(&mut Coordinator, Timestamp, u64)) -> Result<Passage, Refusal> {
+    fn change(&mut self, change: impl FnOnce(&mut Coordinator, Timestamp, u64)) -> Result<Handling, Refusal> {
         let id = self.job()?.id();
         change(self.gitlab, self.now, id);
         ok(&view(self.job()?))

@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 
 use super::call::{Call, Refusal, bad, created, missing, ok, seconds};
 use crate::coordinator::{Coordinator, RunnerType};
-use crate::server::Passage;
+use crate::server::Handling;
 
-pub(super) fn list(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn list(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let gitlab = &*call.gitlab;
     ok(&gitlab.runners().map(|id| view(gitlab, id)).collect())
 }
 
-pub(super) fn add(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn add(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let mut members = call.members()?;
     let token = members.remove("token");
     let attributes = attributes(members)?;
@@ -34,45 +34,45 @@ pub(super) fn add(call: &mut Call<'_>) -> Result<Passage, Refusal> {
     created(&view(call.gitlab, id))
 }
 
-pub(super) fn show(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn show(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let id = call.runner()?;
     ok(&view(call.gitlab, id))
 }
 
-pub(super) fn change(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn change(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let changes = attributes(call.members()?)?;
     call.change_runner(|gitlab, _, id| gitlab.change_runner(id, changes))
 }
 
-pub(super) fn delete(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn delete(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let id = call.runner()?;
     call.gitlab.remove_runner(id);
     ok(&json!({}))
 }
 
-pub(super) fn pause(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn pause(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     call.change_runner(|gitlab, _, id| gitlab.pause_runner(id))
 }
 
-pub(super) fn unpause(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn unpause(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     call.change_runner(|gitlab, _, id| gitlab.unpause_runner(id))
 }
 
-pub(super) fn reset_token(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn reset_token(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     // The new token is part of what is shown.
     call.change_runner(|gitlab, _, id| drop(gitlab.reset_runner_token(id).map(str::to_owned)))
 }
 
-pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let after = call.duration("seconds")?.unwrap_or(Duration::ZERO);
     call.change_runner(|gitlab, now, id| gitlab.expire_runner_token(id, now.saturating_add(after)))
 }
 
-pub(super) fn orphan(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn orphan(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     call.change_runner(|gitlab, _, id| gitlab.orphan_runner(id))
 }
 
-pub(super) fn delete_manager(call: &mut Call<'_>) -> Result<Passage, Refusal> {
+pub(super) fn delete_manager(call: &mut Call<'_>) -> Result<Handling, Refusal> {
     let (id, system_id) = (call.runner()?, call.value(1).to_owned());
     if !call.gitlab.remove_manager(id, &system_id) {
         return Err(missing(format!("runner {id} has no manager {system_id}")));
@@ -89,7 +89,7 @@ impl Call<'_> {
     }
 
     /// Changes the runner that the path names, and shows it.
-    fn change_runner(&mut self, change: impl FnOnce(&mut Coordinator, Timestamp, u64)) -> Result<Passage, Refusal> {
+    fn change_runner(&mut self, change: impl FnOnce(&mut Coordinator, Timestamp, u64)) -> Result<Handling, Refusal> {
         let id = self.runner()?;
         change(self.gitlab, self.now, id);
         ok(&view(self.gitlab, id))
