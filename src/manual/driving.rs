@@ -2,7 +2,7 @@
 //!
 //! # One rule
 //!
-//! > After every input, poll again and again until the machine says `Wait` or `Done`, doing what it says in between.
+//! > After every input, poll again and again until the state machine says `Wait` or `Done`, doing what it says in between.
 //!
 //! Inputs are: an answer or a failure handed in, a time that has come, and every verb of the application (`write`,
 //! `finish`, `set_capacity`, `drain`, `supply_trace`, `saved`, …). [`poll`](crate::Machine::poll) fires what is due and
@@ -15,7 +15,7 @@
 //! | `Event(event)` | tells the application |
 //! | `Wait(Some(time))` | sleeps until then, or until an input comes |
 //! | `Wait(None)` | sleeps until an input comes |
-//! | `Done` | drops the machine |
+//! | `Done` | drops the state machine |
 //!
 //! # One job at a time, blocking
 //!

@@ -132,7 +132,7 @@
 //! Where the stamp decides, clocks must agree within two minutes. A holder that slept for longer, as a suspended machine does, looks
 //! before it says anything more: if the lease is another's, the job is over *here* (`Error::Held`), and goes on there. One that
 //! cannot renew its stamp for three minutes gives up by itself. Neither a request nor the one write to a file that was under way
-//! when the machine fell asleep can be called back; the log is another file by then.
+//! when the host was suspended can be called back; the log is another file by then.
 //!
 //! A job has one record. While nobody holds it, its folder can be moved as any other.
 //!
