@@ -234,9 +234,8 @@ fn add_pipeline(list: &mut List, job: &NewJob, payload: &Value, scene: &Scene<'_
         ("CI_COMMIT_REF_NAME", name),
         ("CI_COMMIT_REF_SLUG", &slug(name)),
     ]);
-    if git("ref_type") == "tag" {
-        list.add("CI_COMMIT_TAG", name);
-    } else if merge_request.is_none() {
+    let is_tag = git("ref_type") == "tag";
+    if !is_tag && merge_request.is_none() {
         list.add("CI_COMMIT_BRANCH", name);
     }
     let protected = payload["git_info"]["protected"].as_bool() == Some(true);
@@ -249,19 +248,37 @@ fn add_pipeline(list: &mut List, job: &NewJob, payload: &Value, scene: &Scene<'_
         ("CI_COMMIT_TIMESTAMP", &commit.committed_at),
         ("CI_COMMIT_AUTHOR", &format!("{} <{}>", commit.author_name, commit.author_email)),
     ]);
+    if is_tag {
+        list.add("CI_COMMIT_TAG", name);
+        // That of an annotated tag; these tags are not.
+        list.add("CI_COMMIT_TAG_MESSAGE", "");
+    }
     if let Some((iid, branch)) = merge_request {
-        let url = format!("{}/{PROJECT_PATH}", scene.url);
+        let (project, url) = (PROJECT.to_string(), format!("{}/{PROJECT_PATH}", scene.url));
         list.add_all([
+            ("CI_MERGE_REQUEST_EVENT_TYPE", "detached"),
+            // Only pipelines of merged results have them.
+            ("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", ""),
+            ("CI_MERGE_REQUEST_TARGET_BRANCH_SHA", ""),
+            ("CI_MERGE_REQUEST_DIFF_ID", &(8_000_000 + iid).to_string()),
+            ("CI_MERGE_REQUEST_DIFF_BASE_SHA", git("before_sha")),
             ("CI_MERGE_REQUEST_ID", &(9_000_000 + iid).to_string()),
             ("CI_MERGE_REQUEST_IID", &iid.to_string()),
             ("CI_MERGE_REQUEST_REF_PATH", &format!("refs/merge-requests/{iid}/head")),
-            ("CI_MERGE_REQUEST_PROJECT_ID", &PROJECT.to_string()),
+            ("CI_MERGE_REQUEST_PROJECT_ID", &project),
             ("CI_MERGE_REQUEST_PROJECT_PATH", PROJECT_PATH),
             ("CI_MERGE_REQUEST_PROJECT_URL", &url),
             ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", scene.default_branch),
-            ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", branch),
+            ("CI_MERGE_REQUEST_TARGET_BRANCH_PROTECTED", "true"),
             ("CI_MERGE_REQUEST_TITLE", commit.title()),
-            ("CI_MERGE_REQUEST_EVENT_TYPE", "detached"),
+            ("CI_MERGE_REQUEST_DESCRIPTION", commit.description()),
+            ("CI_MERGE_REQUEST_DESCRIPTION_IS_TRUNCATED", "false"),
+            ("CI_MERGE_REQUEST_SQUASH_ON_MERGE", "false"),
+            ("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", &project),
+            ("CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", PROJECT_PATH),
+            ("CI_MERGE_REQUEST_SOURCE_PROJECT_URL", &url),
+            ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", branch),
+            ("CI_MERGE_REQUEST_SOURCE_BRANCH_PROTECTED", "false"),
         ]);
     }
 }
@@ -367,6 +384,7 @@ mod tests {
             ("CI_JOB_NAME_SLUG", json!("unit-tests--1-2")),
             ("CI_JOB_STAGE", json!("verify")),
             ("CI_COMMIT_TAG", json!("v1.0")),
+            ("CI_COMMIT_TAG_MESSAGE", json!("")),
             ("CI_COMMIT_REF_SLUG", json!("v1-0")),
             ("CI_COMMIT_BRANCH", Value::Null),
             ("CI_REGISTRY", Value::Null),
@@ -383,6 +401,18 @@ mod tests {
         ] {
             assert_eq!(value(&merge_request, key), expected, "{key}");
         }
+        let of_merge_request = |name: &String| name.starts_with("CI_MERGE_REQUEST_");
+        let names: Vec<String> = names(&merge_request).into_iter().filter(of_merge_request).collect();
+        let expected = "EVENT_TYPE SOURCE_BRANCH_SHA TARGET_BRANCH_SHA DIFF_ID DIFF_BASE_SHA ID IID REF_PATH PROJECT_ID \
+            PROJECT_PATH PROJECT_URL TARGET_BRANCH_NAME TARGET_BRANCH_PROTECTED TITLE DESCRIPTION DESCRIPTION_IS_TRUNCATED \
+            SQUASH_ON_MERGE SOURCE_PROJECT_ID SOURCE_PROJECT_PATH SOURCE_PROJECT_URL SOURCE_BRANCH_NAME \
+            SOURCE_BRANCH_PROTECTED";
+        let expected: Vec<String> = expected
+            .split(' ')
+            .filter(|name| !name.is_empty())
+            .map(|name| format!("CI_MERGE_REQUEST_{name}"))
+            .collect();
+        assert_eq!(names, expected);
         let git_info = json!({ "ref": "other", "sha": "0123456789", "ref_type": "branch", "protected": false });
         let own = payload(NewJob::default().with_member("git_info", git_info));
         assert_eq!(value(&own, "CI_COMMIT_SHORT_SHA"), "01234567");
