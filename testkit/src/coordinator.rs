@@ -291,12 +291,16 @@ impl Coordinator {
         self.change(job, |job| job.own_token_expiry = Some(at));
     }
 
-    /// A job is erased. The files that it left are deleted.
+    /// A job is erased. Its log and the files that it left are deleted.
     pub fn erase(&mut self, job: u64) {
+        let now = self.clock;
         self.change(job, |job| {
             job.erased = true;
+            job.erased_at = Some(now);
+            job.trace.clear();
             job.artifacts.clear();
         });
+        self.ended_logs.shrink(job, 0);
         self.ended_artifacts.shrink(job, 0);
     }
 

@@ -244,6 +244,16 @@ mod tests {
         assert_eq!((lab.gitlab.ended_logs.len(), lab.gitlab.ended_logs.bytes), (2, 6));
     }
 
+    #[test]
+    fn the_log_of_a_job_that_was_erased_makes_no_room_for_nothing() {
+        let mut lab = Lab::new(|settings| settings.kept_log_bytes = 10);
+        let ids = ["1234", "5678"].map(|log| end_with_log(&mut lab, log));
+        lab.gitlab.erase(ids[1]);
+        assert!(lab.job(ids[1]).trace().is_empty());
+        end_with_log(&mut lab, "12345");
+        assert_eq!(logs(&lab, &ids), [(4, false), (0, false)]);
+    }
+
     fn upload(lab: &mut Lab, id: u64, size: usize) {
         let token = lab.job(id).token().to_owned();
         let headers = [("content-type", "multipart/form-data; boundary=x"), ("job-token", token.as_str())];

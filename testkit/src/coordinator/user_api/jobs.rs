@@ -110,12 +110,7 @@ pub(super) fn erase(gitlab: &mut Coordinator, asked: &Asked<'_>) -> Result<Reply
         return Err(Reply::message(StatusCode::FORBIDDEN, "403 Forbidden - Job is not erasable!"));
     }
     let id = job.id;
-    gitlab.change(id, |job| {
-        job.trace.clear();
-        job.artifacts.clear();
-        job.erased = true;
-        job.erased_at = Some(asked.now);
-    });
+    gitlab.erase(id);
     created(gitlab, asked.now, id)
 }
 
