@@ -50,9 +50,15 @@ impl Coordinator {
         }
     }
 
-    /// The numbers of the jobs that these mean.
+    /// The numbers of the jobs that these mean, each once.
     pub(super) fn resolve(&self, dependencies: &[Dependency]) -> Vec<u64> {
-        dependencies.iter().filter_map(|dependency| self.find(dependency)).collect()
+        let mut found: Vec<u64> = Vec::new();
+        for id in dependencies.iter().filter_map(|dependency| self.find(dependency)) {
+            if !found.contains(&id) {
+                found.push(id);
+            }
+        }
+        found
     }
 
     fn find(&self, dependency: &Dependency) -> Option<u64> {

@@ -284,7 +284,10 @@ fn jobs_that_depend_on_each_other_are_handed_out_in_order_with_what_the_earlier_
     let mut lab = Lab::new(|settings| settings.long_poll = Some(seconds(50)));
     let build = lab.gitlab.queue(lab.now, NewJob::new("build"));
     let test = lab.gitlab.queue(lab.now, NewJob::new("test").with_dependency_named("build"));
-    let deploy = lab.gitlab.queue(lab.now, NewJob::new("deploy").with_dependency(build).with_dependency(test));
+    let deploy = lab.gitlab.queue(
+        lab.now,
+        NewJob::new("deploy").with_dependency(build).with_dependency(test).with_dependency_named("build"),
+    );
     assert_eq!(next(&mut lab, build)["dependencies"], json!([]));
     let value = last_update(&lab.request_job(&work(&[])));
     let hold = lab.hold(&value);
@@ -310,6 +313,7 @@ fn jobs_that_depend_on_each_other_are_handed_out_in_order_with_what_the_earlier_
     lab.put(test, json!({ "state": "success" }));
     let payload = next(&mut lab, deploy);
     assert_eq!(payload["dependencies"][0]["id"], build);
+    assert_eq!(payload["dependencies"].as_array().map(Vec::len), Some(2), "a job that is named twice counts once");
     assert_eq!(payload["dependencies"][1], json!({ "id": test, "name": "test", "token": lab.job(deploy).token() }));
 }
 
