@@ -20,7 +20,7 @@ const IN_MEMORY: usize = 256 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Form {
     /// Names and values, in the order in which they came.
-    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) fields: Vec<(String, Bytes)>,
     /// The files, in the order in which they came.
     pub(crate) files: Vec<FilePart>,
 }
@@ -90,7 +90,7 @@ impl Form {
             let file_name = part.file_name().map(|name| name.rsplit('/').next().unwrap_or_default().to_owned());
             let Some(file_name) = file_name.filter(|name| !name.is_empty()) else {
                 let value = part.bytes().await.map_err(failed)?;
-                form.fields.push((name, String::from_utf8_lossy(&value).into_owned()));
+                form.fields.push((name, value));
                 continue;
             };
             let content = match keep {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     /// What a form contains, with the content of its files.
-    type Told = (Vec<(String, String)>, Vec<(String, String, Option<Bytes>)>);
+    type Told = (Vec<(String, Bytes)>, Vec<(String, String, Option<Bytes>)>);
 
     fn told(form: Form) -> Told {
         let content = |content: Content| content.to_bytes().expect("read");
@@ -172,12 +172,12 @@ mod tests {
             b"--xx--\r\nepilogue".to_vec(),
         ]
         .concat();
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let pair = |name: &str, value: &'static [u8]| (name.to_owned(), Bytes::from_static(value));
         let file = |name: &str, file: &str, content: &[u8]| {
             (name.to_owned(), file.to_owned(), Some(Bytes::copy_from_slice(content)))
         };
         let expected = (
-            vec![pair("artifact_type", "archive"), pair("late", "\u{fffd}")],
+            vec![pair("artifact_type", b"archive"), pair("late", b"\xff")],
             vec![file("file", "a.zip", &content), file("empty", "b.zip", b"")],
         );
         for piece in (1..100).chain([body.len()]) {
@@ -204,7 +204,7 @@ mod tests {
             b"--xx--\r\n".to_vec(),
         ];
         let (fields, files) = read(&body.concat(), 9, Keep::OnDisk { limit: 100 }).expect("a form");
-        assert_eq!(fields, [("late".to_owned(), "1".to_owned())]);
+        assert_eq!(fields, [("late".to_owned(), Bytes::from_static(b"1"))]);
         let lengths: Vec<Option<usize>> = files.iter().map(|(.., content)| content.as_ref().map(Bytes::len)).collect();
         assert_eq!(lengths, [Some(100), None]);
     }

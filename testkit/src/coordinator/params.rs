@@ -8,10 +8,11 @@ use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
+use percent_encoding::percent_decode;
 use serde_json::{Map, Value};
 
 use super::body::Body;
-use super::wire::{Reply, media_type};
+use super::wire::{self, Reply, media_type};
 use crate::form::{FilePart, Form, FormError, Keep};
 
 /// Rack refuses names that are nested deeper than this.
@@ -43,6 +44,7 @@ impl Params {
             kind if kind != "multipart/form-data" && body.is_empty() => {}
             // Grape takes a body without a media type for JSON.
             "application/json" | "" => match serde_json::from_slice(body) {
+                Ok(value) if has_nul(&value) => return Err(Reply::malformed_text()),
                 Ok(Value::Object(members)) => params.0.extend(members),
                 Ok(_) => {}
                 Err(_) => return Err(malformed()),
@@ -73,12 +75,18 @@ impl Params {
     /// Adds the fields of a multipart form, which win over what is there.
     fn add_form(&mut self, form: &Form) -> Result<(), Reply> {
         let mut fields = Self::default();
-        form.fields.iter().try_for_each(|(name, value)| fields.add(name, value.clone()))?;
+        for (name, value) in &form.fields {
+            let value = std::str::from_utf8(value).ok().filter(|value| !value.contains('\0'));
+            fields.add(name, value.ok_or_else(Reply::malformed_text)?.to_owned())?;
+        }
         self.0.extend(fields.0);
         Ok(())
     }
 
     fn add_pairs(&mut self, form: &[u8]) -> Result<(), Reply> {
+        if wire::is_malformed(&percent_decode(form).collect::<Vec<u8>>()) {
+            return Err(Reply::malformed_text());
+        }
         for (name, value) in form_urlencoded::parse(form) {
             self.add(&name, value.into_owned())?;
         }
@@ -177,6 +185,16 @@ impl Params {
 /// Whether Ruby takes the value for true: everything is, except null and false.
 pub(super) fn is_truthy(value: &Value) -> bool {
     !matches!(value, Value::Null | Value::Bool(false))
+}
+
+/// Whether a text in the value has a NUL.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(members) => members.values().any(has_nul),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// Returns a scalar as text: the framework converts numbers and booleans. `name` names the parameter in the refusal.

@@ -20,6 +20,62 @@ fn what_is_not_simulated_is_not_found() {
 }
 
 #[test]
+fn the_framework_answers_head_and_options_by_itself() {
+    let mut lab = Lab::new(|_| {});
+    let mut ask = |method: Method, path: &str| {
+        let response = lab.call(method, path, &[("private-token", "none")], b"");
+        let allow = header(&response, "allow").map(str::to_owned);
+        (response.status().as_u16(), allow, response.body().is_empty())
+    };
+    for path in ["/jobs/1/artifacts", "/runners/router/discovery", "/projects/4242/jobs", "/runners/all"] {
+        let (read, head) = (ask(Method::GET, path), ask(Method::HEAD, path));
+        assert_eq!((head.0, head.2), (read.0, true), "{path}");
+    }
+    assert_eq!(ask(Method::HEAD, "/jobs/request").0, 405);
+    assert_eq!(ask(Method::OPTIONS, "/jobs/request"), (204, Some("OPTIONS, POST".to_owned()), true));
+    let allowed = Some("OPTIONS, POST, GET, HEAD".to_owned());
+    assert_eq!(ask(Method::OPTIONS, "/jobs/1/artifacts"), (204, allowed.clone(), true));
+    assert_eq!(ask(Method::PUT, "/jobs/1/artifacts"), (405, allowed, false));
+}
+
+/// GitLab's `HandleMalformedStrings` stands before the API.
+#[test]
+fn what_is_no_text_is_refused_wherever_a_text_is_expected() {
+    let mut lab = Lab::new(|_| {});
+    let id = lab.running_job(&[]);
+    let token = lab.job(id).token().to_owned();
+    let (form, json) = (("content-type", "application/x-www-form-urlencoded"), ("content-type", "application/json"));
+    let parts = ("content-type", "multipart/form-data; boundary=xx");
+    let field = |value: &[u8]| {
+        [b"--xx\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\n", value, b"\r\n--xx--\r\n"].concat()
+    };
+    for (path, kind, body, status) in [
+        ("/runners/verify", form, b"token=a%00".to_vec(), 400),
+        ("/runners/verify", form, b"token=%e9".to_vec(), 400),
+        ("/runners/verify", form, b"token=%C3%A9".to_vec(), 403),
+        ("/runners/verify?info[name]=%c0", form, b"token=a".to_vec(), 400),
+        ("/runners/verify", json, br#"{"token":"a","info":{"labels":{"a":["\u0000"]}}}"#.to_vec(), 400),
+        ("/runners/verify", parts, field(b"a\0"), 400),
+        ("/runners/verify", parts, field(b"\xff"), 400),
+        ("/runners/verify", parts, field(b"a"), 403),
+        ("/runners/1%00/reset_authentication_token", form, Vec::new(), 400),
+        ("/runners/%ff", form, Vec::new(), 400),
+    ] {
+        let response = lab.call(Method::POST, path, &[kind], &body);
+        assert_eq!(response.status(), status, "{path} {}", String::from_utf8_lossy(&body));
+        if status == 400 {
+            assert_eq!(
+                (header(&response, "content-type"), &response.body()[..]),
+                (Some("text/plain"), &b"Bad Request"[..])
+            );
+        }
+    }
+    // A log is no text.
+    let headers = [("content-type", "text/plain"), ("job-token", token.as_str()), ("content-range", "0-1")];
+    assert_eq!(lab.call(Method::PATCH, &format!("/jobs/{id}/trace"), &headers, b"\0\xff").status(), 202);
+}
+
+#[test]
 fn every_answer_has_a_date_and_a_request_id() {
     let mut lab = Lab::new(|_| {});
     let response = lab.call(Method::GET, "/", &[("x-request-id", "mine")], b"");

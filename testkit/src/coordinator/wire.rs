@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::stats::Endpoint;
@@ -70,6 +71,11 @@ impl Reply {
         Self::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, error)
     }
 
+    /// A parameter or the path has a NUL, or bytes that are no text: a middleware of GitLab refuses that before the API sees it.
+    pub(super) fn malformed_text() -> Self {
+        Self::text(StatusCode::BAD_REQUEST, "text/plain", "Bad Request")
+    }
+
     pub(super) fn resource_lock() -> Self {
         Self::message(StatusCode::CONFLICT, "409 Conflict: Resource lock")
     }
@@ -127,6 +133,9 @@ impl Route {
         if let Some(id) = path.strip_prefix("/object-storage/") {
             return if *method == Method::GET { with_id(id, Self::ReadStorage) } else { Self::Refused(not_found()) };
         }
+        if is_malformed(&percent_decode_str(path).collect::<Vec<u8>>()) {
+            return Self::Refused(Reply::malformed_text());
+        }
         let Some((_, path)) = path.split_once("/api/v4/") else {
             return Self::Refused(if path.contains("/api/v3/") {
                 Reply::error(StatusCode::GONE, "API V3 is no longer supported. Use API V4 instead.")
@@ -164,9 +173,17 @@ impl Route {
         if routes.is_empty() {
             return Self::Refused(not_found());
         }
-        let allowed: Vec<&str> = routes.iter().map(|(allowed, _)| allowed.as_str()).collect();
-        let refusal = Reply::error(StatusCode::METHOD_NOT_ALLOWED, "405 Not Allowed");
+        let mut allowed: Vec<&str> = routes.iter().map(|(allowed, _)| allowed.as_str()).collect();
+        if allowed.contains(&"GET") {
+            allowed.push("HEAD");
+        }
+        let refusal = match *method {
+            Method::OPTIONS => Reply::empty(StatusCode::NO_CONTENT),
+            _ => Reply::error(StatusCode::METHOD_NOT_ALLOWED, "405 Not Allowed"),
+        };
         let refusal = refusal.header_text(ALLOW, &format!("OPTIONS, {}", allowed.join(", ")));
+        // The framework answers HEAD as GET, without the body.
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
         let found = routes.into_iter().find(|(allowed, _)| allowed == method);
         found.map_or(Self::Refused(refusal), |(_, route)| route)
     }
@@ -219,6 +236,11 @@ impl Route {
 
 fn not_found() -> Reply {
     Reply::error(StatusCode::NOT_FOUND, "404 Not Found")
+}
+
+/// Whether GitLab refuses these bytes wherever a text is expected.
+pub(super) fn is_malformed(bytes: &[u8]) -> bool {
+    bytes.contains(&0) || std::str::from_utf8(bytes).is_err()
 }
 
 /// The number in a path. One that is negative or too large is that of nothing.
