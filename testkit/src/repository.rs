@@ -63,6 +63,8 @@ pub(crate) struct Commit {
     pub(crate) author_email: String,
     /// When it was committed, in ISO 8601.
     pub(crate) committed_at: String,
+    /// What the annotated tag says that it was found by. Empty for a branch and for a tag without a message.
+    pub(crate) tag_message: String,
 }
 
 /// A branch or a tag.
@@ -136,6 +138,10 @@ impl Repository {
         let format = "--format=%H%x00%an%x00%ae%x00%cI%x00%B";
         let log = ["-c", "log.showSignature=false", "log", "-1", "--no-color", "--encoding=UTF-8", format];
         let text = self.git(log.iter().copied().chain([reference.object.as_str()])).ok()?;
+        let tag_message = match reference.peeled.as_str() {
+            "" => String::new(),
+            _ => self.git(["for-each-ref", "--format=%(contents)", name]).ok()?,
+        };
         // Git ends what it prints with a newline.
         let mut parts = text.strip_suffix('\n').unwrap_or(&text).splitn(5, '\0').map(str::to_owned);
         Some(Commit {
@@ -144,6 +150,7 @@ impl Repository {
             author_email: parts.next()?,
             committed_at: parts.next()?,
             message: parts.next()?,
+            tag_message: tag_message.trim_end_matches('\n').to_owned(),
         })
     }
 

@@ -184,6 +184,10 @@ fn a_runner_fetches_what_the_payload_names() {
         let payload = job(&sim, described);
         let git = &payload["git_info"];
         assert_eq!((&git["sha"], &git["ref"], &git["depth"]), (&json!(sha), &json!(git_ref), &json!(0)), "{described}");
+        if described["git_tag"].is_string() {
+            let message = if *git_ref == "v1" { "Of it" } else { "" };
+            assert_eq!(variable(&payload, "CI_COMMIT_TAG_MESSAGE"), message);
+        }
         // The commands of GitLab's own runner.
         let at = format!("build{number}");
         desk.git(".", &["init", "--quiet", &at]);

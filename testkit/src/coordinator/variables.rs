@@ -250,8 +250,7 @@ fn add_pipeline(list: &mut List, job: &NewJob, payload: &Value, scene: &Scene<'_
     ]);
     if is_tag {
         list.add("CI_COMMIT_TAG", name);
-        // That of an annotated tag; these tags are not.
-        list.add("CI_COMMIT_TAG_MESSAGE", "");
+        list.add("CI_COMMIT_TAG_MESSAGE", commit.tag_message.as_str());
     }
     if let Some((iid, branch)) = merge_request {
         let (project, url) = (PROJECT.to_string(), format!("{}/{PROJECT_PATH}", scene.url));
@@ -290,7 +289,7 @@ pub(super) fn commit_of(job: &NewJob, sha: &str, created_at: &str) -> Commit {
     }
     let [author_name, author_email] = AUTHOR.map(str::to_owned);
     let (sha, message, committed_at) = (sha.to_owned(), MESSAGE.to_owned(), created_at.to_owned());
-    Commit { sha, message, author_name, author_email, committed_at }
+    Commit { sha, message, author_name, author_email, committed_at, tag_message: String::new() }
 }
 
 /// Lower case, with hyphens in place of all other characters, so that it may be part of a domain name.
