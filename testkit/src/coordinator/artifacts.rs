@@ -226,7 +226,8 @@ impl Coordinator {
         let limited = job_token(&inbound.headers, &inbound.params, &["token"])?;
         self.limits.check(now, Limited::Job, &limited, self.settings.job_limit)?;
         let role = self.downloading_role(now, inbound)?;
-        let job = self.jobs.get(&id).ok_or_else(Reply::forbidden)?;
+        let why = || self.why_no_job(id).map(|why| Reply::message(StatusCode::NOT_FOUND, why));
+        let job = self.jobs.get(&id).ok_or_else(|| why().unwrap_or_else(Reply::forbidden))?;
         if role < Role::Guest {
             return Err(Reply::forbidden());
         }

@@ -79,6 +79,16 @@ impl Coordinator {
         (self.settings.first_job_id..self.next_job).contains(&job) && !self.jobs.contains_key(&job)
     }
 
+    /// Why a job is not there, if it was dropped.
+    pub(crate) fn why_no_job(&self, id: u64) -> Option<String> {
+        let kept = self.settings.kept_jobs;
+        self.is_dropped(id).then(|| {
+            format!(
+                "job {id} was dropped: of the jobs that have ended the last {kept} are kept (the setting kept_jobs)"
+            )
+        })
+    }
+
     /// A job has ended, so that what it left may be dropped from now on.
     pub(super) fn note_end(&mut self, id: u64) {
         let Some(job) = self.jobs.get(&id) else { return };
@@ -141,7 +151,7 @@ mod tests {
     use serde_json::json;
 
     use crate::coordinator::fixture::Lab;
-    use crate::coordinator::{Coordinator, NewJob, Settings};
+    use crate::coordinator::{Coordinator, NewJob, Role, Settings};
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -242,6 +252,30 @@ mod tests {
         let ids: Vec<u64> = ["1234", "5678", "1234", "5678", "90"].map(|log| end_with_log(&mut lab, log)).into();
         assert_eq!(logs(&lab, &ids[3..]), [(4, false), (2, false)]);
         assert_eq!((lab.gitlab.ended_logs.len(), lab.gitlab.ended_logs.bytes), (2, 6));
+    }
+
+    /// Whoever asks for a job that was dropped is told so.
+    #[test]
+    fn a_job_that_was_dropped_is_missing_with_a_sentence() {
+        let mut lab = Lab::new(|settings| settings.kept_jobs = 1);
+        lab.gitlab.add_user("glpat-root", Role::Administrator, ["api"]);
+        let dropped = end_with_log(&mut lab, "a");
+        end_with_log(&mut lab, "b");
+        let running = lab.running_job(&[]);
+        let token = lab.job(running).token().to_owned();
+        let path = format!("/projects/4242/jobs/{dropped}");
+        let user = ("private-token", "glpat-root");
+        for (method, path, header) in [
+            (Method::GET, path.clone(), user),
+            (Method::GET, format!("{path}/trace"), user),
+            (Method::GET, format!("{path}/artifacts"), user),
+            (Method::POST, format!("{path}/retry"), user),
+            (Method::GET, format!("/jobs/{dropped}/artifacts"), ("job-token", token.as_str())),
+        ] {
+            let response = lab.call(method, &path, &[header], b"");
+            let told = String::from_utf8_lossy(response.body()).into_owned();
+            assert!(response.status() == 404 && told.contains("was dropped"), "{path}: {} {told}", response.status());
+        }
     }
 
     #[test]

@@ -118,7 +118,8 @@ pub(super) fn erase(gitlab: &mut Coordinator, asked: &Asked<'_>) -> Result<Reply
 fn job<'a>(gitlab: &'a Coordinator, asked: &Asked<'_>, needed: Role) -> Result<&'a JobRecord, Reply> {
     let id = asked.number(1, "job_id")?;
     asked.check_project(needed)?;
-    gitlab.jobs.get(&id).filter(|job| !job.project_deleted).ok_or_else(not_found)
+    let why = || gitlab.why_no_job(id).map_or_else(not_found, |why| Reply::message(StatusCode::NOT_FOUND, why));
+    gitlab.jobs.get(&id).filter(|job| !job.project_deleted).ok_or_else(why)
 }
 
 /// The job, in the answer to a POST.

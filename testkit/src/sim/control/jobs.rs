@@ -125,13 +125,7 @@ pub(super) fn expire_token(call: &mut Call<'_>) -> Result<Handling, Refusal> {
 
 /// Why there is no such job.
 pub(in crate::sim) fn no_job(gitlab: &Coordinator, id: u64) -> String {
-    if gitlab.is_dropped(id) {
-        let kept = gitlab.settings().kept_jobs;
-        return format!(
-            "job {id} was dropped: of the jobs that have ended the last {kept} are kept (the setting kept_jobs)"
-        );
-    }
-    format!("there is no job {id}")
+    gitlab.why_no_job(id).unwrap_or_else(|| format!("there is no job {id}"))
 }
 
 impl Call<'_> {
