@@ -34,6 +34,11 @@ pub(super) fn job(described: Value) -> Result<NewJob, String> {
     if ["id", "token", "job_info", "steps", "run"].iter().any(|name| members.contains_key(*name)) {
         return Ok(NewJob::from_payload(Value::Object(members)));
     }
+    let made_for: Vec<&str> =
+        ["branch", "git_tag", "merge_request"].into_iter().filter(|it| members.contains_key(*it)).collect();
+    if made_for.len() > 1 {
+        return Err(format!("a job has one of {}", made_for.join(" and ")));
+    }
     let mut job = NewJob::new(members.get("name").and_then(Value::as_str).unwrap_or("test"));
     for (name, value) in members {
         job = match name.as_str() {
@@ -54,11 +59,7 @@ pub(super) fn job(described: Value) -> Result<NewJob, String> {
             "stage" => job.with_stage(value.as_str().ok_or("stage is a text")?),
             "branch" => job.with_branch(value.as_str().ok_or("branch is a text")?),
             "git_tag" => job.with_git_tag(value.as_str().ok_or("git_tag is a text")?),
-            "merge_request" => {
-                let branch = value["source_branch"].as_str().unwrap_or("feature");
-                let iid = value["iid"].as_u64().ok_or("merge_request has an iid and may have a source_branch")?;
-                job.with_merge_request(iid, branch)
-            }
+            "merge_request" => merge_request(job, &value)?,
             "depth" => {
                 let depth = value.as_u64().and_then(|depth| u32::try_from(depth).ok());
                 job.with_depth(depth.ok_or("depth is a number of commits")?)
@@ -106,6 +107,17 @@ fn dependencies(job: NewJob, value: &Value) -> Result<NewJob, String> {
     })
 }
 
+fn merge_request(job: NewJob, value: &Value) -> Result<NewJob, String> {
+    let wrong = || "merge_request has an iid and may have a source_branch".to_owned();
+    let members = value.as_object().ok_or_else(wrong)?;
+    if let Some(unknown) = members.keys().find(|name| !["iid", "source_branch"].contains(&name.as_str())) {
+        return Err(format!("a merge_request has no member {unknown}"));
+    }
+    let iid = members.get("iid").and_then(Value::as_u64).ok_or_else(wrong)?;
+    let branch = members.get("source_branch").map_or(Some("feature"), Value::as_str).ok_or_else(wrong)?;
+    Ok(job.with_merge_request(iid, branch))
+}
+
 /// The environment of a job, by its name or with its members.
 fn environment(value: &Value) -> Result<Environment, String> {
     let wrong = || "environment is a name, or has a name and perhaps action, tier and url".to_owned();
@@ -118,13 +130,21 @@ fn environment(value: &Value) -> Result<Environment, String> {
         let text = value.as_str().ok_or_else(wrong)?.to_owned();
         match name.as_str() {
             "name" => {}
-            "action" => environment.action = text,
-            "tier" => environment.tier = text,
+            "action" => environment.action = one_of(name, text, &["start", "prepare", "stop", "verify", "access"])?,
+            "tier" => {
+                let tiers = ["production", "staging", "testing", "development", "other"];
+                environment.tier = one_of(name, text, &tiers)?;
+            }
             "url" => environment.url = Some(text),
             _ => return Err(wrong()),
         }
     }
     Ok(environment)
+}
+
+fn one_of(name: &str, text: String, words: &[&str]) -> Result<String, String> {
+    let wrong = || format!("the {name} of an environment is one of {}", words.join(", "));
+    words.contains(&text.as_str()).then_some(text).ok_or_else(wrong)
 }
 
 fn lines(name: &str, value: &Value) -> Result<Vec<String>, String> {
@@ -146,4 +166,45 @@ fn texts(name: &str, value: &Value) -> Result<Vec<(String, String)>, String> {
     };
     let members = value.as_object().ok_or_else(wrong)?;
     members.iter().map(|(key, value)| Ok((key.clone(), text(value)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What is misspelt or contradicts itself must not be left out in silence.
+    #[test]
+    fn every_member_of_a_short_form_counts_or_is_refused() {
+        for (described, why) in [
+            (json!({ "branch": "a", "git_tag": "b" }), "a job has one of branch and git_tag"),
+            (json!({ "git_tag": "b", "merge_request": { "iid": 1 } }), "a job has one of git_tag and merge_request"),
+            (
+                json!({ "merge_request": { "iid": 1, "sourcebranch": "x" } }),
+                "a merge_request has no member sourcebranch",
+            ),
+            (
+                json!({ "merge_request": { "iid": 1, "source_branch": 5 } }),
+                "merge_request has an iid and may have a source_branch",
+            ),
+            (
+                json!({ "environment": { "name": "a", "tier": "prod" } }),
+                "the tier of an environment is one of production, staging, testing, development, other",
+            ),
+            (
+                json!({ "environment": { "name": "a", "action": "begin" } }),
+                "the action of an environment is one of start, prepare, stop, verify, access",
+            ),
+            (json!({ "brunch": "a" }), "a job has no member brunch"),
+        ] {
+            assert_eq!(job(described.clone()).map(|_| ()), Err(why.to_owned()), "{described}");
+        }
+        for described in [
+            json!({ "merge_request": { "iid": 1 } }),
+            json!({ "merge_request": { "iid": 1, "source_branch": "x" }, "environment": { "name": "a", "tier": "other" } }),
+        ] {
+            assert!(job(described.clone()).is_ok(), "{described}");
+        }
+    }
 }

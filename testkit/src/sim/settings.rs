@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Uri;
 use serde_json::{Map, Value, json};
 
 use crate::coordinator::{HostLimit, Maintenance, ReplayRule, Settings};
@@ -104,9 +105,21 @@ pub(super) fn change(settings: &mut Settings, members: &Map<String, Value>) -> R
         let entry = ENTRIES.iter().find(|entry| entry.name == name);
         let entry = entry.ok_or_else(|| format!("there is no setting {name}"))?;
         (entry.set)(&mut changed, value)?;
+        // Clients are sent there.
+        let is_address = ["external_url", "object_storage", "upload_redirect"].contains(&entry.name);
+        if is_address && value.as_str().is_some_and(|text| !is_address_of_a_server(text)) {
+            return Err(format!("{name} is an address such as https://gitlab.example.test"));
+        }
     }
     *settings = changed;
     Ok(())
+}
+
+fn is_address_of_a_server(text: &str) -> bool {
+    let parsed: Option<Uri> = text.parse().ok();
+    parsed.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    })
 }
 
 fn read<T: Setting>(name: &str, value: &Value) -> Result<T, String> {
@@ -286,5 +299,25 @@ mod tests {
         partly.remove("moon");
         assert_eq!(change(&mut settings, &partly), Ok(()));
         assert_eq!(settings.long_poll, Some(Duration::from_secs(5)));
+    }
+
+    /// An address that is none would only show in a client that is sent to nowhere.
+    #[test]
+    fn addresses_are_addresses() {
+        for name in ["external_url", "object_storage", "upload_redirect"] {
+            for (text, is_taken) in [
+                ("https://near.test:8443", true),
+                ("http://[::1]:80/gitlab", true),
+                ("javascript:x", false),
+                ("near.test", false),
+                ("https://", false),
+                ("http://a\r\nX: y", false),
+                ("ftp://near.test", false),
+                ("", false),
+            ] {
+                let members = Map::from_iter([(name.to_owned(), json!(text))]);
+                assert_eq!(change(&mut Settings::default(), &members).is_ok(), is_taken, "{name} {text:?}");
+            }
+        }
     }
 }
