@@ -96,7 +96,7 @@ pub(super) fn of(job: &NewJob, payload: &Value, scene: &Scene<'_>) -> Vec<Value>
         ("CI_PAGES_URL", "https://acme.pages.example.test/widgets"),
     ]);
     if let Some(environment) = job.environment() {
-        list.add("CI_ENVIRONMENT_SLUG", slug(&environment.name));
+        list.add("CI_ENVIRONMENT_SLUG", environment_slug(&environment.name));
     }
     last_of_each(list.0)
 }
@@ -299,6 +299,37 @@ fn slug(text: &str) -> String {
     slug.trim_matches('-').to_owned()
 }
 
+/// As [`slug`], at most 24 characters long. It begins with a letter and has no two hyphens in a row. A name that is not its own slug gets
+/// six characters of its SHA-256 at the end, so that different names have different slugs.
+fn environment_slug(name: &str) -> String {
+    const LONGEST: usize = 24;
+    const BEFORE_DIGEST: usize = 17;
+    let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let mut slug: String = name.to_lowercase().chars().map(word).collect();
+    if !slug.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        slug.insert_str(0, "env-");
+    }
+    let mut last = ' ';
+    slug.retain(|c| std::mem::replace(&mut last, c) != '-' || c != '-');
+    if slug == name && slug.len() <= LONGEST {
+        return slug.trim_end_matches('-').to_owned();
+    }
+    slug.truncate(BEFORE_DIGEST);
+    if !slug.ends_with('-') {
+        slug.push('-');
+    }
+    slug + &end_of_digest(name)
+}
+
+/// The last six digits of the SHA-256 of a text in base 36.
+fn end_of_digest(text: &str) -> String {
+    const DIGITS: u32 = 6;
+    let digest = hmac_sha256::Hash::hash(text.as_bytes());
+    let rest = digest.iter().fold(0, |rest: u64, byte| (rest * 256 + u64::from(*byte)) % 36_u64.pow(DIGITS));
+    let digit = |place: u32| char::from_digit((rest / 36_u64.pow(place) % 36) as u32, 36).unwrap_or('0');
+    (0..DIGITS).rev().map(digit).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,6 +406,23 @@ mod tests {
     }
 
     #[test]
+    fn an_environment_with_an_unusual_name_has_a_slug_of_its_own() {
+        for (name, slug) in [
+            ("production", "production"),
+            ("PRODUCTION", "production-vl4voz"),
+            ("foo-", "foo"),
+            ("foo--bar", "foo-bar-q006cp"),
+            ("1-foo", "env-1-foo-1k46wz"),
+            ("*-foo", "env-foo-i1o6om"),
+            ("gr\u{f6}\u{df}e", "gr-e-f0k8ec"),
+            ("staging-1234567890123456", "staging-1234567890123456"),
+            ("staging-12345678901234567", "staging-123456789-s729ne"),
+        ] {
+            assert_eq!(environment_slug(name), slug, "{name}");
+        }
+    }
+
+    #[test]
     fn what_a_job_sets_shows_in_its_variables() {
         let job = NewJob::new("Unit tests: 1/2").with_stage("verify").with_git_tag("v1.0");
         let tag = payload(job.with_registry(false));
@@ -426,7 +474,7 @@ mod tests {
             ("CI_ENVIRONMENT_ACTION", "start"),
             ("CI_ENVIRONMENT_TIER", "development"),
             ("CI_ENVIRONMENT_URL", "https://topic.test"),
-            ("CI_ENVIRONMENT_SLUG", "review-topic"),
+            ("CI_ENVIRONMENT_SLUG", "review-topic-wkrfw8"),
         ] {
             assert_eq!(value(&deployed, key), expected, "{key}");
         }
