@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_of_a_job_that_was_erased_makes_no_room_for_nothing() {
+    fn an_erased_log_does_not_count_as_kept() {
         let mut lab = Lab::new(|settings| settings.kept_log_bytes = 10);
         let ids = ["1234", "5678"].map(|log| end_with_log(&mut lab, log));
         lab.gitlab.erase(ids[1]);
